@@ -1,0 +1,1 @@
+"""The acoustic model: layers, batch norm, recurrent kernels, and DeepSpeech2 built of them. Pure functions only."""

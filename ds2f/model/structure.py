@@ -1,0 +1,116 @@
+"""What tensors a DeepSpeech2 consists of, and what they start from; ``deepspeech2`` describes the nesting."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from ds2f import rng, tree
+from ds2f.config import ModelConfig
+from ds2f.model import recurrent
+from ds2f.types import Params, Stats
+
+Lengths = TypeVar("Lengths", int, Tensor)
+
+
+class Convolution(NamedTuple):
+    """Sizes of one convolution, (frequency, time)."""
+
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+
+CONVOLUTIONS = (
+    Convolution(32, (41, 11), (2, 2), (20, 5)),
+    Convolution(32, (21, 11), (2, 1), (10, 5)),
+)
+
+
+@attrs.frozen
+class Leaf:
+    """Shape of a parameter or statistic, and the bounds of the uniform distribution that it starts from."""
+
+    shape: tuple[int, ...]
+    low: float
+    high: float
+
+
+def spec(cfg: ModelConfig) -> tuple[Params, Stats]:
+    """The structure of ``(params, stats)`` with a ``Leaf`` in the place of each tensor; torch's default bounds."""
+    params: Params = {"conv": {"layers": []}}
+    stats: Stats = {"conv": {"layers": []}}
+    channels, bins = 1, cfg.num_bins
+    for conv in CONVOLUTIONS:
+        fan_in = channels * conv.kernel[0] * conv.kernel[1]
+        weight, bias = _uniform((conv.channels, channels, *conv.kernel), fan_in), _uniform((conv.channels,), fan_in)
+        params["conv"]["layers"].append({"weight": weight, "bias": bias, "norm": _norm_params(conv.channels)})
+        stats["conv"]["layers"].append({"norm": _norm_stats(conv.channels)})
+        channels = conv.channels
+        bins = (bins + 2 * conv.padding[0] - conv.kernel[0]) // conv.stride[0] + 1
+    hidden = cfg.hidden_size
+    for index in range(cfg.hidden_layers):
+        name, size = f"rnn_{index}", hidden if index else channels * bins
+        params[name] = {"norm": _norm_params(size)} if index else {}
+        if index:
+            stats[name] = {"norm": _norm_stats(size)}
+        for direction in _directions(cfg):
+            rows = recurrent.GATES[cfg.rnn_type] * hidden
+            shapes = {"w_ih": (rows, size), "w_hh": (rows, hidden), "b_ih": (rows,), "b_hh": (rows,)}
+            params[name][direction] = {part: _uniform(shape, hidden) for part, shape in shapes.items()}
+    params["output"] = {"norm": _norm_params(hidden), "weight": _uniform((len(cfg.labels), hidden), hidden)}
+    stats["output"] = {"norm": _norm_stats(hidden)}
+    if not cfg.bidirectional:
+        context = cfg.lookahead_context
+        params["output"]["lookahead"] = {"weight": _uniform((hidden, 1, context), context)}
+    return params, stats
+
+
+def init(cfg: ModelConfig, *, key: int) -> tuple[Params, Stats]:
+    """Draws parameters as torch's own layers do, and running statistics of mean 0 and variance 1.
+
+    Args:
+      cfg: the ``model`` section.
+      key: every leaf is drawn from (key, its path), so that another leaf more or less does not change it.
+
+    Returns:
+      ``(params, stats)``, float32 on the CPU.
+    """
+
+    def draw(path: str, leaf: Leaf) -> Tensor:
+        return torch.empty(leaf.shape, dtype=torch.float32, device="cpu").uniform_(
+            leaf.low, leaf.high, generator=rng.generator(rng.fold_in(key, path))
+        )
+
+    params, stats = (
+        tree.unflatten_like(part, {path: draw(path, leaf) for path, leaf in tree.flatten_with_paths(part).items()})
+        for part in spec(cfg)
+    )
+    return params, stats
+
+
+def output_lengths(lengths: Lengths) -> Lengths:
+    """Frames of the logits for utterances of ``lengths`` frames: half as many, rounded up (0 stays 0)."""
+    for conv in CONVOLUTIONS:
+        lengths = (lengths + 2 * conv.padding[1] - conv.kernel[1]) // conv.stride[1] + 1
+    return lengths
+
+
+def _directions(cfg: ModelConfig) -> Sequence[str]:
+    return ("forward", "backward") if cfg.bidirectional else ("forward",)
+
+
+def _uniform(shape: tuple[int, ...], fan_in: int) -> Leaf:
+    bound = fan_in**-0.5  # what kaiming_uniform(a=sqrt(5)) comes to, and the recurrent layers' bound
+    return Leaf(shape, -bound, bound)
+
+
+def _norm_params(channels: int) -> dict[str, Leaf]:
+    return {"scale": Leaf((channels,), 1, 1), "bias": Leaf((channels,), 0, 0)}
+
+
+def _norm_stats(channels: int) -> dict[str, Leaf]:
+    return {"mean": Leaf((channels,), 0, 0), "var": Leaf((channels,), 1, 1)}
