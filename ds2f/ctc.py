@@ -1,0 +1,264 @@
+"""The CTC loss of each utterance, in three implementations of one signature.
+
+``native`` is torch's operator, ``warpctc`` Baidu's library where it is installed, ``scan`` plain tensor operations that
+can be differentiated twice and mapped over. CTC: A. Graves et al., "Connectionist Temporal Classification", ICML 2006.
+
+All three agree on the edges. A transcript that needs more frames than there are (one per label, and a blank between
+equal neighbours) has probability zero: its loss is +inf and its gradient exactly zero, so that one such utterance
+neither poisons a batch (torch's operator gives NaN) nor passes for a perfect one (its ``zero_infinity`` gives 0). An
+empty transcript costs what emitting blanks throughout costs. Scores past an utterance's length, whatever they are,
+change nothing and get a gradient of zero.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ds2f.errors import InputError
+from ds2f.types import Logits
+
+_IMPOSSIBLE = -1e30  # the logarithm of zero, finite so that no gradient becomes inf - inf
+_WARPCTC_MAX_GPU_LABELS = 639  # the largest kernel that warp-ctc compiles holds 2 * labels + 1 <= 128 * 10 states
+
+
+def min_frames(labels: Tensor, label_lengths: Tensor) -> Tensor:
+    """The fewest frames that can emit each transcript: its length plus the number of equal neighbours.
+
+    Args:
+      labels: [B, L] int64, padded with anything.
+      label_lengths: [B] int64.
+
+    Returns:
+      [B] int64, frames, on the device of ``labels``.
+    """
+    repeats = (labels[:, 1:] == labels[:, :-1]) & _mask(label_lengths - 1, max(labels.shape[1] - 1, 0), labels.device)
+    return label_lengths.to(labels.device, non_blocking=True) + repeats.sum(dim=1)
+
+
+def feasible(logit_lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Tensor:
+    """Whether each transcript fits into its utterance's frames of logits.
+
+    Args:
+      logit_lengths: [B] int64, frames after the convolutions' stride.
+      labels: [B, L] int64, padded with anything.
+      label_lengths: [B] int64.
+
+    Returns:
+      [B] bool, on the device of ``labels``.
+    """
+    return min_frames(labels, label_lengths) <= logit_lengths.to(labels.device, non_blocking=True)
+
+
+def native(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0) -> Tensor:
+    """The CTC loss by torch's operator.
+
+    The operator is given one to as many labels as there are frames, which is all that Ascend's accepts: longer
+    transcripts are cut and empty ones get a label, and their losses are replaced afterwards. Nothing waits for the
+    device as long as the lengths are on the CPU.
+
+    Args:
+      logits: values [B, T', V] float32 or float64, finite within the lengths; lengths [B] int64 on the CPU, frames.
+      labels: [B, L] int64 without ``blank``, padded with anything, on any device.
+      label_lengths: [B] int64 on the CPU.
+      blank: the index of the blank.
+
+    Returns:
+      [B] losses in natural log, in the dtype of the logits; +inf with a gradient of zero where a transcript cannot fit.
+    """
+    log_probs = _log_softmax(logits)
+    if not len(log_probs):  # the share of a rank that got no utterance, which the operator refuses
+        return log_probs.sum((1, 2))
+    filled = _fill(labels.to(log_probs.device, non_blocking=True), label_lengths, (blank + 1) % log_probs.shape[2])
+    frames = logits.lengths.clamp(min=1)
+    losses = F.ctc_loss(
+        log_probs.transpose(0, 1),
+        filled,
+        frames,
+        label_lengths.clamp(min=1).minimum(frames),
+        blank=blank,
+        reduction="none",
+        zero_infinity=True,  # for its gradient; the loss is put right below
+    )
+    return _settle(losses, log_probs, logits.lengths, labels, label_lengths, blank)
+
+
+def warpctc(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0) -> Tensor:
+    """The CTC loss by warp-ctc (SeanNaren/warp-ctc, ``pytorch_binding``), through the entry below its own wrapper.
+
+    That wrapper sums the costs and scales its stored gradient in place; here costs and gradients stay per utterance and
+    any cotangent is honoured. The library reads labels and lengths on the host and waits for the device, and computes
+    in float32. It is differentiable once.
+
+    Args:
+      logits: as for ``native``; on a device other than a GPU the scores are taken to the CPU and back.
+      labels: as for ``native``; read on the host.
+      label_lengths: as for ``native``.
+      blank: the index of the blank.
+
+    Returns:
+      [B] losses, as ``native`` returns them.
+
+    Raises:
+      InputError: when the binding is not installed or lacks CUDA, or when a transcript of more than 639 labels meets
+        its GPU kernels.
+    """
+    labels = labels.cpu()
+    # What cannot fit is passed with one label: the GPU kernels would leave its cost unwritten.
+    possible = feasible(logits.lengths, labels, label_lengths)
+    sizes = torch.where(possible, label_lengths, 0).clamp(min=1)
+    filled = _fill(labels, label_lengths, (blank + 1) % logits.values.shape[2])
+    flat = filled[_mask(sizes, filled.shape[1], filled.device)]
+    values = _without_padding(logits)
+    losses, _ = _WarpCTC.apply(values, flat.int(), sizes.int(), logits.lengths.clamp(min=1).int(), blank)
+    return _settle(losses, F.log_softmax(values, dim=2), logits.lengths, labels, label_lengths, blank)
+
+
+def scan(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0) -> Tensor:
+    """The CTC loss by the forward recursion over time, in plain tensor operations.
+
+    Differentiable any number of times and under ``torch.func``'s transforms, ``vmap`` included; slow. Graves et al.,
+    equations 6 to 8, in log space: state s of the 2L + 1 (labels with blanks around them) is reached from itself, from
+    s - 1, and from s - 2 when both hold different labels.
+
+    Args and returns: as for ``native``; lengths may be on any device.
+    """
+    log_probs = _log_softmax(logits)
+    device, (_, num_frames, _) = log_probs.device, log_probs.shape
+    filled = _fill(labels.to(device, non_blocking=True), label_lengths, blank)
+    states = F.pad(torch.stack((torch.full_like(filled, blank), filled), dim=2).flatten(1), (0, 1), value=blank)
+    emissions = log_probs.gather(2, states[:, None, :].expand(-1, num_frames, -1))  # [B, T', S]
+    may_skip = (states != blank) & (states != F.pad(states[:, :-2], (2, 0), value=blank))
+    valid = _mask(logits.lengths, num_frames, device)
+
+    position = torch.arange(states.shape[1], device=device)
+    # Before the first frame all probability is in the first blank, from which the first two states are reached.
+    alpha = torch.where(position == 0, log_probs.new_zeros(()), _IMPOSSIBLE).expand_as(states)
+    for frame in range(num_frames):
+        from_previous = F.pad(alpha[:, :-1], (1, 0), value=_IMPOSSIBLE)
+        from_skip = torch.where(may_skip, F.pad(alpha[:, :-2], (2, 0), value=_IMPOSSIBLE), _IMPOSSIBLE)
+        arrived = torch.stack((alpha, from_previous, from_skip)).logsumexp(dim=0) + emissions[:, frame]
+        alpha = torch.where(valid[:, frame, None], arrived, alpha)
+
+    last = 2 * label_lengths.to(device, non_blocking=True)[:, None]
+    final = (position == last) | (position == last - 1)
+    losses = -torch.where(final, alpha, _IMPOSSIBLE).logsumexp(dim=1)
+    possible = feasible(logits.lengths, labels, label_lengths).to(device, non_blocking=True)
+    return torch.where(possible, losses, torch.inf)
+
+
+IMPLEMENTATIONS = {"native": native, "warpctc": warpctc, "scan": scan}
+
+
+def ctc_loss(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0, impl: str = "native") -> Tensor:
+    """The CTC loss of each utterance by the implementation named ``impl``; the rest as for ``native``.
+
+    Raises:
+      InputError: when there is no such implementation, or it is not installed.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise InputError(f"model.ctc: {impl!r} is not one of {', '.join(IMPLEMENTATIONS)}")
+    return IMPLEMENTATIONS[impl](logits, labels, label_lengths, blank=blank)
+
+
+class _WarpCTC(torch.autograd.Function):
+    """Costs [B] and their gradients [B, T', V] with respect to the activations; the library computes both at once."""
+
+    @staticmethod
+    def forward(
+        activations: Tensor, labels: Tensor, label_lengths: Tensor, lengths: Tensor, blank: int
+    ) -> tuple[Tensor, Tensor]:
+        device = activations.device if activations.is_cuda else torch.device("cpu")
+        compute = _binding("gpu_ctc" if activations.is_cuda else "cpu_ctc")
+        if activations.is_cuda and int(label_lengths.max()) > _WARPCTC_MAX_GPU_LABELS:
+            raise InputError(
+                f"a transcript has {int(label_lengths.max())} labels and warp-ctc's GPU kernels take at most "
+                f"{_WARPCTC_MAX_GPU_LABELS}; use --model.ctc=native, or cut or drop the utterance"
+            )
+        inputs = activations.detach().transpose(0, 1).to(device, torch.float32).contiguous()
+        gradients = torch.zeros_like(inputs)
+        # The binding drops the library's status, so a cost that was never written has to be seen by its value.
+        costs = torch.full((len(activations),), torch.nan, dtype=torch.float32, device="cpu")
+        compute(inputs, gradients, labels, label_lengths, lengths, len(activations), costs, blank)
+        return costs.to(activations), gradients.transpose(0, 1).to(activations)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(inputs[0], output[1])
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
+        activations, gradients = ctx.saved_tensors
+        return _WarpCTCGradient.apply(activations, gradients, cotangent), None, None, None, None
+
+
+class _WarpCTCGradient(torch.autograd.Function):
+    """The product of cotangent and stored gradients, which knows that these depend on the activations.
+
+    torch's ``once_differentiable`` looks at the cotangent alone and would let a second derivative pass as zero.
+    """
+
+    @staticmethod
+    def forward(activations: Tensor, gradients: Tensor, cotangent: Tensor) -> Tensor:
+        return cotangent[:, None, None] * gradients
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps nothing: there is no way back."""
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> None:
+        raise RuntimeError("warp-ctc gives first derivatives only; for second ones use ctc.scan (--model.ctc=scan)")
+
+
+def _binding(entry: str) -> Any:
+    try:
+        from warpctc_pytorch import _warp_ctc
+    except ImportError as error:
+        raise InputError(
+            f"model.ctc=warpctc needs warpctc_pytorch, which cannot be imported ({error}). It is not on PyPI for "
+            "current Pythons: build it from its repository, SeanNaren/warp-ctc, folder pytorch_binding, against the "
+            "torch that is installed here. --model.ctc=native needs nothing and gives the same losses."
+        ) from error
+    if not hasattr(_warp_ctc, entry):
+        raise InputError(
+            f"the installed warpctc_pytorch has no {entry}: it was built without CUDA. Build it where CUDA_HOME is "
+            "set, or use --model.ctc=native."
+        )
+    return getattr(_warp_ctc, entry)
+
+
+def _mask(lengths: Tensor, size: int, device: torch.device) -> Tensor:
+    """[B, size] bool on ``device``: which positions lie within the lengths."""
+    return torch.arange(size, device=device) < lengths.to(device, non_blocking=True)[:, None]
+
+
+def _without_padding(logits: Logits) -> Tensor:
+    valid = _mask(logits.lengths, logits.values.shape[1], logits.values.device)
+    return torch.where(valid[:, :, None], logits.values, 0.0)
+
+
+def _log_softmax(logits: Logits) -> Tensor:
+    return F.log_softmax(_without_padding(logits), dim=2)
+
+
+def _fill(labels: Tensor, label_lengths: Tensor, filler: int) -> Tensor:
+    """Labels [B, L + 1] with ``filler`` instead of the padding, so that each row holds at least one valid index."""
+    padded = F.pad(labels, (0, 1))
+    return torch.where(_mask(label_lengths, padded.shape[1], padded.device), padded, filler)
+
+
+def _settle(
+    losses: Tensor, log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor, blank: int
+) -> Tensor:
+    """Replaces the losses of the transcripts that an operator was spared: empty ones, and those that cannot fit.
+
+    What is replaced gets a cotangent of exactly zero, and the operators' own gradients are finite there.
+    """
+    valid = _mask(lengths, log_probs.shape[1], log_probs.device)
+    silence = -torch.where(valid, log_probs[:, :, blank], 0.0).sum(dim=1)
+    empty = (label_lengths == 0).to(losses.device, non_blocking=True)
+    possible = feasible(lengths, labels, label_lengths).to(losses.device, non_blocking=True)
+    return torch.where(possible, torch.where(empty, silence, losses), torch.inf)
