@@ -1,0 +1,33 @@
+"""Optimizers as pure functions over pytrees, in optax's shape."""
+
+from ds2f.optim import schedules, transforms
+from ds2f.optim.base import (
+    EmptyState,
+    GradientTransformation,
+    Schedule,
+    apply_step,
+    apply_updates,
+    chain,
+    identity,
+)
+from ds2f.optim.optimizers import adamw, from_config, lamb, novograd, sgd
+from ds2f.optim.transforms import clip_by_global_norm, clip_to_norm
+
+__all__ = [
+    "EmptyState",
+    "GradientTransformation",
+    "Schedule",
+    "adamw",
+    "apply_step",
+    "apply_updates",
+    "chain",
+    "clip_by_global_norm",
+    "clip_to_norm",
+    "from_config",
+    "identity",
+    "lamb",
+    "novograd",
+    "schedules",
+    "sgd",
+    "transforms",
+]

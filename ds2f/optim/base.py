@@ -1,0 +1,143 @@
+"""The shape of an optimizer, after optax: a pair of pure functions over pytrees, and how pairs combine.
+
+No function here or in its neighbours changes an argument, reads a clock or waits for the device. Trees of gradients,
+updates and parameters have one structure; parameters are float32 (float64 works too, for tests).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ds2f import tree
+from ds2f.tree import Tree
+from ds2f.types import OptState, Params
+
+Init = Callable[[Params], OptState]
+Update = Callable[[Tree, OptState, Params], tuple[Tree, OptState]]
+Schedule = Callable[[Tensor], Tensor]  # updates applied so far, [] int64 -> learning rate, [] float32
+
+
+class Step(Protocol):
+    """A fused form of one optimizer step: the same numbers as ``update``, ``apply_updates`` and a selection."""
+
+    def __call__(
+        self, grads: Tree, state: OptState, params: Params, *, finite: Tensor, donate: bool
+    ) -> tuple[Params, OptState]:
+        """Returns the new parameters and state, or the old ones where ``finite`` (boolean scalar) is false."""
+
+
+class GradientTransformation(NamedTuple):
+    """Turns gradients into updates.
+
+    ``init(params)`` makes the state; ``update(grads, state, params)`` returns ``(updates, new_state)``, where updates
+    are what is added to the parameters. A state keeps its structure, shapes and dtypes from ``init`` on. ``step`` is an
+    optional fused form; ``apply_step`` uses it where it exists.
+    """
+
+    init: Init
+    update: Update
+    step: Step | None = None
+
+
+class EmptyState(NamedTuple):
+    """The state of a transform that remembers nothing."""
+
+
+def identity() -> GradientTransformation:
+    """Leaves the gradients as they are."""
+    return stateless(lambda updates, params: updates)
+
+
+def stateless(fn: Callable[[Tree, Params], Tree]) -> GradientTransformation:
+    """Makes a transform of a function ``(updates, params) -> updates``."""
+
+    def init(params: Params) -> EmptyState:
+        del params
+        return EmptyState()
+
+    def update(updates: Tree, state: EmptyState, params: Params) -> tuple[Tree, EmptyState]:
+        return fn(updates, params), state
+
+    return GradientTransformation(init, update)
+
+
+def chain(*transforms: GradientTransformation) -> GradientTransformation:
+    """Applies ``transforms`` one after the other; the state is the tuple of their states.
+
+    When the last one has a fused ``step``, so has the chain: clipping in front of ``adamw`` keeps it fused.
+
+    Raises:
+      ValueError: from ``update`` and ``step``, when the state has another number of parts than the chain.
+    """
+
+    def init(params: Params) -> OptState:
+        return tuple(transform.init(params) for transform in transforms)
+
+    def update(updates: Tree, state: OptState, params: Params) -> tuple[Tree, OptState]:
+        _check_parts(state, transforms)
+        new_state = []
+        for transform, part in zip(transforms, state, strict=True):
+            updates, new_part = transform.update(updates, part, params)
+            new_state.append(new_part)
+        return updates, tuple(new_state)
+
+    if not transforms or transforms[-1].step is None:
+        return GradientTransformation(init, update)
+    front, last_step = chain(*transforms[:-1]), transforms[-1].step
+
+    def step(grads: Tree, state: OptState, params: Params, *, finite: Tensor, donate: bool) -> tuple[Params, OptState]:
+        _check_parts(state, transforms)
+        updates, new_front = front.update(grads, state[:-1], params)
+        new_params, new_last = last_step(updates, state[-1], params, finite=finite, donate=donate)
+        return new_params, (*tree.select(finite, new_front, state[:-1]), new_last)
+
+    return GradientTransformation(init, update, step)
+
+
+def _check_parts(state: OptState, transforms: tuple[GradientTransformation, ...]) -> None:
+    if len(state) != len(transforms):
+        raise ValueError(
+            f"the optimizer state has {len(state)} parts and the chain {len(transforms)} transforms: "
+            "it was made by another optimizer; make a new one with this optimizer's init(params)"
+        )
+
+
+def apply_updates(params: Params, updates: Tree) -> Params:
+    """Adds ``updates`` to ``params``, leaf by leaf."""
+    return foreach(lambda p, u: torch._foreach_add(p, u), params, updates)
+
+
+@torch.no_grad()
+def apply_step(
+    tx: GradientTransformation, grads: Tree, state: OptState, params: Params, *, finite: Tensor, donate: bool = False
+) -> tuple[Params, OptState]:
+    """Takes one optimizer step, or none where the gradients are not finite.
+
+    Args:
+      tx: the optimizer.
+      grads: detached gradients, the structure of ``params``.
+      state: what ``tx.init`` or an earlier step returned.
+      params: the parameters.
+      finite: boolean scalar tensor; where it is false, parameters and state come back with their old values. It is not
+        read on the host.
+      donate: lets a fused step write its results into the buffers of ``params`` and of ``state``, which the caller
+        must not use afterwards; ``grads`` are left alone. The same bits as without.
+
+    Returns:
+      The new parameters and the new state.
+    """
+    if tx.step is not None:
+        return tx.step(grads, state, params, finite=finite, donate=donate)
+    updates, new_state = tx.update(grads, state, params)
+    return tree.select(finite, (apply_updates(params, updates), new_state), (params, state))
+
+
+def foreach(fn: Callable[..., Sequence[Tensor]], first: Tree, *rest: Tree) -> Tree:
+    """Applies a function of flat leaf lists, such as ``torch._foreach_add``, to trees of one structure.
+
+    One such call costs a few kernel launches on an accelerator where a map over the leaves costs one per leaf.
+    """
+    leaves, rebuild = tree.flatten(first)
+    return rebuild(list(fn(leaves, *(tree.leaves(other) for other in rest))))

@@ -1,0 +1,146 @@
+"""Optimizers: each is one chain of transforms; SGD and AdamW also have a fused step over the same state."""
+
+import functools
+from collections.abc import Callable
+
+from ds2f.config import OptimConfig
+from ds2f.errors import InputError
+from ds2f.optim.base import GradientTransformation, Schedule, chain, identity
+from ds2f.optim.fused import adamw_step, sgd_step
+from ds2f.optim.transforms import (
+    Mask,
+    add_decayed_weights,
+    scale_by_adam,
+    scale_by_learning_rate,
+    scale_by_novograd,
+    scale_by_trust_ratio,
+    trace,
+)
+
+
+def sgd(
+    learning_rate: float | Schedule,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 0.0,
+    fused: bool = True,
+) -> GradientTransformation:
+    """Stochastic gradient descent with momentum, as ``torch.optim.SGD``.
+
+    Args:
+      learning_rate: a number or a schedule.
+      momentum: 0 keeps no momentum.
+      nesterov: looks ahead along the momentum.
+      weight_decay: L2 regularisation, added to the gradient.
+      fused: as ``adamw``'s.
+    """
+    step = sgd_step(learning_rate, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+    return chain(
+        add_decayed_weights(weight_decay),
+        trace(momentum, nesterov=nesterov) if momentum else identity(),
+        scale_by_learning_rate(learning_rate),
+    )._replace(step=step if fused else None)
+
+
+def adamw(
+    learning_rate: float | Schedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    mask: Mask | None = None,
+    fused: bool = True,
+) -> GradientTransformation:
+    """Adam with decoupled weight decay, as ``torch.optim.AdamW``.
+
+    Loshchilov and Hutter 2019 (https://arxiv.org/abs/1711.05101), algorithm 2, with the decay multiplied by the
+    learning rate.
+
+    Args:
+      learning_rate: a number or a schedule.
+      b1: decay of the mean gradient.
+      b2: decay of the mean squared gradient.
+      eps: added to the denominator, outside the root.
+      weight_decay: times the learning rate, the share of itself that a parameter loses each step.
+      mask: which leaves decay, for example ``transforms.matrices_only``; ``None``: all.
+      fused: offers a ``step`` that is one kernel, for parameters of one dtype. The platform's kernel must honour
+        ``found_inf``: those of CPU and CUDA do, Ascend's ignores it and would apply a bad step.
+    """
+    _check_decays(b1=b1, b2=b2)
+    step = adamw_step(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+    return chain(
+        scale_by_adam(b1, b2, eps),
+        add_decayed_weights(weight_decay, mask=mask),
+        scale_by_learning_rate(learning_rate),
+    )._replace(step=step if fused else None)
+
+
+def lamb(
+    learning_rate: float | Schedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-6,
+    weight_decay: float = 1e-2,
+    mask: Mask | None = None,
+) -> GradientTransformation:
+    """AdamW whose every leaf moves by the learning rate times its own norm, for large batches.
+
+    You et al. 2019 (https://arxiv.org/abs/1904.00962), algorithm 2; the arguments are ``adamw``'s.
+    """
+    _check_decays(b1=b1, b2=b2)
+    return chain(
+        scale_by_adam(b1, b2, eps),
+        add_decayed_weights(weight_decay, mask=mask),
+        scale_by_trust_ratio(),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def novograd(
+    learning_rate: float | Schedule,
+    *,
+    b1: float = 0.95,
+    b2: float = 0.98,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-3,
+    mask: Mask | None = None,
+) -> GradientTransformation:
+    """Momentum over gradients normalised leaf by leaf; half of Adam's memory.
+
+    Ginsburg et al. 2019 (https://arxiv.org/abs/1905.11286), algorithm 1, with the paper's defaults; momentum sums
+    (``m = b1 * m + g``), it does not average.
+    """
+    _check_decays(b1=b1, b2=b2)
+    return chain(
+        scale_by_novograd(b2, eps),
+        add_decayed_weights(weight_decay, mask=mask),
+        trace(b1),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def from_config(cfg: OptimConfig, learning_rate: float | Schedule, *, fused: bool = True) -> GradientTransformation:
+    """The optimizer that ``optim.name`` names; ``fused`` as in ``adamw``, and nothing for those without such a step."""
+    if cfg.name == "sgd":
+        return sgd(
+            learning_rate,
+            momentum=cfg.momentum,
+            nesterov=cfg.nesterov,
+            weight_decay=cfg.weight_decay,
+            fused=fused,
+        )
+    adaptive: dict[str, Callable[..., GradientTransformation]] = {
+        "adamw": functools.partial(adamw, fused=fused),
+        "lamb": lamb,
+        "novograd": novograd,
+    }
+    return adaptive[cfg.name](learning_rate, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, weight_decay=cfg.weight_decay)
+
+
+def _check_decays(**decays: float) -> None:
+    for name, value in decays.items():
+        if not 0 <= value < 1:
+            raise InputError(f"optim.beta{name[-1]}={value:g}: the decay of a moment must be at least 0 and below 1")

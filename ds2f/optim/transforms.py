@@ -1,0 +1,219 @@
+"""The parts that optimizers are chained from: each takes updates and returns updates."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ds2f import tree
+from ds2f.optim import schedules
+from ds2f.optim.base import GradientTransformation, Schedule, foreach, identity, stateless
+from ds2f.tree import Tree
+from ds2f.types import Params
+
+Mask = Callable[[str, Tensor], bool]  # (path such as "rnn_0/forward/w_ih", leaf) -> whether weight decay applies
+
+
+class TraceState(NamedTuple):
+    """Momentum."""
+
+    trace: Tree  # like the parameters
+
+
+class ScaleByAdamState(NamedTuple):
+    """Adam's moments."""
+
+    step: Tensor  # [] int64: updates so far
+    mu: Tree  # like the parameters: mean of the gradients
+    nu: Tree  # like the parameters: mean of their squares
+
+
+class ScaleByNovogradState(NamedTuple):
+    """NovoGrad's second moments."""
+
+    step: Tensor  # [] int64: updates so far
+    nu: Tree  # one scalar per leaf: mean of the squared gradient norm
+
+
+class ScaleByScheduleState(NamedTuple):
+    """Where a schedule is."""
+
+    step: Tensor  # [] int64: updates so far
+
+
+def trace(decay: float, *, nesterov: bool = False) -> GradientTransformation:
+    """Accumulates momentum, ``m = g + decay * m``, and passes ``m`` on (with Nesterov ``g + decay * m``).
+
+    As ``torch.optim.SGD`` without dampening.
+    """
+
+    def init(params: Params) -> TraceState:
+        return TraceState(tree.zeros_like(params))
+
+    def accumulate(grads: list[Tensor], old: list[Tensor]) -> Sequence[Tensor]:
+        return torch._foreach_add(grads, old, alpha=decay)
+
+    def update(updates: Tree, state: TraceState, params: Params) -> tuple[Tree, TraceState]:
+        del params
+        new_trace = foreach(accumulate, updates, state.trace)
+        return foreach(accumulate, updates, new_trace) if nesterov else new_trace, TraceState(new_trace)
+
+    return GradientTransformation(init, update)
+
+
+def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> GradientTransformation:
+    """Divides the mean gradient by the root of the mean squared gradient, both corrected for their start at zero.
+
+    Kingma and Ba 2015 (https://arxiv.org/abs/1412.6980), algorithm 1; ``eps`` is added outside the root.
+    """
+
+    def init(params: Params) -> ScaleByAdamState:
+        return ScaleByAdamState(_first_step(params), tree.zeros_like(params), tree.zeros_like(params))
+
+    def next_mu(mu: list[Tensor], grads: list[Tensor]) -> Sequence[Tensor]:
+        return torch._foreach_lerp(mu, grads, 1 - b1)
+
+    def next_nu(nu: list[Tensor], grads: list[Tensor]) -> Sequence[Tensor]:
+        new_nu = torch._foreach_mul(nu, b2)
+        torch._foreach_addcmul_(new_nu, grads, grads, 1 - b2)
+        return new_nu
+
+    def update(updates: Tree, state: ScaleByAdamState, params: Params) -> tuple[Tree, ScaleByAdamState]:
+        del params
+        step = state.step + 1
+        mu, nu = foreach(next_mu, state.mu, updates), foreach(next_nu, state.nu, updates)
+        mu_bias, nu_bias = _bias_correction(b1, step), _bias_correction(b2, step)
+
+        def ratio(mu: list[Tensor], nu: list[Tensor]) -> Sequence[Tensor]:
+            denominators = torch._foreach_sqrt(nu)
+            torch._foreach_div_(denominators, nu_bias.sqrt())
+            torch._foreach_add_(denominators, eps)
+            ratios = torch._foreach_div(mu, denominators)
+            torch._foreach_div_(ratios, mu_bias)
+            return ratios
+
+        return foreach(ratio, mu, nu), ScaleByAdamState(step, mu, nu)
+
+    return GradientTransformation(init, update)
+
+
+def _bias_correction(decay: float, step: Tensor) -> Tensor:
+    """``1 - decay ** step`` without the cancellation that would cost float32 half its digits at the first steps."""
+    return -torch.expm1(step.to(torch.float32) * (math.log(decay) if decay > 0 else -math.inf))
+
+
+def scale_by_trust_ratio() -> GradientTransformation:
+    """Scales each leaf's update to the norm of its parameters: by ``|p| / |u|``, or 1 where either is zero.
+
+    LAMB, You et al. 2019 (https://arxiv.org/abs/1904.00962), algorithm 2, with the identity for phi.
+    """
+
+    def scaled(updates: list[Tensor], params: list[Tensor]) -> Sequence[Tensor]:
+        norms = zip(torch._foreach_norm(params), torch._foreach_norm(updates), strict=True)
+        ratios = [torch.where((p > 0) & (u > 0), p / u, 1.0) for p, u in norms]
+        return torch._foreach_mul(updates, ratios)
+
+    return stateless(lambda updates, params: foreach(scaled, updates, params))
+
+
+def scale_by_novograd(b2: float = 0.98, eps: float = 1e-8) -> GradientTransformation:
+    """Divides each leaf's gradient by the root of its mean squared norm, which starts at the first gradient's.
+
+    The normalisation of NovoGrad, Ginsburg et al. 2019 (https://arxiv.org/abs/1905.11286), algorithm 1; its weight
+    decay and momentum come after it in the chain.
+    """
+
+    def init(params: Params) -> ScaleByNovogradState:
+        return ScaleByNovogradState(_first_step(params), tree.map(lambda leaf: leaf.new_zeros(()), params))
+
+    def squared_norms(grads: list[Tensor]) -> Sequence[Tensor]:
+        return torch._foreach_pow(torch._foreach_norm(grads), 2)
+
+    def normalised(grads: list[Tensor], nu: list[Tensor]) -> Sequence[Tensor]:
+        return torch._foreach_div(grads, torch._foreach_add(torch._foreach_sqrt(nu), eps))
+
+    def update(updates: Tree, state: ScaleByNovogradState, params: Params) -> tuple[Tree, ScaleByNovogradState]:
+        del params
+        first = state.step == 0
+        squares = foreach(squared_norms, updates)
+        nu = tree.map(lambda old, square: torch.where(first, square, torch.lerp(square, old, b2)), state.nu, squares)
+        return foreach(normalised, updates, nu), ScaleByNovogradState(state.step + 1, nu)
+
+    return GradientTransformation(init, update)
+
+
+def add_decayed_weights(weight_decay: float, *, mask: Mask | None = None) -> GradientTransformation:
+    """Adds ``weight_decay * p`` to each update.
+
+    Before momentum this is L2 regularisation, after Adam's division it is decoupled weight decay (Loshchilov and
+    Hutter 2019, https://arxiv.org/abs/1711.05101).
+
+    Args:
+      weight_decay: the factor; 0 adds nothing.
+      mask: which leaves decay, for example ``matrices_only``; ``None``: all, as deepspeech.pytorch does.
+    """
+    if weight_decay == 0:
+        return identity()
+
+    def update(updates: Tree, params: Params) -> Tree:
+        decays = leaf_decays(params, weight_decay, mask)
+        return foreach(lambda u, p: torch._foreach_add(u, torch._foreach_mul(p, decays)), updates, params)
+
+    return stateless(update)
+
+
+def leaf_decays(params: Params, weight_decay: float, mask: Mask | None) -> list[float]:
+    """The weight decay of each leaf, in flat order."""
+    by_path = tree.flatten_with_paths(params)
+    return [weight_decay if mask is None or mask(path, leaf) else 0.0 for path, leaf in by_path.items()]
+
+
+def matrices_only(path: str, leaf: Tensor) -> bool:
+    """A ``mask`` that leaves biases and the scales and shifts of batch norm alone."""
+    del path
+    return leaf.ndim > 1
+
+
+def scale(factor: float) -> GradientTransformation:
+    """Multiplies updates by a constant."""
+    return stateless(lambda updates, params: foreach(lambda u: torch._foreach_mul(u, factor), updates))
+
+
+def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
+    """Multiplies updates by ``schedule(step)``, where ``step`` (int64) is the number of updates before this one."""
+
+    def init(params: Params) -> ScaleByScheduleState:
+        return ScaleByScheduleState(_first_step(params))
+
+    def update(updates: Tree, state: ScaleByScheduleState, params: Params) -> tuple[Tree, ScaleByScheduleState]:
+        del params
+        factor = schedule(state.step)
+        return foreach(lambda u: torch._foreach_mul(u, factor), updates), ScaleByScheduleState(state.step + 1)
+
+    return GradientTransformation(init, update)
+
+
+def scale_by_learning_rate(learning_rate: float | Schedule) -> GradientTransformation:
+    """Multiplies updates by minus the learning rate.
+
+    A number is a constant schedule, so that a run can go on from a checkpoint with another schedule.
+    """
+    schedule = schedules.as_schedule(learning_rate)
+    return scale_by_schedule(lambda step: -schedule(step))
+
+
+def clip_by_global_norm(max_norm: float) -> GradientTransformation:
+    """Scales all updates together so that their global norm is at most ``max_norm``; smaller ones keep their bits."""
+    return stateless(lambda updates, params: clip_to_norm(updates, tree.global_norm(updates), max_norm))
+
+
+def clip_to_norm(updates: Tree, norm: Tensor, max_norm: float) -> Tree:
+    """Clips ``updates`` whose global norm is already known: ``norm``, a scalar tensor."""
+    factor = torch.where(norm > max_norm, max_norm / norm, 1.0)
+    return foreach(lambda u: torch._foreach_mul(u, factor), updates)
+
+
+def _first_step(params: Params) -> Tensor:
+    return torch.zeros((), dtype=torch.int64, device=tree.leaves(params)[0].device)
