@@ -1,0 +1,212 @@
+"""Augmentation of training utterances: speed, tempo, gain, noise and SpecAugment, as pure functions of a key.
+
+Every draw is a hash of the key and of what is drawn, so that it depends on neither the worker nor the order.
+Waveforms are float tensors [N], full scale 1; a result may exceed full scale, since nothing clips floats.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import soxr
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ds2f import rng
+from ds2f.config import AugmentationConfig
+
+_TEMPO_HOP = 0.015  # seconds between WSOLA's segments, which are twice as long: two or three pitch periods
+_TEMPO_TOLERANCE = 0.008  # seconds that a segment may be moved to fit its predecessor: half of a low voice's period
+
+
+class Perturbation(NamedTuple):
+    """What happens to one utterance's waveform; a factor above 1 makes it shorter."""
+
+    speed: float = 1.0
+    tempo: float = 1.0
+    gain: float = 0.0  # dB
+    snr: float | None = None  # dB; None: no noise
+
+    def num_samples(self, num_samples: int) -> int:
+        """How many samples ``speed`` and ``tempo`` make of ``num_samples``."""
+        return stretched(stretched(num_samples, self.speed), self.tempo)
+
+
+def draw_speed(key: int, cfg: AugmentationConfig) -> float:
+    """One of ``cfg.speeds``, all equally likely; 1 when there are none."""
+    return cfg.speeds[_integer(key, "speed", high=len(cfg.speeds) - 1)] if cfg.speeds else 1.0
+
+
+def draw(key: int, cfg: AugmentationConfig) -> Perturbation:
+    """Draws what happens to the utterance that ``key`` stands for in this epoch."""
+    noisy = bool(cfg.noise_dir) and _uniform(key, "noisy", 0, 1) < cfg.noise_prob
+    return Perturbation(
+        speed=draw_speed(key, cfg),
+        tempo=_uniform(key, "tempo", cfg.tempo_min, cfg.tempo_max),
+        gain=_uniform(key, "gain", cfg.gain_min, cfg.gain_max),
+        snr=_uniform(key, "snr", cfg.noise_min_snr, cfg.noise_max_snr) if noisy else None,
+    )
+
+
+def stretched(num_samples: int, factor: float) -> int:
+    """The number of samples that ``speed`` and ``tempo`` return: N / factor, halves rounded up, at least one."""
+    return num_samples if factor == 1 else max(1, math.floor(num_samples / factor + 0.5))
+
+
+def speed(waveform: Tensor, factor: float) -> Tensor:
+    """Plays the waveform ``factor`` times as fast, which raises its pitch by the same factor.
+
+    Args:
+      waveform: [N] float32 on the CPU.
+      factor: above 1 is faster.
+
+    Returns:
+      [stretched(N, factor)] float32.
+
+    Source: Ko et al., "Audio augmentation for speech recognition", Interspeech 2015; band-limited resampling by soxr.
+    """
+    if factor == 1:
+        return waveform
+    resampled = torch.from_numpy(soxr.resample(waveform.numpy(), factor, 1.0))
+    return F.pad(resampled, (0, stretched(len(waveform), factor) - len(resampled)))
+
+
+def tempo(waveform: Tensor, factor: float, *, sample_rate: int) -> Tensor:
+    """Speaks the waveform ``factor`` times as fast and keeps its pitch.
+
+    Overlapping segments are taken from the input ``factor`` times as far apart as they are laid down, each moved a
+    little to where it looks most like the continuation of the one before, and cross-faded.
+
+    Args:
+      waveform: [N] float32 on the CPU.
+      factor: above 1 is faster.
+      sample_rate: hertz.
+
+    Returns:
+      [stretched(N, factor)] float32.
+
+    Source: WSOLA (Verhelst and Roelands, ICASSP 1993), the method behind sox's ``tempo``, with the normalised
+    cross-correlation as its measure of likeness.
+    """
+    if factor == 1:
+        return waveform
+    hop, tolerance = max(1, round(_TEMPO_HOP * sample_rate)), max(1, round(_TEMPO_TOLERANCE * sample_rate))
+    length = stretched(len(waveform), factor)
+    blocks = -(-length // hop)
+    # One segment ahead of the first lets every block of output be the sum of two halves of segments.
+    nominal = np.concatenate(([-hop], np.round(np.arange(blocks) * hop * factor).astype(np.int64)))
+    before = tolerance + hop
+    after = max(0, int(nominal[-1]) + tolerance + 3 * hop - len(waveform))
+    samples = np.pad(waveform.numpy(), (before, after))
+    starts = _best_starts(samples, nominal + before, hop=hop, tolerance=tolerance)
+    fade = 0.5 - 0.5 * np.cos(np.pi * np.arange(2 * hop, dtype=np.float32) / hop)
+    segments = samples[starts[:, None] + np.arange(2 * hop)] * fade
+    laid_down = segments[1:, :hop] + segments[:-1, hop:]
+    return torch.from_numpy(laid_down.reshape(-1)[:length])
+
+
+def _best_starts(samples: np.ndarray, nominal: np.ndarray, *, hop: int, tolerance: int) -> np.ndarray:
+    """Where each segment of two hops begins: within the tolerance, most like its predecessor's continuation."""
+    width = 2 * hop
+    power = np.concatenate(([0.0], np.cumsum(np.square(samples, dtype=np.float64))))
+    starts = nominal.copy()
+    for k in range(1, len(nominal)):
+        lowest, highest = nominal[k] - tolerance, nominal[k] + tolerance + 1
+        wanted = samples[starts[k - 1] + hop : starts[k - 1] + hop + width]
+        likeness = np.correlate(samples[lowest : highest - 1 + width], wanted, mode="valid")
+        energy = power[lowest + width : highest + width] - power[lowest:highest]
+        audible = energy > 1e-12 * width
+        if audible.any():
+            scores = np.where(audible, likeness, -np.inf) / np.sqrt(np.where(audible, energy, 1.0))
+            starts[k] = lowest + int(scores.argmax())
+    return starts
+
+
+def gain(waveform: Tensor, decibels: float) -> Tensor:
+    """Multiplies the amplitude by 10 ** (decibels / 20)."""
+    return waveform * 10 ** (decibels / 20)
+
+
+def add_noise(waveform: Tensor, noise: Tensor, key: int, *, snr: float) -> Tensor:
+    """Adds noise at a signal-to-noise ratio: of the mean powers over the whole utterance.
+
+    Args:
+      waveform: [N] float, the signal.
+      noise: [M] float at the same sampling rate; it begins at a drawn place and is repeated as often as needed.
+      key: draws where the noise begins.
+      snr: dB.
+
+    Returns:
+      [N] float; the waveform itself when it or the noise is silent, since there is no ratio to reach then.
+    """
+    if noise.numel() == 0:
+        return waveform
+    offset = _integer(key, "noise offset", high=len(noise) - 1)
+    heard = noise[(offset + torch.arange(len(waveform), device=noise.device)) % len(noise)]
+    signal_power, noise_power = waveform.square().mean(), heard.square().mean()
+    if signal_power == 0 or noise_power == 0:
+        return waveform
+    return waveform + heard * torch.sqrt(signal_power / noise_power * 10 ** (-snr / 10))
+
+
+def perturb(waveform: Tensor, how: Perturbation, key: int, *, sample_rate: int, noise: Tensor | None = None) -> Tensor:
+    """Applies speed, tempo, gain and noise, in this order.
+
+    Args:
+      waveform: [N] float32 on the CPU.
+      how: what ``draw`` drew.
+      key: the key that it was drawn from.
+      sample_rate: hertz.
+      noise: [M] float32, needed when ``how.snr`` is set.
+
+    Returns:
+      [how.num_samples(N)] float32.
+    """
+    waveform = gain(tempo(speed(waveform, how.speed), how.tempo, sample_rate=sample_rate), how.gain)
+    if how.snr is None:
+        return waveform
+    if noise is None:
+        raise ValueError("noise is to be added (how.snr is set), and none was given")
+    return add_noise(waveform, noise, key, snr=how.snr)
+
+
+def spec_augment(features: Tensor, key: int, cfg: AugmentationConfig) -> Tensor:
+    """Hides a few bands of frequencies and stretches of time behind zeros, which is an utterance's mean.
+
+    The widths are drawn from 0 to ``cfg.frequency_width`` bins and 0 to ``cfg.time_width`` frames, the latter at most
+    a fifth of the utterance, the places uniformly over all that fit.
+
+    Args:
+      features: [F, T] float of one utterance, without padding, of zero mean; not changed.
+      key: draws the masks.
+      cfg: the ``augmentation`` section.
+
+    Returns:
+      [F, T], a new tensor.
+
+    Source: Park et al., "SpecAugment", Interspeech 2019, without time warping.
+    """
+    masked = features.clone()
+    num_bins, num_frames = features.shape
+    for index in range(cfg.frequency_masks):
+        masked[_mask(key, "frequency", index, size=num_bins, widest=min(cfg.frequency_width, num_bins))] = 0
+    for index in range(cfg.time_masks):
+        masked[:, _mask(key, "time", index, size=num_frames, widest=min(cfg.time_width, num_frames // 5))] = 0
+    return masked
+
+
+def _mask(key: int, axis: str, index: int, *, size: int, widest: int) -> slice:
+    width = _integer(key, axis, index, "width", high=widest)
+    start = _integer(key, axis, index, "start", high=size - width)
+    return slice(start, start + width)
+
+
+def _uniform(key: int, use: str, low: float, high: float) -> float:
+    """A number in [low, high]; exactly ``low`` when the two are the same."""
+    return low + (high - low) * (rng.fold_in(key, use) / 2**63)
+
+
+def _integer(key: int, *use: int | str, high: int) -> int:
+    """An integer from 0 to ``high`` inclusive; the modulo's bias is below 2**-40 for any size here."""
+    return rng.fold_in(key, *use) % (high + 1)

@@ -1,0 +1,171 @@
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ds2f import augment
+from ds2f.config import AugmentationConfig
+
+RATE = 16000
+
+
+def _tone(hertz, samples=RATE):
+    return torch.sin(2 * math.pi * hertz * torch.arange(samples) / RATE)
+
+
+def _pitch(waveform):
+    """The strongest frequency, hertz."""
+    spectrum = torch.fft.rfft(waveform * torch.hann_window(len(waveform))).abs()
+    return spectrum.argmax().item() * RATE / len(waveform)
+
+
+def _noise(samples, seed=0):
+    return torch.randn(samples, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1, 2.0])
+def test_speed_changes_length_and_pitch_by_its_factor(factor):
+    faster = augment.speed(_tone(440), factor)
+    assert len(faster) == augment.stretched(RATE, factor)
+    assert _pitch(faster) == pytest.approx(440 * factor, abs=2)
+
+
+@pytest.mark.parametrize("factor", [0.7, 0.85, 1.15, 1.5])
+def test_tempo_changes_length_and_keeps_pitch_and_level(factor):
+    tone = _tone(440)
+    faster = augment.tempo(tone, factor, sample_rate=RATE)
+    assert len(faster) == augment.stretched(RATE, factor)
+    assert _pitch(faster) == pytest.approx(440, abs=2)
+    middle = slice(1000, -1000)
+    assert faster[middle].square().mean() == pytest.approx(0.5, rel=0.03)
+    assert faster.abs().max() < 1.01
+
+
+def test_tempo_keeps_the_order_and_the_relative_place_of_events():
+    clicks = torch.zeros(RATE)
+    clicks[[4000, 8000, 12000]] = 1.0
+    slower = augment.tempo(clicks, 0.8, sample_rate=RATE)
+    for place in (5000, 10000, 15000):
+        assert slower[place - 400 : place + 400].abs().max() > 0.3
+
+
+def test_tempo_of_almost_one_gives_the_waveform_back_however_its_level_changes():
+    waveform = _noise(RATE) * torch.where(torch.arange(RATE) // 500 % 2 == 0, 0.01, 1.0)
+    torch.testing.assert_close(augment.tempo(waveform, 1 + 1e-9, sample_rate=RATE), waveform, atol=1e-5, rtol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(samples=st.integers(1, 2000), factor=st.floats(0.25, 4))
+def test_speed_and_tempo_return_as_many_samples_as_announced(samples, factor):
+    waveform = _noise(samples)
+    expected = augment.Perturbation(speed=factor).num_samples(samples)
+    assert len(augment.speed(waveform, factor)) == expected
+    assert len(augment.tempo(waveform, factor, sample_rate=RATE)) == expected
+    both = augment.Perturbation(speed=factor, tempo=1.1)
+    assert len(augment.perturb(waveform, both, 0, sample_rate=RATE)) == both.num_samples(samples)
+
+
+@pytest.mark.parametrize("change", [augment.speed, lambda x, factor: augment.tempo(x, factor, sample_rate=RATE)])
+def test_silence_stays_silent(change):
+    assert change(torch.zeros(5000), 1.1).count_nonzero() == 0
+
+
+def test_gain_of_twenty_decibels_is_ten_times_the_amplitude_and_does_not_clip():
+    torch.testing.assert_close(augment.gain(torch.tensor([0.5, -0.25]), 20.0), torch.tensor([5.0, -2.5]))
+
+
+@pytest.mark.parametrize("snr", [-5.0, 0.0, 20.0])
+@pytest.mark.parametrize("noise_samples", [37, 5000, 50000])
+def test_noise_is_added_at_the_signal_to_noise_ratio_however_long_it_is(snr, noise_samples):
+    speech, noise = _tone(300, 8000), 0.01 * _noise(noise_samples)
+    noisy = augment.add_noise(speech, noise, 7, snr=snr)
+    added = noisy - speech
+    ratio = 10 * torch.log10(speech.square().mean() / added.square().mean())
+    assert ratio.item() == pytest.approx(snr, abs=0.01)
+    if noise_samples < len(speech):
+        torch.testing.assert_close(added[noise_samples:], added[:-noise_samples], atol=1e-4, rtol=0)
+
+
+def test_noise_begins_where_the_key_says():
+    speech, noise = _tone(300, 8000), _noise(50000)
+    mixed = [augment.add_noise(speech, noise, key, snr=10.0) for key in (1, 1, 2)]
+    assert torch.equal(mixed[0], mixed[1])
+    assert not torch.equal(mixed[0], mixed[2])
+
+
+@pytest.mark.parametrize(
+    ("speech", "noise"),
+    [(torch.zeros(100), torch.ones(9)), (torch.ones(100), torch.zeros(9)), (torch.ones(9), torch.zeros(0))],
+)
+def test_without_a_ratio_to_reach_the_waveform_stays(speech, noise):
+    assert torch.equal(augment.add_noise(speech, noise, 0, snr=3.0), speech)
+
+
+def test_noise_that_is_wanted_and_not_given_is_an_error():
+    with pytest.raises(ValueError, match="none was given"):
+        augment.perturb(torch.ones(9), augment.Perturbation(snr=3.0), 0, sample_rate=RATE)
+
+
+def test_draws_stay_within_their_limits_and_cover_them():
+    cfg = AugmentationConfig(
+        speeds=(0.9, 1.0, 1.1), tempo_min=0.85, tempo_max=1.15, gain_min=-6, gain_max=8, noise_dir="n", noise_prob=0.4
+    )
+    draws = [augment.draw(key, cfg) for key in range(2000)]
+    assert all(abs(count - 2000 / 3) < 100 for count in Counter(how.speed for how in draws).values())
+    for name, low, high in (("tempo", 0.85, 1.15), ("gain", -6, 8)):
+        values = [getattr(how, name) for how in draws]
+        assert low <= min(values) < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < max(values) <= high
+    levels = [how.snr for how in draws if how.snr is not None]
+    assert abs(len(levels) / 2000 - 0.4) < 0.05
+    assert 5 <= min(levels) < max(levels) <= 30
+
+
+def test_the_default_configuration_changes_nothing():
+    assert {augment.draw(key, AugmentationConfig()) for key in range(50)} == {augment.Perturbation()}
+    waveform = _noise(1000)
+    assert torch.equal(augment.perturb(waveform, augment.Perturbation(), 0, sample_rate=RATE), waveform)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    bins=st.integers(1, 40),
+    frames=st.integers(1, 60),
+    key=st.integers(0, 2**63 - 1),
+    width=st.integers(0, 100),
+)
+def test_spec_augment_hides_whole_bins_and_frames_and_never_more_than_allowed(bins, frames, key, width):
+    features = torch.rand(bins, frames) + 1
+    cfg = AugmentationConfig(frequency_masks=1, frequency_width=width, time_masks=1, time_width=width)
+    before = features.clone()
+    masked = augment.spec_augment(features, key, cfg)
+    assert torch.equal(features, before)
+    hidden_bins, hidden_frames = (masked == 0).all(dim=1), (masked == 0).all(dim=0)
+    visible = torch.outer(~hidden_bins, ~hidden_frames)
+    assert torch.equal(masked, torch.where(visible, before, torch.zeros(())))
+    assert hidden_bins.sum() <= min(width, bins)
+    if not hidden_bins.all():
+        assert hidden_frames.sum() <= min(width, frames // 5)
+    for hidden in (hidden_bins, hidden_frames):
+        assert (hidden[1:] != hidden[:-1]).sum() <= 2  # one stretch
+
+
+def test_spec_augment_draws_every_width_and_reaches_both_ends():
+    cfg = AugmentationConfig(time_masks=1, time_width=3)
+    masked = [augment.spec_augment(torch.ones(2, 20), key, cfg)[0] == 0 for key in range(600)]
+    widths = Counter(int(mask.sum()) for mask in masked)
+    assert sorted(widths) == [0, 1, 2, 3]
+    assert all(abs(count - 150) < 50 for count in widths.values())
+    assert any(mask[0] for mask in masked)
+    assert any(mask[-1] for mask in masked)
+
+
+def test_each_mask_and_each_key_is_drawn_anew():
+    cfg = AugmentationConfig(frequency_masks=2, frequency_width=10)
+    hidden = [tuple((augment.spec_augment(torch.ones(161, 3), key, cfg)[:, 0] == 0).tolist()) for key in range(20)]
+    assert len(set(hidden)) > 15
+    stretches = [sum(b and not a for a, b in zip((False, *mask), mask, strict=False)) for mask in hidden]
+    assert max(stretches) == 2

@@ -1,0 +1,98 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ds2f import text
+from ds2f.config import DEFAULT_LABELS
+from ds2f.errors import InputError
+
+CHARACTERS = [label for label in DEFAULT_LABELS if label != "_"]
+POLICIES = ("error", "drop_character", "drop_utterance")
+
+
+@pytest.mark.parametrize("unknown", POLICIES)
+def test_every_label_survives_the_round_trip_the_one_at_index_0_included(unknown: str) -> None:
+    labels = (*CHARACTERS[::-1], "_")
+    assert text.encode("ZA' Z", labels, unknown=unknown) == [1, 26, 27, 0, 1]
+    everything = "".join(CHARACTERS).strip()
+    ids = text.encode(everything, labels, unknown=unknown)
+    assert ids is not None
+    assert text.decode(ids, labels) == everything
+
+
+@given(st.text(alphabet=CHARACTERS), st.permutations(DEFAULT_LABELS))
+def test_decode_inverts_encode_for_any_order_of_the_labels(transcript: str, labels: list[str]) -> None:
+    ids = text.encode(transcript, labels)
+    assert ids is not None
+    assert labels.index("_") not in ids
+    assert text.decode(ids, labels) == text.clean(transcript, labels) == " ".join(transcript.split())
+
+
+@given(st.text(), st.sampled_from(["_ABC ", "_abc ", "_aB ", "_ㄱㄴ ", "_一二", "_'ÄÖÜ "]))
+def test_cleaning_twice_changes_nothing(transcript: str, labels: str) -> None:
+    once = text.clean(transcript, tuple(labels))
+    assert text.clean(once, tuple(labels)) == once
+
+
+@pytest.mark.parametrize(
+    ("transcript", "labels", "expected"),
+    [
+        ("  Yes,\tno\n", "_ABC ", "YES, NO"),
+        ("Yes NO", "_abc ", "yes no"),
+        ("Yes NO", "_aB ", "Yes NO"),
+        ("Yes", "_一二 ", "Yes"),
+        ("\uff21\uff42\u3000\ufb01", "_ABC ", "AB FI"),
+        ("A\u0308", "_ÄB", "Ä"),
+        ("\u3131", "_\u3131\u3134 ", "\u3131"),
+    ],
+)
+def test_a_transcript_is_spelt_as_the_labels_are(transcript: str, labels: str, expected: str) -> None:
+    assert text.clean(transcript, tuple(labels)) == expected
+
+
+def test_unknown_characters_stop_the_run_and_are_named_with_the_remedies() -> None:
+    with pytest.raises(InputError, match=r"'2' '_'.*--data\.labels_path.*--data\.unknown_characters=drop_character"):
+        text.encode("2 YES_NO", DEFAULT_LABELS)
+
+
+def test_a_dropped_character_leaves_no_double_space() -> None:
+    ids = text.encode("YES & NO 7", DEFAULT_LABELS, unknown="drop_character")
+    assert ids is not None
+    assert text.decode(ids, DEFAULT_LABELS) == "YES NO"
+
+
+def test_only_utterances_with_unknown_characters_are_dropped() -> None:
+    assert text.encode("YES 7", DEFAULT_LABELS, unknown="drop_utterance") is None
+    assert text.encode("YES", DEFAULT_LABELS, unknown="drop_utterance") == [26, 6, 20]
+
+
+def test_an_empty_transcript_is_no_dropped_utterance() -> None:
+    assert [text.encode(" \n", DEFAULT_LABELS, unknown=unknown) for unknown in POLICIES] == [[], [], []]
+    assert text.encode("77", DEFAULT_LABELS, unknown="drop_character") == []
+
+
+@given(st.text(), st.permutations(DEFAULT_LABELS))
+def test_the_policies_agree_on_what_is_unknown(transcript: str, labels: list[str]) -> None:
+    strange = text.unknown_characters(transcript, labels)
+    cleaned = text.clean(transcript, labels)
+    assert strange == Counter(character for character in cleaned if character == "_" or character not in labels)
+    kept = text.encode(transcript, labels, unknown="drop_character")
+    assert kept is not None
+    assert labels.index("_") not in kept
+    assert text.decode(kept, labels).split() == "".join(c for c in cleaned if c not in strange).split()
+    assert text.encode(transcript, labels, unknown="drop_utterance") == (None if strange else kept)
+    if strange:
+        with pytest.raises(InputError):
+            text.encode(transcript, labels)
+
+
+def test_counts_of_unknown_characters_add_up() -> None:
+    counts = [text.unknown_characters(transcript, DEFAULT_LABELS) for transcript in ("7 UP", "747 _", "YES")]
+    assert sum(counts, Counter()) == {"7": 3, "4": 1, "_": 1}
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(InputError, match="'ignore' is not one of"):
+        text.encode("YES", DEFAULT_LABELS, unknown="ignore")
