@@ -1,0 +1,105 @@
+"""value_and_grad against closed forms and torch.autograd, and its two engines against each other."""
+
+import pytest
+import torch
+
+from ds2f import grad, tree
+from ds2f.types import Stage
+
+ENGINES = ("func", "autograd")
+
+
+def lstm_params(*, dtype=torch.float32, inputs=5, hidden=4):
+    generator = torch.Generator().manual_seed(3)
+    shapes = {"w_ih": (4 * hidden, inputs), "w_hh": (4 * hidden, hidden), "b_ih": (4 * hidden,), "b_hh": (4 * hidden,)}
+    return {name: torch.randn(shape, generator=generator, dtype=dtype) / 2 for name, shape in shapes.items()}
+
+
+def lstm_loss(params, x):
+    weights = [params[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
+    zeros = x.new_zeros(1, x.shape[1], params["w_hh"].shape[1])
+    y, _, _ = torch.lstm(x, (zeros, zeros), weights, True, 1, 0.0, False, False, False)
+    return (y**2).sum(), {"mean": y.mean()}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradient_of_a_quadratic_is_its_closed_form(engine):
+    params = {"b": torch.tensor([1.0, -2.0]), "a": [torch.tensor(3.0)]}
+    value, grads = grad.value_and_grad(lambda p: (p["b"] ** 2).sum() + 5 * p["a"][0], engine=engine)(params)
+    assert value == 20
+    assert torch.equal(grads["b"], torch.tensor([2.0, -4.0]))
+    assert grads["a"][0] == 5
+    assert not any(leaf.requires_grad for leaf in tree.leaves((params, grads, value)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_engines_give_the_same_bits_through_the_fused_lstm(dtype):
+    params, x = lstm_params(dtype=dtype), torch.randn(7, 3, 5, dtype=dtype)
+    results = [grad.value_and_grad(lstm_loss, has_aux=True, engine=engine)(params, x) for engine in ENGINES]
+    leaf = {name: value.clone().requires_grad_() for name, value in params.items()}
+    lstm_loss(leaf, x)[0].backward()
+    for (value, aux), grads in results:
+        assert torch.equal(value, results[0][0][0])
+        assert torch.equal(aux["mean"], results[0][0][1]["mean"])
+        assert all(torch.equal(grads[name], leaf[name].grad) for name in params)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_leaf_that_the_value_ignores_has_zero_gradient(engine):
+    params = {"used": torch.ones(2), "unused": torch.ones(3)}
+    _, grads = grad.value_and_grad(lambda p: p["used"].sum(), engine=engine)(params)
+    assert torch.equal(grads["unused"], torch.zeros(3))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_differentiating_through_it_is_refused(engine):
+    square = grad.value_and_grad(lambda p: (p**2).sum(), engine=engine)
+    with pytest.raises(RuntimeError, match=r"torch\.func\.grad"):
+        torch.func.grad(lambda p: square(p)[1].sum())(torch.ones(2))
+    with pytest.raises(RuntimeError, match="silently give zeros"):
+        torch.vmap(lambda p: square(p)[1])(torch.ones(2, 2))
+    with pytest.raises(RuntimeError, match="detached"):
+        square(torch.ones(2, requires_grad=True))
+
+
+def test_an_unknown_engine_is_refused_by_name():
+    with pytest.raises(ValueError, match="func, autograd"):
+        grad.value_and_grad(lambda p: p, engine="jax")
+
+
+def chain():
+    def first(params, x):
+        return torch.tanh(x @ params["w"]), {"first": params["w"].mean()}
+
+    def second(params, x):
+        return torch.tanh(x @ params["w"] + params["b"]), {}
+
+    def last(_, x):
+        return (x**3).sum(), {}
+
+    return [Stage("first", first), Stage("second", second), Stage("last", last)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_stages_give_the_bits_of_their_composition_and_hand_gradients_out_from_the_top(engine):
+    generator = torch.Generator().manual_seed(0)
+    params = {
+        "first": {"w": torch.randn(3, 4, generator=generator)},
+        "second": {"b": torch.randn(2, generator=generator), "w": torch.randn(4, 2, generator=generator)},
+    }
+    x, stages, seen = torch.randn(5, 3, generator=generator), chain(), []
+
+    def composed(p):
+        y = x
+        for stage in stages:
+            y, _ = stage.fn(p.get(stage.name, {}), y)
+        return y
+
+    value, grads = grad.value_and_grad(composed)(params)
+    run = grad.staged_value_and_grad(stages, on_grads=lambda name, _: seen.append(name), engine=engine)
+    (staged_value, aux), staged_grads = run(params, x)
+    assert torch.equal(value, staged_value)
+    assert aux["first"]["first"] == params["first"]["w"].mean()
+    assert seen == ["second", "first"]
+    for ours, theirs in zip(tree.leaves(staged_grads), tree.leaves(grads), strict=True):
+        assert torch.equal(ours, theirs)

@@ -1,0 +1,183 @@
+"""train_step as one pure function: what it leaves alone, what it skips, what scaling and summing must not change."""
+
+import attrs
+import pytest
+import torch
+
+from ds2f import optim, steps, tree
+from ds2f.config import ApexConfig, Config, ModelConfig, OptimConfig
+from ds2f.types import SINGLE, Batch
+
+MODEL = ModelConfig(hidden_size=6, hidden_layers=2, num_bins=17, labels=tuple("_AB "))
+CFG = Config(model=MODEL, optim=OptimConfig(max_norm=400), apex=ApexConfig(loss_scale="1"))
+
+
+def make_batch(*, size=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([40, 33, 25, 38, 29, 31][:size])
+    return Batch(
+        features=torch.randn(size, 17, int(lengths.max()), generator=generator),
+        lengths=lengths,
+        labels=torch.randint(1, 4, (size, 4), generator=generator),
+        label_lengths=torch.tensor([4, 3, 0, 2, 4, 1][:size]),
+        ids=torch.arange(size),
+        weight=torch.tensor(1.0 / size),
+    )
+
+
+def one_step(batch, *, cfg=CFG, tx=None, state=None, loss=None, collectives=SINGLE, donate=False):
+    tx = tx or optim.sgd(0.1)
+    state = state or steps.init_state(cfg, tx, key=1)
+    loss = loss or steps.objective(cfg.model)
+    new_state, metrics = steps.train_step(
+        state, batch, loss=loss, tx=tx, collectives=collectives, cfg=cfg, donate=donate
+    )
+    return state, new_state, metrics
+
+
+def assert_same_bits(a, b):
+    for path, leaf in tree.flatten_with_paths(a).items():
+        assert torch.equal(leaf, tree.flatten_with_paths(b)[path]), path
+
+
+def clone(state):
+    return tree.map(torch.clone, state)
+
+
+@pytest.mark.parametrize("engine", ["func", "autograd"])
+def test_loss_falls_and_arguments_stay_as_they_were(engine):
+    cfg = attrs.evolve(CFG, training=attrs.evolve(CFG.training, engine=engine))
+    tx, batch = optim.adamw(0.01), make_batch()
+    state = steps.init_state(cfg, tx, key=1)
+    before, batch_before, losses = clone(state), tree.map(torch.clone, batch), []
+    for _ in range(15):
+        previous = state
+        state, metrics = steps.train_step(state, batch, loss=steps.objective(MODEL), tx=tx, cfg=cfg)
+        losses.append(float(metrics.loss))
+        if len(losses) == 1:
+            assert_same_bits(previous, before)
+    assert losses[-1] < losses[0] / 2
+    assert int(state.step) == 15
+    assert_same_bits(batch, batch_before)
+
+
+def test_metrics_are_the_mean_loss_and_the_norm_of_its_gradient():
+    batch = make_batch()
+    state, _, metrics = one_step(batch)
+    loss = steps.objective(MODEL)
+    leaves, unflatten = tree.flatten(state.params)
+    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+    mean = loss(unflatten(leaves), state.stats, batch)[0].mean()
+    grads = torch.autograd.grad(mean, leaves)
+    torch.testing.assert_close(metrics.loss, mean.detach())
+    expected = torch.cat([grad.reshape(-1) for grad in grads]).norm()
+    torch.testing.assert_close(metrics.grad_norm, expected, rtol=1e-5, atol=0)
+
+
+def test_gradients_above_max_norm_are_clipped_to_it():
+    batch, limit = make_batch(), 0.01
+    cfg = attrs.evolve(CFG, optim=OptimConfig(max_norm=limit))
+    state, new_state, metrics = one_step(batch, cfg=cfg, tx=optim.sgd(1.0, momentum=0.0))
+    moved = tree.global_norm(tree.map(torch.sub, state.params, new_state.params))
+    assert float(metrics.grad_norm) > 10 * limit
+    assert float(moved) == pytest.approx(limit, rel=1e-3)
+
+
+@pytest.mark.parametrize("make_tx", [lambda: optim.adamw(0.01), lambda: optim.sgd(0.1)])
+def test_donating_buffers_gives_the_same_bits(make_tx):
+    tx, batch = make_tx(), make_batch()
+    kept = donated = steps.init_state(CFG, tx, key=1)
+    donated = clone(donated)
+    for _ in range(3):
+        _, kept, _ = one_step(batch, tx=tx, state=kept)
+        _, donated, _ = one_step(batch, tx=tx, state=donated, donate=True)
+    assert_same_bits(kept, donated)
+
+
+@pytest.mark.parametrize("scale", [2.0**-6, 2.0**15])
+def test_a_power_of_two_as_loss_scale_changes_no_bit(scale):
+    batch = make_batch()
+    _, plain, _ = one_step(batch)
+    _, scaled, metrics = one_step(batch, cfg=attrs.evolve(CFG, apex=ApexConfig(loss_scale=str(scale))))
+    assert_same_bits(plain.params, scaled.params)
+    assert float(metrics.loss_scale) == scale
+
+
+@pytest.mark.parametrize("donate", [False, True])
+def test_a_step_with_a_non_finite_gradient_changes_nothing_but_the_scale(donate):
+    cfg = attrs.evolve(CFG, apex=ApexConfig(loss_scale="dynamic", initial_scale=1024))
+    tx, batch = optim.adamw(0.01), make_batch()
+    _, state, _ = one_step(batch, cfg=cfg, tx=tx)
+    before = clone(state)
+    batch.features[1, 3, 7] = float("nan")
+    _, after, metrics = one_step(batch, cfg=cfg, tx=tx, state=state, donate=donate)
+    assert not bool(metrics.finite)
+    assert_same_bits(after._replace(loss_scale=before.loss_scale), before)
+    assert float(after.loss_scale.value) == 512
+
+
+def test_an_utterance_whose_transcript_cannot_fit_counts_for_nothing():
+    whole = make_batch(size=3)
+    impossible = whole._replace(
+        labels=torch.cat([whole.labels, torch.ones(3, 16, dtype=torch.int64)], dim=1),
+        label_lengths=torch.tensor([4, 20, 0]),
+        weight=torch.tensor(0.5),
+    )
+    _, after, metrics = one_step(impossible)
+    assert metrics.losses.isinf().tolist() == [False, True, False]
+    assert bool(metrics.finite)
+    assert float(metrics.loss) == pytest.approx(float(metrics.losses[[0, 2]].mean()))
+    assert tree.all_finite(after)
+
+
+def test_a_batch_without_utterances_leaves_parameters_and_statistics_alone():
+    empty = Batch(*(field[:0] if field.dim() else torch.zeros(()) for field in make_batch()))
+    state, after, metrics = one_step(empty, tx=optim.sgd(0.1))
+    assert bool(metrics.finite)
+    assert_same_bits((state.params, state.stats), (after.params, after.stats))
+
+
+class Mirror:
+    """Stands for two ranks that hold the same utterances: a sum over them is twice one's own."""
+
+    rank, size = 0, 2
+
+    def all_reduce_async(self, buffer):
+        buffer.mul_(2)
+        return self
+
+    def wait(self):
+        return None
+
+    def all_finite(self, flag):
+        return flag
+
+
+def test_two_ranks_with_half_the_weight_each_are_one_rank():
+    batch = make_batch()
+    _, single, _ = one_step(batch)
+    _, doubled, metrics = one_step(batch._replace(weight=batch.weight / 2), collectives=Mirror())
+    assert float(metrics.loss) == pytest.approx(float(metrics.losses.mean()))
+    for ours, theirs in zip(tree.leaves(doubled.params), tree.leaves(single.params), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    means = [
+        tree.leaves(tree.map(lambda leaf: leaf, state.stats["output"]["norm"]["mean"])) for state in (single, doubled)
+    ]
+    torch.testing.assert_close(*means)
+
+
+def test_summing_over_ranks_keeps_structure_shapes_and_dtypes():
+    values = {"b": torch.ones(2, 3), "a": [torch.tensor(1.5, dtype=torch.float64), torch.tensor(2)]}
+    summed = steps.sum_over_ranks(values, Mirror())
+    expected = {"b": torch.full((2, 3), 2.0), "a": [torch.tensor(3.0, dtype=torch.float64), torch.tensor(4)]}
+    assert_same_bits(expected, summed)
+    assert [leaf.dtype for leaf in tree.leaves(summed)] == [leaf.dtype for leaf in tree.leaves(values)]
+
+
+def test_eval_step_leaves_statistics_alone_and_reports_losses():
+    batch = make_batch()
+    state = steps.init_state(CFG, optim.sgd(0.1), key=1)
+    logits, losses = steps.eval_step(state.params, state.stats, batch, cfg=MODEL, criterion=steps.ctc.native)
+    assert logits.values.shape == (3, 20, 4)
+    assert losses.shape == (3,)
+    assert not logits.values.requires_grad
