@@ -1,0 +1,1 @@
+"""Recordings, manifests, corpora and batches: everything that turns files into what the model reads."""

@@ -1,0 +1,106 @@
+"""Features on disk: one file per recording and speed, as good as computed anew or else ignored."""
+
+import hashlib
+import io
+import json
+import shutil
+import uuid
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from ds2f.config import SpectConfig
+
+_FORMAT = 1  # raise it when features of the same settings change by a single bit
+_RESERVE = 0.05  # share of the disk that the cache leaves free
+_CHECKSUM_BYTES = 4
+
+
+class FeatureCache:
+    """Features of recordings under ``root/<digest of the spect section>/``.
+
+    A file is named by the recording's path, size and time of change and by the speed, so that a changed recording or
+    setting is never mistaken for another. It is an ``.npy`` file followed by its CRC-32; whatever fails the check is
+    computed and written again. Any number of processes may share the folder: files appear whole or not at all.
+
+    Attributes:
+      problem: why nothing is written any more (a full disk, a folder without permission), or None.
+    """
+
+    def __init__(self, root: Path, cfg: SpectConfig) -> None:
+        settings = json.dumps({"format": _FORMAT, **attrs.asdict(cfg)}, sort_keys=True)
+        self.directory = root / _digest(settings)
+        self.problem: str | None = None
+
+    def features(self, recording: Path, speed: float, compute: Callable[[], Tensor]) -> Tensor:
+        """Reads the features of ``recording`` at ``speed``, or computes and keeps them.
+
+        Args:
+          recording: the audio file.
+          speed: the factor that it is played at.
+          compute: makes the features, [F, T] float32 on the CPU, when they are not here.
+        """
+        try:
+            path = self.path(recording, speed)
+        except OSError:
+            return compute()  # which reads the same file and says what is wrong with it
+        cached = _read(path)
+        if cached is not None:
+            return cached
+        features = compute()
+        if self.problem is None:
+            self._write(path, features)
+        return features
+
+    def path(self, recording: Path, speed: float) -> Path:
+        """Where the features of ``recording``, as it is now, at ``speed`` are kept."""
+        status = recording.stat()
+        name = _digest(repr((str(recording.absolute()), status.st_size, status.st_mtime_ns, float(speed))))
+        return self.directory / name[:2] / f"{name}.npy"
+
+    def _write(self, path: Path, features: Tensor) -> None:
+        buffer = io.BytesIO()
+        np.save(buffer, features.numpy())
+        content = buffer.getbuffer()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            disk = shutil.disk_usage(path.parent)
+            if disk.free < _RESERVE * disk.total:
+                self.problem = f"the disk of {self.directory} is nearly full"
+                return
+            _write_whole(path, content, zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little"))
+        except OSError as error:
+            self.problem = f"{error.filename or self.directory}: {error.strerror}"
+
+
+def _write_whole(path: Path, *parts: bytes | memoryview) -> None:
+    """Writes a file that appears whole or not at all; without fsync, since the checksum tells after a power cut."""
+    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(parts)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Tensor | None:
+    try:
+        content = memoryview(path.read_bytes())
+    except OSError:
+        return None
+    if len(content) <= _CHECKSUM_BYTES:
+        return None
+    array, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+    if zlib.crc32(array) != int.from_bytes(checksum, "little"):
+        return None
+    return torch.from_numpy(np.load(io.BytesIO(array), allow_pickle=False))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

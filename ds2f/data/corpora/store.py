@@ -1,0 +1,211 @@
+"""A prepared corpus on disk: how it is laid out, published all at once, and checked later.
+
+``data_path/NAME_dataset/{train,val,test}/{wav,txt}/ID.{wav,txt}`` hold the recordings (16-bit WAV at 16 kHz) and
+transcripts, ``NAME_dataset/corpus.json`` says what they are and has a digest over all of them, and
+``data_path/NAME_{train,val,test}_manifest.csv`` name them. The manifests are written last: where they exist, the
+corpus is whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import wave
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from ds2f.data import manifest
+from ds2f.errors import InputError
+
+SPLITS = ("train", "val", "test")
+SAMPLE_RATE = 16000  # hertz
+
+Progress = Callable[[str, int, int], None]  # (what is being done, how many are done, of how many)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Reports no progress."""
+
+
+class Recording(NamedTuple):
+    """One utterance of a corpus."""
+
+    split: str
+    id: str  # its file's name, without the ending
+    speaker: str
+    transcript: str
+    samples: NDArray[np.int16]  # [N] at SAMPLE_RATE
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """What one split holds."""
+
+    split: str
+    utterances: int = 0
+    speakers: int = 0
+    words: int = 0
+    characters: int = 0  # without spaces
+    seconds: float = 0.0
+
+
+@attrs.frozen(kw_only=True)
+class Corpus:
+    """What a prepared corpus is."""
+
+    name: str
+    folder: Path
+    origin: dict[str, Any]  # what it was made from; another origin makes another corpus
+    parts: tuple[Part, ...]
+    digest: str  # SHA-256 over every recording and transcript
+    verdict: str  # one sentence about what was verified
+    reused: bool = False  # it was there already, and checked
+
+
+def publish(
+    recordings: Iterable[Recording], data_path: Path, *, name: str, origin: dict[str, Any], verdict: str
+) -> Corpus:
+    """Writes a corpus so that at no moment something unfinished looks complete.
+
+    The files go to a temporary folder beside the final one and are renamed at the end; an earlier corpus of the same
+    name loses its manifests first. What a killed run left behind is removed by the next.
+
+    Args:
+      recordings: of all splits, in any order; consumed one by one, so that they may be made on the way.
+      data_path: the folder for manifests and recordings; made if missing.
+      name: of the corpus, as in the manifests' names.
+      origin: what ``existing`` must find to take the corpus for the one that is wanted; JSON values.
+      verdict: what was verified about the recordings, for the user.
+
+    Raises:
+      InputError: ``data_path`` cannot be a folder to write in, or two recordings share an id.
+    """
+    final, partial, old = (data_path / f"{prefix}{name}_dataset" for prefix in ("", ".partial_", ".old_"))
+    make_folder(data_path)
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        parts = _write_recordings(recordings, partial)
+        digest = _digest(partial)
+        facts = {
+            "origin": origin,
+            "verdict": verdict,
+            "digest": digest,
+            "parts": [attrs.asdict(part) for part in parts],
+        }
+        (partial / "corpus.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for split in SPLITS:
+        _manifest(data_path, name, split).unlink(missing_ok=True)
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+    for split in SPLITS:
+        manifest.write(_manifest(data_path, name, split), _rows(final / split))
+    return Corpus(name=name, folder=data_path, origin=origin, parts=parts, digest=digest, verdict=verdict)
+
+
+def make_folder(data_path: Path) -> None:
+    """Makes the folder of the corpora.
+
+    Raises:
+      InputError: something else has that name, or the permission is missing.
+    """
+    try:
+        data_path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"--data_path={data_path}: {error.strerror}; name a folder that can be written") from error
+    if not os.access(data_path, os.W_OK | os.X_OK):
+        raise InputError(f"--data_path={data_path}: no permission to write there; name another folder")
+
+
+def existing(data_path: Path, *, name: str, origin: dict[str, Any]) -> Corpus | None:
+    """The corpus that is already in ``data_path``: of that origin, with all manifests and every byte as written.
+
+    Returns:
+      None when it is missing, unfinished, damaged or of another origin, so that it must be made.
+    """
+    folder = data_path / f"{name}_dataset"
+    try:
+        facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        parts = tuple(Part(**part) for part in facts["parts"])
+        manifests = {split: _manifest(data_path, name, split).read_text(encoding="utf-8") for split in SPLITS}
+        wanted = {split: manifest.text(_rows(folder / split), folder=data_path) for split in SPLITS}
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None
+    if facts.get("origin") != origin or manifests != wanted or facts.get("digest") != _digest(folder):
+        return None
+    return Corpus(
+        name=name,
+        folder=data_path,
+        origin=origin,
+        parts=parts,
+        digest=facts["digest"],
+        verdict=facts["verdict"],
+        reused=True,
+    )
+
+
+def _manifest(data_path: Path, name: str, split: str) -> Path:
+    return data_path / f"{name}_{split}_manifest.csv"
+
+
+def _rows(folder: Path) -> Iterator[tuple[Path, Path]]:
+    for sound in sorted((folder / "wav").iterdir()):
+        yield sound, folder / "txt" / f"{sound.stem}.txt"
+
+
+def _write_recordings(recordings: Iterable[Recording], folder: Path) -> tuple[Part, ...]:
+    parts = {split: Part(split=split) for split in SPLITS}
+    speakers: dict[str, set[str]] = {split: set() for split in SPLITS}
+    for split in SPLITS:
+        for kind in ("wav", "txt"):
+            (folder / split / kind).mkdir(parents=True)
+    for recording in recordings:
+        sound = folder / recording.split / "wav" / f"{recording.id}.wav"
+        if sound.exists():
+            raise InputError(f"{recording.id}: two recordings of this name in {recording.split}; ids must differ")
+        _write_wav(sound, recording.samples)
+        text = folder / recording.split / "txt" / f"{recording.id}.txt"
+        text.write_text(recording.transcript + "\n", encoding="utf-8")
+        speakers[recording.split].add(recording.speaker)
+        parts[recording.split] = _grown(parts[recording.split], recording)
+    return tuple(attrs.evolve(parts[split], speakers=len(speakers[split])) for split in SPLITS)
+
+
+def _write_wav(path: Path, samples: NDArray[np.int16]) -> None:
+    """Writes 16-bit WAV through Python's own file, whose errors (a full disk) keep their cause, unlike libsndfile's."""
+    with path.open("wb") as file, wave.open(file, "wb") as sound:
+        sound.setparams((1, 2, SAMPLE_RATE, len(samples), "NONE", "not compressed"))
+        sound.writeframes(samples.astype("<i2").tobytes())
+
+
+def _grown(part: Part, recording: Recording) -> Part:
+    words = recording.transcript.split()
+    return attrs.evolve(
+        part,
+        utterances=part.utterances + 1,
+        words=part.words + len(words),
+        characters=part.characters + sum(map(len, words)),
+        seconds=part.seconds + len(recording.samples) / SAMPLE_RATE,
+    )
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 over the names and bytes of all recordings and transcripts."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for kind in ("wav", "txt"):
+            for file in sorted((folder / split / kind).iterdir()):
+                content = file.read_bytes()
+                digest.update(f"{split}/{kind}/{file.name}:{len(content)}\n".encode())
+                digest.update(content)
+    return digest.hexdigest()

@@ -1,0 +1,241 @@
+"""A corpus that needs no download: sentences of AN4's kind, spoken by espeak-ng in many voices.
+
+It stands in for AN4 where nothing can be fetched, and shows in minutes that everything works. Being made of one
+synthesiser's voices, it says nothing about accuracy on people.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ds2f.data import audio
+from ds2f.data.corpora import espeak, store
+from ds2f.errors import InputError
+from ds2f.rng import fold_in
+
+NAME = "synthetic"
+UTTERANCES: Mapping[str, int] = {"train": 600, "val": 60, "test": 100}
+VOICES: Mapping[str, tuple[str, ...]] = {  # variants of espeak-ng's American English; no voice in two sets
+    "train": (
+        *("m1", "m2", "m3", "m5", "m7", "m8", "f1", "f2", "f3", "f5"),
+        *("Alex", "Andrea", "Annie", "Jacky", "Mario", "Michael", "Denis", "Hugo"),
+        *("adam", "boris", "shelby", "david", "john", "linda", "rob", "steph"),
+    ),
+    "val": ("m6", "Alicia", "edward", "robert"),
+    "test": ("m4", "f4", "Lee", "Gene", "paul", "belinda"),
+}
+
+_ROOM_VERSION = 1  # changes when ``_in_a_room`` does, so that corpora made before are made again
+_VERDICT = "No voice and no sentence is in two sets. Synthetic speech says nothing about accuracy on people."
+_PAUSE = (0.10, 0.25)  # seconds of room noise before and after the words
+_NOISE = (1.0, 6.0)  # standard deviation of the room noise, in steps of int16
+
+_DIGITS = ("ZERO", "OH", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+_TEENS = ("TEN", "ELEVEN", "TWELVE", "THIRTEEN", "FOURTEEN", "FIFTEEN", "SIXTEEN", "SEVENTEEN", "EIGHTEEN", "NINETEEN")
+_TENS = ("TWENTY", "THIRTY", "FORTY", "FIFTY", "SIXTY", "SEVENTY", "EIGHTY", "NINETY")
+_MONTHS = (
+    *("JANUARY", "FEBRUARY", "MARCH", "APRIL", "MAY", "JUNE"),
+    *("JULY", "AUGUST", "SEPTEMBER", "OCTOBER", "NOVEMBER", "DECEMBER"),
+)
+_ORDINALS = ("FIRST", "SECOND", "THIRD", "FOURTH", "FIFTH", "SIXTH", "SEVENTH", "EIGHTH", "NINTH", "TENTH", "TWELFTH")
+_ALONE = ("YES", "NO", "GO", "STOP", "HELP", "START", "ENTER", "ERASE", "REPEAT")
+_COMMANDS = ("ENTER", "ERASE", "RUBOUT", "REPEAT")
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_NAMES = (
+    "ADAMS ALICE AMBER BAKER BLAKE BOSTON BRIAN BRUCE CAROL CHICAGO CLARK DALLAS DAVID DENVER DIANE EDITH ELLIS "
+    "EMILY ERIC EVANS FELIX FLOYD FRANK GRACE GRANT GREEN HARRY HELEN HENRY HUGHES IRENE ISAAC JAMES JASON JOYCE "
+    "JULIA KAREN KEITH KELLY LAURA LEWIS LINDA LOGAN MARTIN MAXINE MIAMI MOORE NANCY NEWTON NORMAN OAKLAND OLIVER "
+    "OSCAR PARIS PETER PHILIP QUENTIN QUINN RALPH REGINA ROBERT SALEM SIMON SUSAN TAMPA TAYLOR TULSA URBAN UTICA "
+    "VICTOR VIOLA WALKER WALTER WENDY XAVIER YONKERS YVONNE ZELDA ZURICH"
+)
+
+
+class _Line(NamedTuple):
+    split: str
+    id: str
+    speaker: str  # the voice's variant
+    transcript: str
+    key: int  # of everything random about its sound
+
+
+def prepare(
+    data_path: Path,
+    *,
+    seed: int = 0,
+    utterances: Mapping[str, int] = UTTERANCES,
+    workers: int = 0,
+    progress: store.Progress = store.silent,
+) -> store.Corpus:
+    """Makes the synthetic corpus in ``data_path``, or finds that it is there.
+
+    The three sets share neither voices nor sentences (training may repeat a sentence in another voice). The same
+    seed gives the same bytes, however many workers speak, as long as espeakng-loader, soxr and the machine's kind
+    stay the same.
+
+    Args:
+      data_path: where manifests and recordings go.
+      seed: of the sentences and of how they are spoken.
+      utterances: how many for ``train``, ``val`` and ``test``.
+      workers: sentences spoken at the same time; 0: one per core.
+      progress: called after every utterance.
+
+    Raises:
+      InputError: espeak-ng is not installed or does not work; says how to install it.
+    """
+    library, data, version = _locate_espeak()
+    lines = script(seed, utterances)
+    sentences = [_direction(line) for line in lines]
+    spoken = hashlib.sha256(repr((lines, sentences)).encode()).hexdigest()
+    origin = {"corpus": NAME, "seed": seed, "script": spoken, "room": _ROOM_VERSION, "espeakng": version}
+    if found := store.existing(data_path, name=NAME, origin=origin):
+        return found
+    try:
+        with espeak.speaking(sentences, library=library, data=data, workers=workers or _cores()) as speeches:
+            recordings = _recordings(lines, speeches, progress)
+            return store.publish(recordings, data_path, name=NAME, origin=origin, verdict=_VERDICT)
+    except espeak.SpeechError as error:
+        raise InputError(
+            f"espeak-ng: {error}; install it again: pip install --force-reinstall espeakng-loader"
+        ) from error
+
+
+def parse_counts(texts: Sequence[str]) -> dict[str, int]:
+    """Utterances per split from the three numbers of ``--utterances``.
+
+    Raises:
+      InputError: these are not three whole numbers, 1 or more.
+    """
+    if len(texts) != len(store.SPLITS) or not all(text.isdecimal() and int(text) for text in texts):
+        raise InputError(
+            f"--utterances={','.join(texts)}: give three numbers, 1 or more, for training, validation and test: "
+            "--utterances=600,60,100"
+        )
+    return dict(zip(store.SPLITS, map(int, texts), strict=True))
+
+
+def script(seed: int, utterances: Mapping[str, int]) -> list[_Line]:
+    """Who says what: sentences and voices of all splits, without any sound.
+
+    Raises:
+      InputError: so many utterances are wanted that the sets would have to share sentences.
+    """
+    lines: list[_Line] = []
+    taken: set[str] = set()
+    for split in store.SPLITS:
+        said: set[str] = set()
+        voices = VOICES[split]
+        for index in range(utterances[split]):
+            key = fold_in(seed, NAME, split, index)
+            transcript = _new_sentence(random.Random(fold_in(key, "sentence")), taken)
+            said.add(transcript)
+            speaker = voices[index % len(voices)]
+            lines.append(_Line(split, f"{index:05d}-{speaker.lower()}", speaker, transcript, key))
+        taken |= said
+    return lines
+
+
+def _new_sentence(draw: random.Random, taken: Collection[str]) -> str:
+    for _ in range(1000):
+        sentence = " ".join(draw.choice(_KINDS)(draw))
+        if sentence not in taken:
+            return sentence
+    raise InputError("the grammar has no new sentences left; ask for fewer utterances")
+
+
+def _alone(draw: random.Random) -> list[str]:
+    return [draw.choice(_ALONE)]
+
+
+def _command(draw: random.Random) -> list[str]:
+    letters = [draw.choice(_LETTERS) for _ in range(draw.randint(0, 3))]
+    return [draw.choice(_COMMANDS), *letters, *draw.choice((_digits, _numbers))(draw)[:2]]
+
+
+def _spelled(draw: random.Random) -> list[str]:
+    if draw.random() < 0.5:
+        return list(draw.choice(_NAMES.split()))
+    return [draw.choice(_LETTERS) for _ in range(draw.randint(3, 6))]
+
+
+def _digits(draw: random.Random) -> list[str]:
+    return [draw.choice(_DIGITS) for _ in range(draw.randint(2, 5))]
+
+
+def _numbers(draw: random.Random) -> list[str]:
+    words = []
+    for _ in range(draw.randint(1, 2)):
+        words += [draw.choice(_TENS), draw.choice(_DIGITS[2:])] if draw.random() < 0.7 else [draw.choice(_TEENS)]
+    return words
+
+
+def _date(draw: random.Random) -> list[str]:
+    return [draw.choice(_MONTHS), draw.choice(_ORDINALS), *(["NINETEEN", *_numbers(draw)[:2]] * draw.randint(0, 1))]
+
+
+_KINDS = (_alone, _command, _command, _spelled, _spelled, _digits, _numbers, _date)  # as likely as they are many
+
+
+def _direction(line: _Line) -> espeak.Sentence:
+    """How a line is spoken: a speaker has a pace and a pitch of their own, and varies a little around them."""
+    person = random.Random(fold_in(0, "speaker", line.speaker))
+    now = random.Random(fold_in(line.key, "delivery"))
+    return espeak.Sentence(
+        text=_spoken_form(line.transcript),
+        voice=f"en-us+{line.speaker}",
+        rate=person.randint(140, 190) + now.randint(-8, 8),
+        pitch=person.randint(35, 65) + now.randint(-4, 4),
+        intonation=person.randint(35, 65),
+    )
+
+
+def _spoken_form(transcript: str) -> str:
+    """Text that makes espeak-ng say every letter by its name: between commas A is no article, and RUBOUT two words."""
+    words = [f"{word}," if len(word) == 1 else word.lower().replace("rubout", "rub out") for word in transcript.split()]
+    return " ".join(words).rstrip(",")
+
+
+def _recordings(
+    lines: list[_Line], speeches: Iterator[espeak.Speech], progress: store.Progress
+) -> Iterator[store.Recording]:
+    for line, speech in zip(lines, speeches, strict=True):
+        samples = _in_a_room(np.frombuffer(speech.samples, np.int16), speech.sample_rate, line.key)
+        yield store.Recording(line.split, line.id, line.speaker, line.transcript, samples)
+        progress("speaking", speech.number + 1, len(lines))
+
+
+def _in_a_room(speech: NDArray[np.int16], sample_rate: int, key: int) -> NDArray[np.int16]:
+    """Resamples to 16 kHz, adds pauses and faint noise: digital silence is something that no microphone gives."""
+    draw = np.random.Generator(np.random.PCG64(fold_in(key, "room")))
+    before, after = (round(seconds * store.SAMPLE_RATE) for seconds in draw.uniform(*_PAUSE, size=2))
+    words = audio.resample(speech.astype(np.float32), sample_rate, store.SAMPLE_RATE)
+    sound = np.pad(words, (before, after)) + draw.uniform(*_NOISE) * draw.standard_normal(before + len(words) + after)
+    return np.clip(np.rint(sound), -32768, 32767).astype(np.int16)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _locate_espeak() -> tuple[str, str, str]:
+    """Library, data folder and version of espeak-ng."""
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise InputError(
+            "the synthetic corpus is spoken by espeak-ng, which is not installed: pip install 'ds2f[quickstart]' "
+            "(or pip install espeakng-loader)"
+        ) from error
+    data = Path(espeakng_loader.get_data_path())
+    lacking = [
+        voice for voices in VOICES.values() for voice in voices if not (data / "voices" / "!v" / voice).is_file()
+    ]
+    if lacking:
+        raise InputError(f"{data}: lacks the voices {', '.join(lacking)}; pip install espeakng-loader==0.2.4")
+    return str(espeakng_loader.get_library_path()), str(data), importlib.metadata.version("espeakng-loader")

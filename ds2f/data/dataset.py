@@ -1,0 +1,168 @@
+"""What is trained on or evaluated: utterances with their labels, and everything that decides how they sound."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import attrs
+import torch
+
+from ds2f import augment, ctc, features, rng, text
+from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
+from ds2f.data.cache import FeatureCache
+from ds2f.data.manifest import Utterance
+from ds2f.errors import InputError
+from ds2f.model.deepspeech2 import output_lengths
+
+_SHOWN = 5  # recordings that a remark names
+_STRANGE = {
+    "drop_character": "used without their characters outside the labels ({characters})",
+    "drop_utterance": "left out for characters outside the labels ({characters})",
+}
+_NOISE_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".sph"}
+
+
+class Example(NamedTuple):
+    """An utterance as the loader needs it."""
+
+    row: int  # of the manifest
+    audio: Path
+    num_samples: int  # at the rate of the spectrogram, before any augmentation
+    labels: tuple[int, ...]
+    min_frames: int  # of logits, that the transcript needs
+
+
+class Remark(NamedTuple):
+    """Something about the data that the user should know: what, of how many utterances, and some of them."""
+
+    what: str
+    utterances: int
+    recordings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = ", ..." if self.utterances > len(self.recordings) else ""
+        return f"{self.utterances} utterance(s) {self.what}: {', '.join(self.recordings)}{more}"
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Dataset:
+    """Examples and the settings that they are loaded with. Picklable; loading changes nothing but the cache."""
+
+    examples: tuple[Example, ...]
+    remarks: tuple[Remark, ...]
+    train: bool
+    seed: int
+    data: DataConfig
+    spect: SpectConfig
+    augmentation: AugmentationConfig
+    noises: tuple[Path, ...]
+    cache: FeatureCache | None
+
+    def key(self, index: int, epoch: int) -> int:
+        """The key of all that is drawn for one example in one epoch."""
+        return rng.fold_in(self.seed, "utterance", epoch, self.examples[index].row)
+
+    def perturbation(self, index: int, epoch: int) -> augment.Perturbation:
+        """What happens to the waveform of one example in one epoch: nothing in evaluation."""
+        return augment.draw(self.key(index, epoch), self.augmentation) if self.train else augment.Perturbation()
+
+    def num_frames(self, epoch: int) -> list[int]:
+        """Frames of every example's spectrogram in this epoch, known without reading any audio."""
+        return [
+            features.num_frames(self.perturbation(index, epoch).num_samples(example.num_samples), self.spect)
+            for index, example in enumerate(self.examples)
+        ]
+
+
+def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Dataset:
+    """Makes the dataset of a manifest.
+
+    Training leaves out what ``data.min_duration`` and ``data.max_duration`` say and augments; evaluation does neither.
+    Whatever is left out, altered or useless is counted in ``remarks``, for the caller to show.
+
+    Args:
+      utterances: as ``manifest.read`` gives them.
+      cfg: a resolved configuration.
+      train: whether to augment, prune and shuffle.
+
+    Raises:
+      InputError: a character outside the labels under ``data.unknown_characters=error``, a noise folder without
+        recordings, or no utterance left.
+    """
+    examples: list[Example] = []
+    seen: dict[str, list[str]] = defaultdict(list)
+    strange: Counter[str] = Counter()
+    for utterance in utterances:
+        recording = str(utterance.audio)
+        if train and (why := _pruned(utterance.duration, cfg.data)):
+            seen[why].append(recording)
+            continue
+        labels, unknown = _encode(utterance, cfg)
+        if unknown:
+            strange += unknown
+            seen[_STRANGE[cfg.data.unknown_characters]].append(recording)
+        if labels is None:
+            continue
+        example = _example(utterance, labels, cfg.spect)
+        if not _fits(example, cfg.spect):
+            seen["too short for their transcripts, so that they have no finite loss"].append(recording)
+        examples.append(example)
+    characters = ", ".join(f"{character!r} {number}" for character, number in strange.most_common())
+    remarks = tuple(
+        Remark(what.format(characters=characters), len(names), tuple(names[:_SHOWN])) for what, names in seen.items()
+    )
+    if not examples:
+        raise InputError("\n  ".join(["the manifest leaves no utterance to use", *map(str, remarks)]))
+    return Dataset(
+        examples=tuple(examples),
+        remarks=remarks,
+        train=train,
+        seed=cfg.training.seed,
+        data=cfg.data,
+        spect=cfg.spect,
+        augmentation=cfg.augmentation,
+        noises=_noises(cfg.augmentation) if train else (),
+        cache=FeatureCache(Path(cfg.data_path) / "cache", cfg.spect) if cfg.data.cache_features else None,
+    )
+
+
+def _pruned(duration: float, cfg: DataConfig) -> str | None:
+    if duration < cfg.min_duration:
+        return f"left out, shorter than data.min_duration={cfg.min_duration:g} s"
+    if cfg.max_duration and duration > cfg.max_duration:
+        return f"left out, longer than data.max_duration={cfg.max_duration:g} s"
+    return None
+
+
+def _encode(utterance: Utterance, cfg: Config) -> tuple[list[int] | None, Counter[str]]:
+    """The labels of a transcript, None when it is to be left out, and its characters that are outside the labels."""
+    policy = cfg.data.unknown_characters
+    try:
+        encoded = text.encode(utterance.transcript, cfg.model.labels, unknown=policy)
+    except InputError as error:
+        raise InputError(f"{utterance.audio}: {error}") from error
+    return encoded, Counter() if policy == "error" else text.unknown_characters(utterance.transcript, cfg.model.labels)
+
+
+def _example(utterance: Utterance, labels: list[int], spect: SpectConfig) -> Example:
+    num_samples = max(1, int(utterance.duration * spect.sample_rate + 0.5))  # as resampling rounds
+    needed = ctc.min_frames(torch.tensor([labels], dtype=torch.int64), torch.tensor([len(labels)]))
+    return Example(utterance.id, utterance.audio, num_samples, tuple(labels), int(needed))
+
+
+def _fits(example: Example, spect: SpectConfig) -> bool:
+    return output_lengths(features.num_frames(example.num_samples, spect)) >= example.min_frames
+
+
+def _noises(cfg: AugmentationConfig) -> tuple[Path, ...]:
+    if not cfg.noise_dir:
+        return ()
+    folder = Path(cfg.noise_dir)
+    found = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in _NOISE_SUFFIXES))
+    if not found:
+        raise InputError(
+            f"augmentation.noise_dir={folder}: no recordings ({', '.join(sorted(_NOISE_SUFFIXES))}) in it or below it; "
+            "name a folder that holds some, or leave the flag away"
+        )
+    return found

@@ -1,0 +1,200 @@
+"""Manifests: which recordings belong to a set, and what is said in them."""
+
+import contextlib
+import csv
+import io
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ds2f.data import audio
+from ds2f.errors import InputError
+
+_SHOWN = 5  # problems of one manifest that a message lists
+_AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".sph"}
+
+_log = logging.getLogger(__name__)
+
+
+class Utterance(NamedTuple):
+    """One recording and its transcript."""
+
+    id: int  # its place in the list that ``read`` returned
+    audio: Path
+    transcript: str  # as written, runs of white space made one space
+    duration: float  # seconds
+
+
+class _Row(NamedTuple):
+    where: str  # the file and line that names the two files
+    audio: Path
+    transcript: Path
+
+
+def read(path: str | Path) -> list[Utterance]:
+    """Reads a manifest and checks every file that it names.
+
+    Three forms are understood: CSV with two columns, the audio file and the transcript file, as deepspeech.pytorch V2
+    writes it; its V3 JSON, ``{"root_path": ..., "samples": [{"wav_path": ..., "transcript_path": ...}]}``; and a
+    folder with ``wav/`` and ``txt/``. Relative paths count from the manifest's own folder (JSON: from ``root_path``).
+    A byte-order mark and Windows line ends do no harm. Rows that repeat an earlier row are dropped; their number is
+    logged, and so is that of empty transcripts.
+
+    Returns:
+      The utterances in the order of the manifest, with durations from the recordings' headers.
+
+    Raises:
+      InputError: the manifest is missing, empty or malformed, or files that it names are missing or unusable; the
+        message lists the first of them with their lines.
+    """
+    path = Path(path)
+    rows, repeated = _distinct(_rows(path))
+    if not rows:
+        raise InputError(f"{path}: the manifest names no recordings; write it again with python -m launch.prepare")
+    if repeated:
+        _log.warning("%s: %d repeated row(s) dropped", path, repeated)
+    utterances: list[Utterance] = []
+    problems: list[str] = []
+    for row in rows:
+        try:
+            transcript = _read_transcript(row)
+            utterances.append(Utterance(len(utterances), row.audio, transcript, audio.info(row.audio).duration))
+        except InputError as error:
+            problems.append(f"{row.where}: {error}")
+    if problems:
+        raise InputError(_listed(f"{path}: {len(problems)} of {len(rows)} rows cannot be used", problems))
+    if silent := sum(not utterance.transcript for utterance in utterances):
+        _log.warning("%s: %d transcript(s) are empty", path, silent)
+    return utterances
+
+
+def write(path: str | Path, rows: Iterable[tuple[Path, Path]]) -> None:
+    """Writes a CSV manifest of (audio, transcript) paths: all of it or, when interrupted, none of it."""
+    with atomic(path) as temporary:
+        temporary.write_text(text(rows, folder=Path(path).parent), encoding="utf-8", newline="")
+
+
+def text(rows: Iterable[tuple[Path, Path]], *, folder: Path) -> str:
+    """The text of a CSV manifest that lies in ``folder``.
+
+    Paths below that folder are written relative to it, so that the whole can be moved; others are written absolute.
+    """
+    folder = folder.absolute()
+
+    def shown(file: Path) -> str:
+        file = file.absolute()
+        return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
+
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows((shown(sound), shown(words)) for sound, words in rows)
+    return lines.getvalue()
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary file to write, which takes the name ``path`` when the block ends well and vanishes else."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp's files are for their owner alone
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    if path.is_dir():
+        return _folder_rows(path)
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such manifest. Make the data with python -m launch.prepare --dataset=an4 (or synthetic), or "
+            "name a manifest with --data.train_manifest, --data.val_manifest and --data.test_manifest."
+        )
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the manifest as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; check the path and its permissions") from error
+    return _json_rows(path, content) if path.suffix.lower() == ".json" else _csv_rows(path, content)
+
+
+def _csv_rows(path: Path, content: str) -> Iterator[_Row]:
+    reader = csv.reader(content.splitlines(), strict=True)
+    try:
+        for columns in reader:
+            if not any(column.strip() for column in columns):
+                continue
+            where = f"{path}:{reader.line_num}"
+            if len(columns) != 2 or not all(column.strip() for column in columns):
+                raise InputError(
+                    f"{where}: {len(columns)} column(s): {','.join(columns)[:80]!r}. A row is the path of a recording, "
+                    "a comma and the path of its transcript; put a path that contains a comma in double quotes."
+                )
+            sound, transcript = (path.parent / column.strip() for column in columns)
+            yield _Row(where, sound, transcript)
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: {error}; check the quotes of that row") from error
+
+
+def _json_rows(path: Path, content: str) -> Iterator[_Row]:
+    try:
+        listing: Any = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}; write the manifest again") from error
+    samples = listing.get("samples") if isinstance(listing, dict) else None
+    if not isinstance(samples, list):
+        raise InputError(f'{path}: no list "samples"; a JSON manifest is {{"root_path": ..., "samples": [...]}}')
+    root = path.parent / str(listing.get("root_path", ""))
+    for index, sample in enumerate(samples):
+        try:
+            sound, transcript = str(sample["wav_path"]), str(sample["transcript_path"])
+        except (KeyError, TypeError, IndexError) as error:
+            raise InputError(f'{path}: samples[{index}]: needs "wav_path" and "transcript_path"') from error
+        yield _Row(f"{path}: samples[{index}]", root / sound, root / transcript)
+
+
+def _folder_rows(folder: Path) -> Iterator[_Row]:
+    if not (folder / "wav").is_dir() or not (folder / "txt").is_dir():
+        raise InputError(f"{folder}: a folder given as manifest must contain wav/ and txt/; or name a manifest file")
+    sounds = sorted(file for file in (folder / "wav").iterdir() if file.suffix.lower() in _AUDIO_SUFFIXES)
+    spoken = {sound.stem for sound in sounds}
+    unspoken = sum(words.stem not in spoken for words in (folder / "txt").glob("*.txt"))
+    if unspoken:
+        _log.warning("%s: %d transcript(s) without a recording are left out", folder, unspoken)
+    for sound in sounds:
+        yield _Row(str(sound), sound, folder / "txt" / f"{sound.stem}.txt")
+
+
+def _distinct(rows: Iterable[_Row]) -> tuple[list[_Row], int]:
+    """The rows without repetitions, and how many were repetitions."""
+    first: dict[tuple[Path, Path], _Row] = {}
+    count = 0
+    for row in rows:
+        count += 1
+        first.setdefault((row.audio, row.transcript), row)
+    return list(first.values()), count - len(first)
+
+
+def _read_transcript(row: _Row) -> str:
+    try:
+        return " ".join(row.transcript.read_text(encoding="utf-8-sig").split())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{row.transcript}: byte {error.start} is not UTF-8; save the transcript as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{row.transcript}: {error.strerror}; add the transcript or remove the row") from error
+
+
+def _listed(headline: str, problems: list[str]) -> str:
+    more = len(problems) - _SHOWN
+    return "\n  ".join([f"{headline}:", *problems[:_SHOWN], *([f"... and {more} more"] if more > 0 else [])])

@@ -1,0 +1,295 @@
+import multiprocessing
+
+import attrs
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ds2f import augment, ctc
+from ds2f.config import AugmentationConfig, Config, DataConfig
+from ds2f.data import batches, dataset
+from ds2f.data.batches import Loader
+from ds2f.data.manifest import Utterance
+from ds2f.errors import InputError
+from ds2f.features import log_spectrogram
+from ds2f.model.deepspeech2 import output_lengths
+
+RATE = 16000
+SPEEDS = AugmentationConfig(speeds=(0.9, 1.0, 1.1), frequency_masks=1, time_masks=1)
+EVERYTHING = attrs.evolve(SPEEDS, tempo_min=0.9, tempo_max=1.1, gain_min=-6, gain_max=8, noise_prob=0.5)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Thirteen recordings of 0.3 to 0.9 seconds, and one of noise."""
+    draw = np.random.default_rng(0)
+    utterances = []
+    (tmp_path / "noise").mkdir()
+    soundfile.write(tmp_path / "noise" / "hum.wav", draw.normal(0, 0.1, 3000), RATE)
+    for row in range(13):
+        path = tmp_path / f"utterance-{row}.wav"
+        samples = int(RATE * (0.3 + 0.05 * ((5 * row) % 13)))
+        soundfile.write(path, draw.normal(0, 0.1, samples), RATE)
+        utterances.append(Utterance(row, path, "ABC"[: row % 4] + " X" * (row % 3), samples / RATE))
+    return utterances
+
+
+def _config(tmp_path, augmentation=EVERYTHING, *, cache_features=False, **data):
+    if augmentation is EVERYTHING:
+        augmentation = attrs.evolve(augmentation, noise_dir=str(tmp_path / "noise"))
+    return Config(
+        data_path=str(tmp_path), data=DataConfig(cache_features=cache_features, **data), augmentation=augmentation
+    )
+
+
+def _all(built, *, epoch=0, start=0, **options):
+    loader = Loader(built, **{"batch_size": 4, **options})
+    try:
+        return list(loader.epoch(epoch, start=start))
+    finally:
+        loader.close()
+
+
+def _assert_same(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_batch_is_padded_with_zeros_and_says_how_long_everything_is(corpus, tmp_path):
+    built = dataset.build(corpus, _config(tmp_path), train=False)
+    for batch in _all(built):
+        assert batch.features.dtype == batch.weight.dtype == torch.float32
+        assert {x.dtype for x in (batch.lengths, batch.labels, batch.label_lengths, batch.ids)} == {torch.int64}
+        assert batch.features.shape == (len(batch.ids), 161, batch.lengths.max())
+        for row, id in enumerate(batch.ids.tolist()):
+            waveform, _ = soundfile.read(corpus[id].audio, dtype="float32")
+            expected = log_spectrogram(torch.from_numpy(waveform), built.spect)
+            length, label_length = batch.lengths[row], batch.label_lengths[row]
+            torch.testing.assert_close(batch.features[row, :, :length], expected)
+            assert batch.features[row, :, length:].count_nonzero() == 0
+            text = "".join(Config().model.labels[label] for label in batch.labels[row, :label_length])
+            assert text == corpus[id].transcript.strip()
+
+
+def test_evaluation_gives_every_utterance_once_from_short_to_long_the_same_every_time(corpus, tmp_path):
+    built = dataset.build(corpus, _config(tmp_path), train=False)
+    first, second = _all(built, epoch=0), _all(built, epoch=5)
+    _assert_same(first, second)
+    lengths = torch.cat([batch.lengths for batch in first])
+    assert torch.equal(lengths, lengths.sort().values)
+    assert sorted(torch.cat([batch.ids for batch in first]).tolist()) == list(range(13))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batches_do_not_depend_on_the_number_of_workers_or_threads(corpus, tmp_path, train):
+    for utterance in corpus[:4]:  # long enough for torch to share a sum among threads
+        soundfile.write(utterance.audio, np.random.default_rng(utterance.id).normal(0, 0.1, 4 * RATE), RATE)
+    built = dataset.build(corpus, _config(tmp_path), train=train)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        alone = _all(built, epoch=3)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    for num_workers in (1, 2):
+        _assert_same(alone, _all(built, epoch=3, num_workers=num_workers))
+
+
+def test_loading_leaves_the_global_random_state_alone(corpus, tmp_path):
+    built = dataset.build(corpus, _config(tmp_path), train=True)
+    before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()
+    _all(built)
+    _all(built, num_workers=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], before_numpy)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_one_loader_serves_epoch_after_epoch_even_abandoned_ones(corpus, tmp_path, num_workers):
+    built = dataset.build(corpus, _config(tmp_path), train=True)
+    loader = Loader(built, batch_size=2, num_workers=num_workers)
+    abandoned = loader.epoch(0)
+    next(abandoned)
+    second = list(loader.epoch(1))
+    assert list(abandoned) == []
+    _assert_same(second, _all(built, epoch=1, batch_size=2))
+    _assert_same(list(loader.epoch(2)), _all(built, epoch=2, batch_size=2))
+    loader.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        loader.epoch(3)
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4])
+def test_starting_late_gives_the_rest_of_the_epoch(corpus, tmp_path, start):
+    built = dataset.build(corpus, _config(tmp_path), train=True)
+    _assert_same(_all(built, epoch=2, start=start), _all(built, epoch=2)[start:])
+
+
+def test_epochs_differ_in_company_and_in_sound(corpus, tmp_path):
+    built = dataset.build(corpus, _config(tmp_path), train=True)
+    by_epoch = [_all(built, epoch=epoch) for epoch in range(2)]
+    companies = [{frozenset(batch.ids.tolist()) for batch in epoch} for epoch in by_epoch]
+    assert companies[0] != companies[1]
+    totals = [
+        {int(id): row.double().sum() for b in epoch for id, row in zip(b.ids, b.features, strict=True)}
+        for epoch in by_epoch
+    ]
+    assert all(totals[0][id] != totals[1][id] for id in range(13))
+
+
+@pytest.mark.parametrize("augmentation", [EVERYTHING, SPEEDS, AugmentationConfig()])
+def test_only_training_augments(corpus, tmp_path, augmentation):
+    cfg = _config(tmp_path, augmentation)
+    plain = _all(dataset.build(corpus, _config(tmp_path, AugmentationConfig()), train=False), batch_size=13)[0]
+    evaluated = _all(dataset.build(corpus, cfg, train=False), batch_size=13)[0]
+    assert torch.equal(evaluated.features, plain.features)
+    trained = _all(dataset.build(corpus, cfg, train=True), batch_size=13)[0]
+    same = torch.equal(trained.features[trained.ids.argsort()][..., :50], plain.features[plain.ids.argsort()][..., :50])
+    assert same == (augmentation == AugmentationConfig())
+
+
+def test_the_frames_planned_are_the_frames_loaded(corpus, tmp_path):
+    built = dataset.build(corpus, _config(tmp_path), train=True)
+    for epoch in range(3):
+        planned = built.num_frames(epoch)
+        for batch in _all(built, epoch=epoch):
+            assert [planned[id] for id in batch.ids.tolist()] == batch.lengths.tolist()
+
+
+def test_the_first_epoch_goes_from_short_to_long_when_asked(corpus, tmp_path):
+    built = dataset.build(corpus, _config(tmp_path, SPEEDS, sort_first_epoch=True), train=True)
+    ordered = []
+    for epoch in range(2):
+        lengths = torch.cat([batch.lengths for batch in _all(built, epoch=epoch)])
+        ordered.append(torch.equal(lengths, lengths.sort().values))
+    assert ordered == [True, False]
+
+
+def test_the_weight_counts_the_feasible_utterances_of_the_global_batch(corpus, tmp_path):
+    longer = [utterance._replace(transcript="A" * 13) if utterance.id % 2 else utterance for utterance in corpus]
+    built = dataset.build(longer, _config(tmp_path, AugmentationConfig(speeds=(0.8, 1.6))), train=True)
+    seen = set()
+    for epoch in range(6):
+        for batch in _all(built, epoch=epoch):
+            feasible = ctc.feasible(output_lengths(batch.lengths), batch.labels, batch.label_lengths)
+            expected = 1 / feasible.sum() if feasible.any() else torch.tensor(0.0)
+            assert batch.weight == expected
+            seen.add(int(feasible.sum()))
+    assert len(seen) > 2
+
+
+def test_a_batch_without_feasible_utterances_weighs_nothing(corpus, tmp_path):
+    hopeless = [utterance._replace(transcript="A" * 200) for utterance in corpus]
+    built = dataset.build(hopeless, _config(tmp_path), train=True)
+    assert {batch.weight.item() for batch in _all(built)} == {0.0}
+
+
+@pytest.mark.parametrize(("ranks", "micro_batches"), [(2, 1), (3, 2), (1, 4), (8, 1)])
+def test_the_shares_of_all_ranks_make_up_the_global_batch(corpus, tmp_path, ranks, micro_batches):
+    built = dataset.build(corpus, _config(tmp_path), train=True)
+    whole = _all(built)
+    steps = [[] for _ in whole]
+    for rank in range(ranks):
+        share = _all(built, rank=rank, ranks=ranks, micro_batches=micro_batches)
+        assert len(share) == len(whole) * micro_batches
+        for index, batch in enumerate(share):
+            steps[index // micro_batches].append(batch)
+    for parts, batch in zip(steps, whole, strict=True):
+        assert sorted(torch.cat([part.ids for part in parts]).tolist()) == sorted(batch.ids.tolist())
+        assert {part.weight.item() for part in parts} == {batch.weight.item()}
+        for part in parts:
+            for id, features in zip(part.ids, part.features, strict=True):
+                row = batch.ids.tolist().index(id)
+                width = min(features.shape[-1], batch.features.shape[-1])
+                assert torch.equal(features[:, :width], batch.features[row, :, :width])
+
+
+def test_an_empty_share_has_the_shapes_of_a_batch(corpus, tmp_path):
+    built = dataset.build(corpus[:1], _config(tmp_path), train=True)
+    (batch,) = _all(built, rank=1, ranks=2)
+    assert [tuple(x.shape) for x in batch] == [(0, 161, 1), (0,), (0, 1), (0,), (0,), ()]
+    assert batch.weight == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_broken_recording_surfaces_by_name(corpus, tmp_path, num_workers):
+    corpus[7].audio.write_bytes(b"not audio at all")
+    built = dataset.build(corpus, _config(tmp_path), train=True)
+    with pytest.raises(InputError, match=r"utterance-7\.wav") as caught:
+        _all(built, num_workers=num_workers)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_no_worker_outlives_a_loader_whose_epoch_failed_or_was_abandoned(corpus, tmp_path):
+    before = set(multiprocessing.active_children())
+    built = dataset.build(corpus, _config(tmp_path), train=True)
+    loader = Loader(built, batch_size=4, num_workers=2)
+    unfinished = loader.epoch(0)
+    next(unfinished)
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    loader.close()
+    assert set(multiprocessing.active_children()) == before
+    corpus[7].audio.unlink()
+    loader = Loader(built, batch_size=4, num_workers=2)
+    failing = loader.epoch(0)
+    with pytest.raises(InputError):
+        list(failing)
+    loader.close()
+    assert set(multiprocessing.active_children()) == before
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_cached_epochs_have_the_bits_of_computed_ones(corpus, tmp_path, num_workers, monkeypatch):
+    computed = dataset.build(corpus, _config(tmp_path, SPEEDS), train=True)
+    cached = dataset.build(corpus, _config(tmp_path, SPEEDS, cache_features=True), train=True)
+    expected = _all(computed, epoch=1)
+    _assert_same(expected, _all(cached, epoch=1, num_workers=num_workers))
+    monkeypatch.setattr(batches.audio, "load", lambda *_, **__: pytest.fail("read although it is cached"))
+    _assert_same(expected, _all(cached, epoch=1, num_workers=num_workers))
+
+
+def test_what_more_than_speed_changes_is_not_cached(corpus, tmp_path):
+    cfg = _config(tmp_path, AugmentationConfig(gain_min=-6, gain_max=6), cache_features=True)
+    built = dataset.build(corpus, cfg, train=True)
+    expected = _all(
+        dataset.build(corpus, attrs.evolve(cfg, data=DataConfig(cache_features=False)), train=True), epoch=1
+    )
+    _all(built, epoch=0)
+    _assert_same(_all(built, epoch=1), expected)
+    assert not built.cache.directory.exists()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_is_odd_about_recordings_is_collected_and_logged_once(corpus, tmp_path, num_workers, caplog):
+    for utterance in corpus[:3]:
+        soundfile.write(utterance.audio, np.random.default_rng(1).normal(0, 0.1, (4000, 2)), RATE)
+    loader = Loader(dataset.build(corpus, _config(tmp_path), train=True), batch_size=4, num_workers=num_workers)
+    for epoch in range(2):
+        list(loader.epoch(epoch))
+    loader.close()
+    (note,) = loader.notes
+    assert "2 channels" in note
+    assert loader.notes[note] == {utterance.audio for utterance in corpus[:3]}
+    assert len(caplog.records) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_the_epoch_goes_on(corpus, tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    built = dataset.build(corpus, _config(tmp_path, SPEEDS, cache_features=True), train=True)
+    _assert_same(_all(built), _all(dataset.build(corpus, _config(tmp_path, SPEEDS), train=True)))
+    assert sum("no longer kept" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_noise_reaches_the_features(corpus, tmp_path):
+    cfg = _config(tmp_path, AugmentationConfig(noise_dir=str(tmp_path / "noise"), noise_prob=1.0))
+    built = dataset.build(corpus[:1], cfg, train=True)
+    (batch,) = _all(built)
+    how, key = built.perturbation(0, 0), built.key(0, 0)
+    waveform, noise = (
+        torch.from_numpy(soundfile.read(path, dtype="float32")[0]) for path in (corpus[0].audio, built.noises[0])
+    )
+    expected = log_spectrogram(augment.add_noise(waveform, noise, key, snr=how.snr), built.spect)
+    torch.testing.assert_close(batch.features[0], expected)

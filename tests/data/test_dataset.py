@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+
+from ds2f import ctc
+from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
+from ds2f.data import dataset
+from ds2f.data.manifest import Utterance
+from ds2f.errors import InputError
+
+CFG = Config()
+
+
+def _utterance(row, transcript="HELLO", duration=1.0):
+    return Utterance(row, Path(f"{row}.wav"), transcript, duration)
+
+
+def _with_data(**settings):
+    return attrs.evolve(CFG, data=DataConfig(**settings))
+
+
+def test_training_leaves_out_short_and_long_utterances_and_says_so():
+    utterances = [_utterance(row, duration=duration) for row, duration in enumerate([0.5, 1.0, 15.0, 15.1, 0.2])]
+    built = dataset.build(utterances, _with_data(min_duration=1.0, max_duration=15.0), train=True)
+    assert [example.row for example in built.examples] == [1, 2]
+    assert {(remark.utterances, remark.recordings) for remark in built.remarks} == {
+        (2, ("0.wav", "4.wav")),
+        (1, ("3.wav",)),
+    }
+    assert str(built.remarks[0]) == "2 utterance(s) left out, shorter than data.min_duration=1 s: 0.wav, 4.wav"
+
+
+def test_evaluation_keeps_every_utterance():
+    utterances = [_utterance(row, duration=duration) for row, duration in enumerate([0.5, 1.0, 99.0])]
+    built = dataset.build(utterances, _with_data(min_duration=1.0, max_duration=15.0), train=False)
+    assert [example.row for example in built.examples] == [0, 1, 2]
+    assert not built.remarks
+
+
+def test_an_unknown_character_stops_and_the_recording_is_named():
+    with pytest.raises(InputError, match=r"1\.wav.*'7'"):
+        dataset.build([_utterance(0), _utterance(1, "ROUTE 77")], CFG, train=True)
+
+
+@pytest.mark.parametrize(("policy", "rows"), [("drop_character", [0, 1, 2]), ("drop_utterance", [0])])
+def test_unknown_characters_are_dropped_as_asked_and_counted(policy, rows):
+    utterances = [_utterance(0), _utterance(1, "ROUTE 77"), _utterance(2, "ROUTE {7}")]
+    built = dataset.build(utterances, _with_data(unknown_characters=policy), train=True)
+    assert [example.row for example in built.examples] == rows
+    (remark,) = built.remarks
+    assert (remark.utterances, remark.recordings) == (2, ("1.wav", "2.wav"))
+    assert "'7' 3" in remark.what
+    assert "'{' 1" in remark.what
+
+
+def test_labels_and_the_frames_that_they_need():
+    (example,) = dataset.build([_utterance(0, "BOOK KEEPER")], CFG, train=True).examples
+    assert [CFG.model.labels[label] for label in example.labels] == list("BOOK KEEPER")
+    assert example.min_frames == 11 + 2
+    labels = torch.tensor([example.labels])
+    assert ctc.feasible(torch.tensor([13]), labels, torch.tensor([11])).item()
+    assert not ctc.feasible(torch.tensor([12]), labels, torch.tensor([11])).item()
+
+
+def test_a_transcript_that_cannot_fit_is_kept_and_remarked_on():
+    built = dataset.build([_utterance(0, "A" * 60), _utterance(1)], CFG, train=True)
+    assert len(built.examples) == 2
+    (remark,) = built.remarks
+    assert "too short for their transcripts" in remark.what
+    assert remark.recordings == ("0.wav",)
+
+
+def test_a_manifest_that_leaves_nothing_is_an_error_with_the_reason():
+    with pytest.raises(InputError, match=r"(?s)no utterance.*shorter than data\.min_duration=5"):
+        dataset.build([_utterance(0)], _with_data(min_duration=5.0), train=True)
+
+
+def test_samples_are_counted_at_the_rate_of_the_spectrogram():
+    cfg = attrs.evolve(CFG, spect=SpectConfig(sample_rate=8000))
+    (example,) = dataset.build([_utterance(0, duration=44101 / 44100)], cfg, train=True).examples
+    assert example.num_samples == 8000
+    assert dataset.build([_utterance(0)], CFG, train=True).num_frames(0) == [101]
+
+
+def test_draws_depend_on_seed_epoch_and_row_and_not_on_the_company():
+    cfg = attrs.evolve(CFG, augmentation=AugmentationConfig(tempo_min=0.8, tempo_max=1.2))
+    everyone = dataset.build([_utterance(row) for row in range(5)], cfg, train=True)
+    alone = dataset.build([_utterance(3)], cfg, train=True)
+    assert alone.perturbation(0, 7) == everyone.perturbation(3, 7)
+    assert len({everyone.perturbation(index, epoch) for index in range(5) for epoch in range(5)}) == 25
+    other_seed = attrs.evolve(cfg, training=attrs.evolve(cfg.training, seed=1))
+    assert dataset.build([_utterance(3)], other_seed, train=True).perturbation(0, 7) != alone.perturbation(0, 7)
+
+
+def test_nothing_is_drawn_in_evaluation():
+    cfg = attrs.evolve(CFG, augmentation=AugmentationConfig(speeds=(0.5, 2.0), gain_min=3, gain_max=6))
+    built = dataset.build([_utterance(row) for row in range(5)], cfg, train=False)
+    assert {built.perturbation(index, epoch).num_samples(100) for index in range(5) for epoch in range(5)} == {100}
+    assert {built.perturbation(index, 0).gain for index in range(5)} == {0.0}
+
+
+def test_a_noise_folder_is_searched_in_depth_and_must_hold_recordings(tmp_path):
+    cfg = attrs.evolve(CFG, augmentation=AugmentationConfig(noise_dir=str(tmp_path)))
+    with pytest.raises(InputError, match=r"augmentation\.noise_dir"):
+        dataset.build([_utterance(0)], cfg, train=True)
+    assert dataset.build([_utterance(0)], cfg, train=False).noises == ()
+    (tmp_path / "street").mkdir()
+    (tmp_path / "street" / "b.WAV").touch()
+    (tmp_path / "a.flac").touch()
+    (tmp_path / "readme.txt").touch()
+    assert dataset.build([_utterance(0)], cfg, train=True).noises == (
+        tmp_path / "a.flac",
+        tmp_path / "street" / "b.WAV",
+    )
