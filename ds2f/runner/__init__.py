@@ -1,0 +1,1 @@
+"""The stateful side: devices, processes, time and what a run leaves behind."""

@@ -1,0 +1,63 @@
+"""Evaluation of a whole manifest: transcripts, and errors summed over the corpus."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ds2f import decode, metrics
+from ds2f.config import ModelConfig
+from ds2f.metrics import ErrorCounts
+from ds2f.precision import Policy
+from ds2f.runner.backend import Backend
+from ds2f.steps import Criterion, eval_step
+from ds2f.types import Batch, Params, Stats
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found."""
+
+    counts: ErrorCounts  # over all utterances together
+    loss: float  # mean over the utterances whose transcript fits, natural log
+    transcripts: dict[int, str]  # hypothesis by the utterance's id
+
+
+def evaluate(
+    params: Params,
+    stats: Stats,
+    batches: Iterable[Batch],
+    references: Sequence[str],
+    *,
+    cfg: ModelConfig,
+    policy: Policy,
+    backend: Backend,
+    criterion: Criterion,
+) -> Evaluation:
+    """Transcribes every utterance greedily and counts its errors.
+
+    Args:
+      params: parameters, on the backend's device.
+      stats: running statistics, likewise.
+      batches: the utterances, each once, on the CPU.
+      references: transcript by utterance id.
+      cfg: the ``model`` section.
+      policy: dtypes of the forward pass.
+      backend: where to compute.
+      criterion: the loss that is reported.
+
+    Returns:
+      Errors over the corpus (never an average over batches), the mean loss, and the transcripts.
+    """
+    total, losses = ErrorCounts(0, 0, 0, 0), []
+    transcripts: dict[int, str] = {}
+    for batch in batches:
+        logits, loss = eval_step(params, stats, backend.place(batch), cfg=cfg, policy=policy, criterion=criterion)
+        losses.append(loss.cpu())
+        for utterance, hypothesis in zip(batch.ids.tolist(), decode.greedy(logits, cfg.labels), strict=True):
+            transcripts[utterance] = hypothesis.text
+            total += metrics.count_errors(references[utterance], hypothesis.text)
+    finite = [value for loss in losses for value in loss.tolist() if value != float("inf")]
+    return Evaluation(total, sum(finite) / max(len(finite), 1), transcripts)
+
+
+def as_results(counts: ErrorCounts) -> dict[str, float | int]:
+    """The entries of ``results.json`` for one set; rates in percent."""
+    return {"wer": round(counts.wer, 4), "cer": round(counts.cer, 4), **counts._asdict()}

@@ -1,0 +1,47 @@
+"""Transcription of single recordings with a trained model."""
+
+from pathlib import Path
+
+import torch
+
+from ds2f import decode, features, precision, tree
+from ds2f.config import Config
+from ds2f.data import audio
+from ds2f.decode import Hypothesis
+from ds2f.runner.backend import Backend
+from ds2f.steps import eval_step
+from ds2f.types import Batch, Params, Stats
+
+
+class Transcriber:
+    """A model on a device, ready for whole recordings."""
+
+    def __init__(self, cfg: Config, params: Params, stats: Stats, *, backend: Backend) -> None:
+        """Moves the model to the device."""
+        self._cfg, self._backend = cfg, backend
+        self._params, self._stats = tree.to(params, backend.device), tree.to(stats, backend.device)
+        self._policy = precision.policy(cfg.apex.opt_level, backend.dtype(cfg.apex.dtype))
+
+    def transcribe(self, path: Path | str) -> Hypothesis:
+        """Transcribes one recording greedily, whole.
+
+        Args:
+          path: audio of any kind that soundfile reads; other rates and channel counts are converted.
+
+        Raises:
+          InputError: when the file cannot be read as audio.
+        """
+        samples = audio.load(Path(path), sample_rate=self._cfg.spect.sample_rate).samples
+        spectrogram = features.log_spectrogram(torch.from_numpy(samples), self._cfg.spect)
+        batch = Batch(
+            features=spectrogram[None],
+            lengths=torch.tensor([spectrogram.shape[-1]]),
+            labels=torch.zeros(1, 1, dtype=torch.int64),
+            label_lengths=torch.zeros(1, dtype=torch.int64),
+            ids=torch.zeros(1, dtype=torch.int64),
+            weight=torch.ones(()),
+        )
+        logits, _ = eval_step(
+            self._params, self._stats, self._backend.place(batch), cfg=self._cfg.model, policy=self._policy
+        )
+        return decode.greedy(logits, self._cfg.model.labels)[0]

@@ -1,0 +1,84 @@
+"""What a run says and writes."""
+
+import io
+import json
+import logging
+
+import pytest
+from rich.console import Console
+
+from ds2f.config import Config, VisualizationConfig
+from ds2f.runner import telemetry
+
+RESULTS = {
+    "name": "an4_1p",
+    "utterances_per_second": 12.345,
+    "epochs": 70,
+    "amp": "O2 bf16",
+    "torch": "2.13.0+cpu",
+    "val": {"wer": 8.123, "cer": 3.5, "word_errors": 47, "words": 581, "char_errors": 50, "chars": 1426},
+    "test": {"wer": 9.444, "cer": 5.723, "word_errors": 73, "words": 773, "char_errors": 110, "chars": 1922},
+}
+
+
+def quiet(path):
+    console = Console(file=io.StringIO(), width=100)
+    cfg = Config(visualization=VisualizationConfig(tensorboard=False))
+    return telemetry.Telemetry(path, cfg, console=console), console.file
+
+
+def test_messages_scalars_and_results_reach_their_files(tmp_path):
+    run, screen = quiet(tmp_path)
+    with run:
+        run.say("epoch 1/70")
+        run.scalars("train", 10, {"loss": 1.5})
+        run.results(RESULTS)
+    assert (tmp_path / "log.txt").read_text().endswith("epoch 1/70\n")
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"kind": "train", "iteration": 10, "loss": 1.5}
+    assert json.loads((tmp_path / "results.json").read_text()) == RESULTS
+    printed = screen.getvalue()
+    for expected in ("epoch 1/70", "9.444", "5.723", "73/773", "12.3", "O2 bf16", "2.13.0 "):
+        assert expected in printed
+
+
+def test_what_the_library_logs_reaches_the_log_once(tmp_path, capfd):
+    run, screen = quiet(tmp_path)
+    with run:
+        logging.getLogger("ds2f.data.batches").warning("a.wav: %s", "mixed 2 channels down to one")
+    assert (tmp_path / "log.txt").read_text().endswith("a.wav: mixed 2 channels down to one\n")
+    assert screen.getvalue().count("mixed") == 1
+    assert "mixed" not in capfd.readouterr().err
+
+
+def test_the_table_of_results_fits_a_narrow_terminal(tmp_path):
+    console = Console(file=io.StringIO(), width=80)
+    columns = {"FPS": "12.3", "epochs": "70", "AMP": "O2 bf16", "Torch": "2.13.0"}
+    console.print(telemetry.errors_table("an4_1p", {"test": RESULTS["test"]}, **columns))
+    row = next(line for line in console.file.getvalue().splitlines() if "9.444" in line)
+    for cell in ("an4_1p", "test", "9.444", "5.723", "73/773", "12.3", "70", "O2 bf16", "2.13.0"):
+        assert cell in row
+
+
+def test_progress_draws_only_on_a_terminal(tmp_path):
+    run, screen = quiet(tmp_path)
+    with run, run.progress("epoch 1", 5) as bar:
+        bar.advance("loss 1.0")
+    assert screen.getvalue().strip() == ""
+
+
+def test_spans_of_time_read_well():
+    spans = {48: "48 s", 100: "2 min", 720: "12 min", 3 * 3600 + 300: "3 h 05 min"}
+    assert {seconds: telemetry.duration(seconds) for seconds in spans} == spans
+
+
+def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    telemetry.write_atomically(path, "old")
+
+    def full(self, *_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        telemetry.write_atomically(path, "new")
+    assert path.read_text() == "old"
