@@ -1,0 +1,59 @@
+"""Evaluates a trained model: python -m launch.evaluate --run_dir=runs/an4_1p [--data.test_manifest=FILE]."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+from absl import flags as absl_flags
+
+from ds2f.errors import InputError
+from launch import flags
+
+flags.define(only=("data_path", "run_dir", "device", "data", "apex"))
+absl_flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Which manifest to evaluate.")
+absl_flags.DEFINE_string("which", "best", "Which checkpoint: best, last, or its number.")
+absl_flags.DEFINE_string("save_output", "", "Also write a JSON list of id, reference and transcript here.")
+
+
+def main(_: list[str]) -> None:
+    """Prints the word and character error rates of a run's model over a manifest."""
+    chosen = absl_flags.FLAGS
+    run_dir = Path(chosen.run_dir)
+    if not chosen.run_dir:
+        raise InputError("--run_dir is missing: the folder of the run to evaluate, such as runs/an4_1p")
+
+    from ds2f import ctc, precision, tree
+    from ds2f.checkpoint import load_config, load_model
+    from ds2f.runner.backend import open_backend
+    from ds2f.runner.evaluator import as_results, evaluate
+    from ds2f.runner.splits import Split
+    from ds2f.runner.telemetry import errors_table, terminal, write_atomically
+
+    cfg = flags.config_from_flags(load_config(run_dir))
+    backend = open_backend(cfg.device)
+    split = Split.open(chosen.split, cfg)  # first: its workers must not inherit orbax's threads
+    params, stats = load_model(run_dir, which=chosen.which)[1:]
+    console = terminal()
+    for remark in split.dataset.remarks:
+        console.print(str(remark), markup=False)
+    found = evaluate(
+        tree.to(params, backend.device),
+        tree.to(stats, backend.device),
+        split.loader.epoch(),
+        split.references,
+        cfg=cfg.model,
+        policy=precision.policy(cfg.apex.opt_level, backend.dtype(cfg.apex.dtype)),
+        backend=backend,
+        criterion=partial(ctc.ctc_loss, impl=cfg.model.ctc),
+    )
+    if chosen.save_output:
+        rows = [
+            {"audio": str(split.utterances[row].audio), "reference": split.references[row], "transcript": text}
+            for row, text in sorted(found.transcripts.items())
+        ]
+        write_atomically(Path(chosen.save_output), json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+    console.print(errors_table(run_dir.name, {chosen.split: as_results(found.counts)}))
+
+
+if __name__ == "__main__":
+    flags.run(main)

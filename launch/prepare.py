@@ -1,0 +1,83 @@
+"""Makes a corpus: python -m launch.prepare --dataset=an4 --data_path=data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags as absl_flags
+
+from launch import flags
+
+if TYPE_CHECKING:
+    from ds2f.data.corpora.store import Corpus, Progress
+
+FLAGS = absl_flags.FLAGS
+absl_flags.DEFINE_enum(
+    "dataset", "synthetic", ["synthetic", "an4"], "Corpus: synthetic needs no download, an4 is real speech."
+)
+absl_flags.DEFINE_string(
+    "archive", "", "AN4's archive (raw, SPHERE or WAV), its unpacked tree, or the folder of either; empty: download."
+)
+absl_flags.DEFINE_integer("seed", 0, "Seed of the synthetic corpus; the same seed gives the same bytes.", lower_bound=0)
+absl_flags.DEFINE_list("utterances", "600,60,100", "Training, validation and test utterances of the synthetic corpus.")
+absl_flags.DEFINE_integer(
+    "num_workers", 0, "Sentences of the synthetic corpus spoken at the same time; 0: as many as cores.", lower_bound=0
+)
+flags.define(only=["data_path"])
+
+
+def main(_: list[str]) -> None:
+    """Makes the corpus that the flags name, and prints what is in it."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = (*progress.Progress.get_default_columns(), progress.MofNCompleteColumn())
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, progress.TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what)
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        corpus = _prepare(show)
+    _print(corpus)
+
+
+def _prepare(progress: "Progress") -> "Corpus":
+    from ds2f.data.corpora import an4, synthetic
+
+    data_path = Path(FLAGS.data_path)
+    if FLAGS.dataset == "an4":
+        archive = Path(FLAGS.archive) if FLAGS.archive else None
+        return an4.prepare(data_path, archive=archive, progress=progress)
+    counts = synthetic.parse_counts(FLAGS.utterances)
+    return synthetic.prepare(
+        data_path, seed=FLAGS.seed, utterances=counts, workers=FLAGS.num_workers, progress=progress
+    )
+
+
+def _print(corpus: "Corpus") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    state = "was there already, and is whole" if corpus.reused else "is ready"
+    table = Table(title=f"{corpus.name} {state} in {corpus.folder}", title_justify="left")
+    table.add_column("split")
+    for heading in ("utterances", "speakers", "minutes", "words", "characters"):
+        table.add_column(heading, justify="right")
+    for part in corpus.parts:
+        table.add_row(
+            part.split,
+            f"{part.utterances:,}",
+            f"{part.speakers:,}",
+            f"{part.seconds / 60:.1f}",
+            f"{part.words:,}",
+            f"{part.characters:,}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"{corpus.verdict}\nSHA-256 of all files: {corpus.digest}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,33 @@
+# Sourced by train_*.sh: trains from configs/$1.flags, with the remaining arguments as further flags.
+
+start_training() {
+  local root flagfile=configs/$1.flags python=python3 device=auto previous="" argument arguments=()
+  shift
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  # The launcher runs in the repository's root, where flagfiles find each other; a path on the command line stays
+  # relative to where it was typed.
+  for argument in "$@"; do
+    case $previous in
+      --data_path | --run_dir | --flagfile) [[ $argument == /* ]] || argument=$PWD/$argument ;;
+      --device) device=$argument ;;
+    esac
+    case $argument in
+      --data_path=/* | --run_dir=/* | --flagfile=/* | --run_dir=) ;;
+      --data_path=* | --run_dir=* | --flagfile=*) argument=${argument%%=*}=$PWD/${argument#*=} ;;
+      --device=*) device=${argument#*=} ;;
+    esac
+    arguments+=("$argument")
+    previous=$argument
+  done
+
+  export TORCH_DEVICE_BACKEND_AUTOLOAD=0
+  # An NPU shows by the device files of its driver.
+  if [[ $device == npu ]] || { [[ $device == auto ]] && compgen -G '/dev/davinci[0-9]*' >/dev/null; }; then
+    source "$root/launch/env_npu.sh"
+  fi
+  if [[ -x $root/.venv/bin/python ]]; then
+    python=$root/.venv/bin/python
+  fi
+  cd "$root"
+  exec "$python" -m launch.train --flagfile="$flagfile" ${arguments[@]+"${arguments[@]}"}
+}

@@ -1,0 +1,43 @@
+"""Transcribes recordings: python -m launch.transcribe --run_dir=runs/an4_1p FILE..."""
+
+import sys
+from pathlib import Path
+
+from absl import flags as absl_flags
+
+from ds2f.errors import InputError
+from launch import flags
+
+flags.define(only=("run_dir", "device", "apex"))
+absl_flags.DEFINE_string("which", "best", "Which checkpoint: best, last, or its number.")
+
+
+def main(arguments: list[str]) -> int:
+    """Prints a line per file: its path, a tab, what was said. A file that cannot be read is reported; others go on."""
+    chosen = absl_flags.FLAGS
+    files = arguments[1:]
+    if not chosen.run_dir:
+        raise InputError("--run_dir is missing: the folder of the run whose model transcribes, such as runs/an4_1p")
+    if not files:
+        raise InputError("no recordings given: python -m launch.transcribe --run_dir=RUN FILE...")
+
+    from ds2f.checkpoint import load_config, load_model
+    from ds2f.runner.backend import open_backend
+    from ds2f.runner.transcriber import Transcriber
+
+    run_dir = Path(chosen.run_dir)
+    cfg = flags.config_from_flags(load_config(run_dir))
+    params, stats = load_model(run_dir, which=chosen.which)[1:]
+    transcriber = Transcriber(cfg, params, stats, backend=open_backend(cfg.device))
+    failed = 0
+    for file in files:
+        try:
+            print(f"{file}\t{transcriber.transcribe(file).text}", flush=True)
+        except InputError as error:
+            failed += 1
+            print(f"transcribe: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    flags.run(main, positional=True)

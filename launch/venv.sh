@@ -1,0 +1,24 @@
+# Sourced by the scripts beside it: moves to the repository root and sets PYTHON to the interpreter to use.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Makes or reuses .venv and installs the project into it with the extra $1 (test or quickstart).
+# Nothing is installed again until setup.cfg changes.
+use_venv() {
+  local extra=$1 stamp=".venv/installed-$1"
+  if [[ ! -x .venv/bin/python ]]; then
+    if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "Python 3.11 or newer is needed; python3 is $(python3 --version 2>&1 || true)." >&2
+      echo "Put a newer python3 first on PATH, or make the environment yourself: python3.12 -m venv .venv" >&2
+      return 1
+    fi
+    echo "Making the virtual environment .venv"
+    python3 -m venv .venv
+  fi
+  PYTHON=$PWD/.venv/bin/python
+  if ! cmp -s setup.cfg "$stamp"; then
+    echo "Installing the project with its '$extra' packages into .venv"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
+    cp setup.cfg "$stamp"
+  fi
+}

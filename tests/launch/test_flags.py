@@ -1,0 +1,250 @@
+"""Tests of launch.flags, through small programs as a user starts them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ds2f import config
+from ds2f.config import AugmentationConfig, Config, DataConfig, OptimConfig, TrainingConfig
+from launch import flags
+
+ROOT = Path(flags.__file__).parents[1]
+
+# A launcher that prints what it was given: the flagfile of its configuration, or whatever BODY does.
+PROGRAM = '''"""Trains nothing."""
+import json, os, sys
+from ds2f import config
+from ds2f.config import Config, DataConfig, ModelConfig
+from ds2f.errors import InputError
+from launch import flags
+
+flags.define(only={only})
+
+def main(argv):
+    {body}
+
+if __name__ == "__main__":
+    flags.run(main, positional={positional})
+'''
+PRINT_CONFIG = "print(json.dumps(config.to_dict(flags.config_from_flags())))"
+
+
+def start(
+    folder: Path, *arguments: str, body: str = PRINT_CONFIG, only: object = None, positional: bool = False
+) -> subprocess.CompletedProcess[str]:
+    program = folder / "toy.py"
+    program.write_text(PROGRAM.format(body=body, only=only, positional=positional))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)
+    command = [sys.executable, str(program), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def configured(folder: Path, *arguments: str) -> Config:
+    result = start(folder, *arguments)
+    assert result.returncode == 0, result.stderr
+    return config.from_dict(json.loads(result.stdout))
+
+
+def test_without_flags_the_defaults_come_out(tmp_path: Path) -> None:
+    assert configured(tmp_path) == Config()
+
+
+def test_flags_of_every_kind_reach_the_configuration(tmp_path: Path) -> None:
+    cfg = configured(
+        tmp_path,
+        "--data_path=there",
+        "--device=cpu",
+        "--data.batch_size=3",
+        "--optim.name=sgd",
+        "--optim.schedule=constant",
+        "--optim.learning_rate=3e-4",
+        "--training.evaluate_test",
+        "--nomodel.bidirectional",
+        "--optim.nesterov=false",
+        "--augmentation.speeds=0.9,1.0,1.1",
+    )
+    assert (cfg.data_path, cfg.device, cfg.data.batch_size) == ("there", "cpu", 3)
+    assert (cfg.optim.name, cfg.optim.learning_rate, cfg.optim.nesterov) == ("sgd", 3e-4, False)
+    assert (cfg.training.evaluate_test, cfg.model.bidirectional) == (True, False)
+    assert cfg.augmentation.speeds == (0.9, 1.0, 1.1)
+
+
+def test_flagfile_text_repeats_the_run(tmp_path: Path) -> None:
+    cfg = Config(
+        device="cpu",
+        data=DataConfig(batch_size=7, train_manifest="a folder/m=1.csv", cache_features=False),
+        augmentation=AugmentationConfig(speeds=(0.9, 1.1), gain_min=-6.0),
+        optim=OptimConfig(schedule="constant", learning_rate=1.4e-4 / 3, eps=1e-30),
+        training=TrainingConfig(evaluate_test=True),
+    )
+    path = tmp_path / "run.flags"
+    path.write_text(flags.flagfile_text(cfg))
+    assert configured(tmp_path, f"--flagfile={path}") == cfg
+
+
+def test_flagfiles_compose_and_later_flags_win(tmp_path: Path) -> None:
+    (tmp_path / "base.flags").write_text("# a comment\n--data.batch_size=4\n--training.epochs=9\n")
+    (tmp_path / "top.flags").write_text("--flagfile=base.flags\n\n--training.epochs=3\n")
+    cfg = configured(tmp_path, "--flagfile=top.flags", "--data.batch_size=5")
+    assert (cfg.data.batch_size, cfg.training.epochs) == (5, 3)
+
+
+def test_a_stored_configuration_is_changed_only_where_the_command_line_says(tmp_path: Path) -> None:
+    body = (
+        "base = Config(data=DataConfig(batch_size=6, num_workers=0, labels_path='gone.json'), "
+        "model=ModelConfig(labels=('_', 'A'))); "
+        "print(json.dumps(config.to_dict(flags.config_from_flags(base))))"
+    )
+    result = start(tmp_path, "--data.batch_size=2", body=body)
+    cfg = config.from_dict(json.loads(result.stdout))
+    assert (cfg.data.batch_size, cfg.data.num_workers) == (2, 0)
+    assert cfg.model.labels == ("_", "A")
+
+
+def test_a_launcher_takes_only_the_flags_that_it_names(tmp_path: Path) -> None:
+    only = ("data", "training.seed", "device")
+    assert start(tmp_path, "--data.batch_size=2", "--training.seed=3", "--device=cpu", only=only).returncode == 0
+    result = start(tmp_path, "--training.epochs=3", only=only)
+    assert result.returncode == 1
+    assert "Unknown command line flag 'training.epochs'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--data.batch_size=0", "flag --data.batch_size=0: 0 is out of range, it must be >= 1"),
+        ("--data.batch_size=x", "flag --data.batch_size=x: expected an integer >= 1"),
+        ("--data.batch_size=2.5", "expected an integer >= 1"),
+        ("--optim.learning_rate=nan", "nan is out of range, it must be > 0"),
+        ("--augmentation.speeds=1,,2", "expected a comma-separated list, each a number >= 0.25 and <= 4"),
+        ("--augmentation.speeds=1,9", "9.0 is out of range"),
+        ("--optim.name=adm", "value should be one of <adamw|sgd|lamb|novograd>"),
+        ("--optim.nam=sgd", "Unknown command line flag 'optim.nam'. Did you mean: optim.name ?"),
+        ("--model.labels=ABC", "Unknown command line flag 'model.labels'"),
+        ("--data.batch_size", "Missing value for flag --data.batch_size"),
+        ("--flagfile=nowhere.flags", "No such file or directory: 'nowhere.flags'"),
+        ("--flagfile=.", "Is a directory"),
+        ("stray", "unexpected argument 'stray'"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_one_message(tmp_path: Path, argument: str, message: str) -> None:
+    result = start(tmp_path, argument)
+    assert result.returncode == 1
+    assert result.stderr.startswith("FATAL Flags parsing error: ")
+    assert message in result.stderr.splitlines()[0]
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_flagfile_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary.flags").write_bytes(b"\x7f\xff\x00")
+    result = start(tmp_path, "--flagfile=binary.flags")
+    assert result.returncode == 1
+    assert "cannot read the flagfile, it is not text" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_positional_arguments_reach_a_launcher_that_wants_them(tmp_path: Path) -> None:
+    result = start(tmp_path, "a.wav", "--device=cpu", "b.wav", body="print(argv[1:])", positional=True)
+    assert result.stdout.strip() == "['a.wav', 'b.wav']"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ("raise InputError('m.csv, line 3: mend it')", 1, "toy: m.csv, line 3: mend it\n"),
+        ("flags.config_from_flags(); return 7", 7, ""),
+        ("raise KeyboardInterrupt", 130, "toy: interrupted\n"),
+    ],
+)
+def test_a_launcher_ends_with_a_status_and_no_traceback(tmp_path: Path, body: str, status: int, message: str) -> None:
+    result = start(tmp_path, body=body)
+    assert (result.returncode, result.stderr) == (status, message)
+
+
+def test_a_contradiction_between_sections_ends_with_the_remedy(tmp_path: Path) -> None:
+    result = start(tmp_path, "--optim.learning_rate=1e-4")
+    assert result.returncode == 1
+    assert result.stderr.startswith("toy: optim.learning_rate=0.0001 with optim.schedule=noam")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_names_the_path_and_how_to_go_on(tmp_path: Path) -> None:
+    result = start(tmp_path, body="raise OSError(28, 'No space left on device', 'runs/x/log.txt')")
+    assert result.returncode == 1
+    assert result.stderr.startswith("toy: no space left for runs/x/log.txt;")
+    assert "--checkpointing.load_auto_checkpoint" in result.stderr
+    unnamed = start(tmp_path, "--run_dir=runs/y", body="raise OSError(28, 'No space left on device')")
+    assert unnamed.stderr.startswith("toy: no space left for runs/y;")
+    bare = start(tmp_path, body="raise OSError(28, 'No space left on device')", only=())
+    assert str(tmp_path) in bare.stderr
+    assert "checkpoint" not in bare.stderr
+
+
+def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
+    for body in ("raise OSError(5, 'Input/output error')", "raise ValueError('a defect')"):
+        result = start(tmp_path, body=body)
+        assert result.returncode == 1
+        assert "Traceback" in result.stderr
+
+
+def test_help_lists_help_range_and_default_and_succeeds(tmp_path: Path) -> None:
+    result = start(tmp_path, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith("Trains nothing.")
+    text = " ".join(result.stdout.split())
+    assert "--data.batch_size: Utterances per card and step. (default: '240') (an integer >= 1)" in text
+    assert "--optim.name: <adamw|sgd|lamb|novograd>: Optimizer. (default: 'adamw')" in text
+    assert "--[no]training.evaluate_test:" in text
+
+
+LAUNCHERS = sorted(
+    path.stem
+    for path in (ROOT / "launch").glob("*.py")
+    if path.stem not in ("__init__", "flags") and '__name__ == "__main__"' in path.read_text()
+)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_help_of_a_launcher_is_quick_and_imports_no_framework(launcher: str) -> None:
+    # runpy imports the launcher as `python -m` does; at exit the process tells which heavy modules it holds.
+    code = (
+        "import atexit, runpy, sys\n"
+        "heavy = ('torch', 'jax', 'orbax', 'tensorstore', 'tensorboard', 'torch_npu')\n"
+        "atexit.register(lambda: print('HEAVY', [name for name in heavy if name in sys.modules]))\n"
+        f"sys.argv = ['{launcher}', '--help']\n"
+        f"runpy.run_module('launch.{launcher}', run_name='__main__', alter_sys=True)\n"
+    )
+    began = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "HEAVY []"
+    assert "(default:" in result.stdout
+    assert time.monotonic() - began < 5  # about 0.3 s on an idle machine; torch alone takes longer than 1 s
+
+
+def test_torch_is_told_not_to_load_device_back_ends_by_itself(tmp_path: Path) -> None:
+    result = start(tmp_path, body="print(os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'], 'torch' in sys.modules)")
+    assert result.stdout.split() == ["0", "False"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        ([], None),
+        (["--device=cpu"], None),
+        (["--flagfile=configs/an4_8p.flags"], "an4_8p"),
+        (["-flagfile=a.flags", "--device=cpu", "--flagfile", "b/quick.start.flags"], "quick.start"),
+        (["--flagfile=a.flags", "--", "--flagfile=b.flags"], "a"),
+        (["--flagfile="], None),
+        (["--flagfile"], None),
+    ],
+)
+def test_a_run_is_named_for_its_last_flagfile(argv: list[str], name: str | None) -> None:
+    assert flags.flagfile_name(argv) == name

@@ -1,0 +1,115 @@
+"""The commands as users type them: train, evaluate, transcribe, and Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = (
+    "--device=cpu",
+    "--data.dataset=tones",
+    "--data.batch_size=4",
+    "--data.num_workers=1",
+    "--model.hidden_size=8",
+    "--model.hidden_layers=1",
+    "--optim.schedule=constant",
+    "--optim.learning_rate=0.01",
+    "--apex.opt_level=O0",
+)
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+
+
+def start(module, *flags, cwd):
+    command = [sys.executable, "-m", f"launch.{module}", *map(str, flags)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
+
+
+def launch(module, *flags, cwd):
+    process = start(module, *flags, cwd=cwd)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def test_train_then_evaluate_then_transcribe(tone_corpus, tmp_path):
+    flags = (*TINY, f"--data_path={tone_corpus}", "--training.epochs=2", "--training.evaluate_test")
+    flagfile = tmp_path / "tones.flags"
+    flagfile.write_text("\n".join(flags))
+    code, out, err = launch("train", f"--flagfile={flagfile}", cwd=tmp_path)
+    assert code == 0, err
+    assert "epoch 2/2" in out
+    run = tmp_path / "runs/tones"
+    results = json.loads((run / "results.json").read_text())
+    assert results["name"] == "tones"
+    assert any((run / "tensorboard").iterdir())
+
+    saved = tmp_path / "out.json"
+    code, out, err = launch("evaluate", f"--run_dir={run}", f"--save_output={saved}", cwd=tmp_path)
+    assert code == 0, err
+    assert f"{results['test']['wer']:.3f}" in out
+    assert len(json.loads(saved.read_text())) == 3
+
+    manifest = f"--data.test_manifest={tone_corpus}/tones_val_manifest.csv"
+    code, out, err = launch("evaluate", f"--run_dir={run}", manifest, cwd=tmp_path)
+    assert code == 0, err
+    assert f"{results['val']['wer']:.3f}" in out
+
+    files = (tone_corpus / "test0.wav", tone_corpus / "missing.wav", tone_corpus / "test1.wav")
+    code, out, err = launch("transcribe", f"--run_dir={run}", *files, cwd=tmp_path)
+    assert code == 1
+    assert [line.split("\t")[0] for line in out.splitlines()] == [str(files[0]), str(files[2])]
+    assert "missing.wav" in err
+    assert "Traceback" not in err
+    assert {row["audio"]: row["transcript"] for row in json.loads(saved.read_text())}[str(files[0])] == (
+        out.splitlines()[0].split("\t")[1]
+    )
+
+    code, _, err = launch("train", f"--flagfile={run}/flags.txt", cwd=tmp_path)
+    assert code == 1
+    assert "already holds a run" in err
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tone_corpus, tmp_path):
+    flags = (*TINY, f"--data_path={tone_corpus}", "--run_dir=run", "--notraining.evaluate_test")
+    process = start("train", *flags, "--training.epochs=2000", cwd=tmp_path)
+    metrics = tmp_path / "run/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.read_text().count('"epoch"') >= 2):
+        assert time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    advice = next(line for line in out.splitlines() if "Go on with: python -m launch.train" in line)
+    resume = advice.split("python -m launch.train ")[1].split()
+    code, out, err = launch("train", *resume, "--training.epochs=4", cwd=tmp_path)
+    assert code == 0, err
+    assert "going on from checkpoint" in out
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "expected"),
+    [
+        ("train", ["--data.batch_size=0"], "data.batch_size"),
+        ("train", ["--data.batchsize=3"], "data.batchsize"),
+        ("train", ["--data_path=nowhere"], "launch.prepare"),
+        ("train", ["--optim.learning_rate=1e-4"], "optim.schedule"),
+        ("evaluate", ["--run_dir=nowhere"], "holds no run"),
+        ("evaluate", [], "--run_dir"),
+        ("transcribe", ["--run_dir=nowhere", "a.wav"], "holds no run"),
+    ],
+)
+def test_mistakes_end_in_one_message_and_status_1(tmp_path, module, flags, expected):
+    code, _, err = launch(module, *flags, cwd=tmp_path)
+    assert code == 1
+    assert expected in err
+    assert "Traceback" not in err
+    if module == "train" and "nowhere" in flags[0]:
+        assert launch(module, *flags, cwd=tmp_path)[2] == err, "the failed start must not stand in the way"
