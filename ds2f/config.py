@@ -41,7 +41,7 @@ class DataConfig:
     )
     sort_first_epoch: bool = setting(False, "Order the first epoch from short to long utterances (SortaGrad).")
     bucket_jitter: float = setting(
-        0.2,
+        0.05,
         "Utterances are batched by length times a random factor within 1 +- this; 0 fixes the batches.",
         within(0, 10),
     )

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import signal
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from ds2f.features import log_spectrogram
 from ds2f.model.deepspeech2 import output_lengths
 from ds2f.types import Batch
 
+_FRAMES = 8  # padded lengths are multiples: oneDNN keeps a program for each, and makes one anew in a tenth of a step
 _PREFETCH = 4  # batches that each worker is ahead
 _log = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class Loader:
             generator=torch.Generator(),  # or else the workers' unused seeds are drawn from the global one
             prefetch_factor=_PREFETCH if num_workers else None,
             persistent_workers=num_workers > 0,
+            worker_init_fn=_leave_interrupts_to_the_parent,
         )
         iter(self._loader)  # starts the workers
 
@@ -167,7 +170,7 @@ def load(dataset: Dataset, share: Share) -> Loaded:
     spectra = [_features(dataset, index, share.epoch, notes) for index in share.members]
     return Loaded(
         Batch(
-            features=_pad(spectra, (dataset.spect.num_bins,), torch.float32),
+            features=_pad(spectra, (dataset.spect.num_bins,), torch.float32, multiple=_FRAMES),
             lengths=torch.tensor([spectrum.shape[-1] for spectrum in spectra], dtype=torch.int64),
             labels=_pad([torch.tensor(example.labels, dtype=torch.int64) for example in examples], (), torch.int64),
             label_lengths=torch.tensor([len(example.labels) for example in examples], dtype=torch.int64),
@@ -207,12 +210,20 @@ def _noise(path: Path, sample_rate: int) -> Tensor:
     return torch.from_numpy(audio.load(path, sample_rate=sample_rate).samples)
 
 
-def _pad(rows: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Rows [*shape, N] of different N as one tensor [B, *shape, longest N], filled up with zeros; N is at least 1."""
-    padded = torch.zeros(len(rows), *shape, max([1, *(row.shape[-1] for row in rows)]), dtype=dtype)
+def _pad(rows: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype, *, multiple: int = 1) -> Tensor:
+    """Rows [*shape, N] of different N as one tensor [B, *shape, N'], filled up with zeros.
+
+    N' is the longest N, and at least 1, rounded up to a multiple of ``multiple``.
+    """
+    longest = max([1, *(row.shape[-1] for row in rows)])
+    padded = torch.zeros(len(rows), *shape, -(-longest // multiple) * multiple, dtype=dtype)
     for target, row in zip(padded, rows, strict=True):
         target[..., : row.shape[-1]] = row
     return padded
+
+
+def _leave_interrupts_to_the_parent(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
 
 
 def _as_it_is(loaded: Any) -> Any:

@@ -62,7 +62,8 @@ def test_a_batch_is_padded_with_zeros_and_says_how_long_everything_is(corpus, tm
     for batch in _all(built):
         assert batch.features.dtype == batch.weight.dtype == torch.float32
         assert {x.dtype for x in (batch.lengths, batch.labels, batch.label_lengths, batch.ids)} == {torch.int64}
-        assert batch.features.shape == (len(batch.ids), 161, batch.lengths.max())
+        longest = int(batch.lengths.max())
+        assert batch.features.shape == (len(batch.ids), 161, longest + -longest % 8)
         for row, id in enumerate(batch.ids.tolist()):
             waveform, _ = soundfile.read(corpus[id].audio, dtype="float32")
             expected = log_spectrogram(torch.from_numpy(waveform), built.spect)
@@ -210,7 +211,7 @@ def test_the_shares_of_all_ranks_make_up_the_global_batch(corpus, tmp_path, rank
 def test_an_empty_share_has_the_shapes_of_a_batch(corpus, tmp_path):
     built = dataset.build(corpus[:1], _config(tmp_path), train=True)
     (batch,) = _all(built, rank=1, ranks=2)
-    assert [tuple(x.shape) for x in batch] == [(0, 161, 1), (0,), (0, 1), (0,), (0,), ()]
+    assert [tuple(x.shape) for x in batch] == [(0, 161, 8), (0,), (0, 1), (0,), (0,), ()]
     assert batch.weight == 1
 
 
@@ -292,4 +293,4 @@ def test_noise_reaches_the_features(corpus, tmp_path):
         torch.from_numpy(soundfile.read(path, dtype="float32")[0]) for path in (corpus[0].audio, built.noises[0])
     )
     expected = log_spectrogram(augment.add_noise(waveform, noise, key, snr=how.snr), built.spect)
-    torch.testing.assert_close(batch.features[0], expected)
+    torch.testing.assert_close(batch.features[0, :, : expected.shape[1]], expected)
