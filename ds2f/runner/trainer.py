@@ -50,8 +50,7 @@ class Trainer:
             total_steps=self._batches_per_epoch * cfg.training.epochs,
             hidden_size=cfg.model.hidden_size,
         )
-        # Ascend's fused AdamW ignores the verdict on finiteness and would apply a bad step.
-        self._tx = optim.from_config(cfg.optim, self._schedule, fused=self._backend.name != "npu")
+        self._tx = optim.from_config(cfg.optim, self._schedule, fused=self._backend.fused_optimizer)
         self._loss = objective(cfg.model, criterion=self._criterion, policy=self._policy)
         self._position = Position()
         self._checkpoints = Checkpoints(run_dir, keep=cfg.checkpointing.save_n_recent_models)

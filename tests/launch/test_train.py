@@ -28,7 +28,9 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CO
 def start(module, *flags, cwd):
     command = [sys.executable, "-m", f"launch.{module}", *map(str, flags)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command, cwd=cwd, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
 
 
 def launch(module, *flags, cwd):
@@ -83,7 +85,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tone_corpus, tmp_path):
     while not (metrics.exists() and metrics.read_text().count('"epoch"') >= 2):
         assert time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the loader's processes get it too
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
