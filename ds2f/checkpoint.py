@@ -5,6 +5,7 @@ leaf under its path as a numpy array and the position as JSON; orbax writes to a
 that an interrupted write leaves no checkpoint.
 """
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -51,6 +52,7 @@ class Checkpoints:
                     ]
                 ),
                 enable_async_checkpointing=False,
+                cleanup_tmp_directories=True,  # what an interrupted or failed write left
             ),
             item_names=("state", "position"),
         )
@@ -70,13 +72,18 @@ class Checkpoints:
         if iteration in self._manager.all_steps():  # written when the run was interrupted just here
             self._manager.delete(iteration)
         arrays = {path: _to_numpy(leaf) for path, leaf in tree.flatten_with_paths(state).items()}
-        self._manager.save(
-            iteration,
-            args=ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), position=ocp.args.JsonSave(position)),
-            metrics=None if score is None else {_SCORE: score},
-            force=True,
-        )
-        self._manager.wait_until_finished()
+        try:
+            self._manager.save(
+                iteration,
+                args=ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), position=ocp.args.JsonSave(position)),
+                metrics=None if score is None else {_SCORE: score},
+                force=True,
+            )
+            self._manager.wait_until_finished()
+        except ValueError as error:  # how tensorstore reports a full disk
+            if os.strerror(errno.ENOSPC) not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._manager.directory)) from error
 
     def find(self, which: str | int = "last") -> int | None:
         """The iteration of the ``best`` or ``last`` checkpoint, or of one given by number; ``None`` without any."""

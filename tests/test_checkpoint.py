@@ -1,5 +1,6 @@
 """Checkpoints read back what was written, keep the best and the newest, and refuse what does not fit."""
 
+import errno
 import json
 
 import pytest
@@ -66,6 +67,20 @@ def test_a_state_saved_while_its_buffers_are_reused_keeps_its_numbers(checkpoint
     for leaf in tree.leaves(state.params):
         leaf.zero_()
     assert_same_bits(checkpoints.restore(1, expected)[0], expected)
+
+
+def test_a_full_disk_is_an_oserror_that_names_the_folder(checkpoints, monkeypatch, tmp_path):
+    checkpoints.save(1, make_state(), {})
+
+    def full(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 181 bytes to file 34: No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        checkpoints.save(2, make_state(), {})
+    assert raised.value.errno == errno.ENOSPC
+    assert raised.value.filename == str(tmp_path / "checkpoints")
+    assert checkpoints.find("last") == 1
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused_by_leaf(checkpoints):
