@@ -18,7 +18,7 @@ absl_flags.DEFINE_string(
     "archive", "", "AN4's archive (raw, SPHERE or WAV), its unpacked tree, or the folder of either; empty: download."
 )
 absl_flags.DEFINE_integer("seed", 0, "Seed of the synthetic corpus; the same seed gives the same bytes.", lower_bound=0)
-absl_flags.DEFINE_list("utterances", "600,60,100", "Training, validation and test utterances of the synthetic corpus.")
+absl_flags.DEFINE_list("utterances", "1200,60,100", "Training, validation and test utterances of the synthetic corpus.")
 absl_flags.DEFINE_integer(
     "num_workers", 0, "Sentences of the synthetic corpus spoken at the same time; 0: as many as cores.", lower_bound=0
 )

@@ -21,7 +21,7 @@ from ds2f.errors import InputError
 from ds2f.rng import fold_in
 
 NAME = "synthetic"
-UTTERANCES: Mapping[str, int] = {"train": 600, "val": 60, "test": 100}
+UTTERANCES: Mapping[str, int] = {"train": 1200, "val": 60, "test": 100}
 VOICES: Mapping[str, tuple[str, ...]] = {  # variants of espeak-ng's American English; no voice in two sets
     "train": (
         *("m1", "m2", "m3", "m5", "m7", "m8", "f1", "f2", "f3", "f5"),
@@ -115,7 +115,7 @@ def parse_counts(texts: Sequence[str]) -> dict[str, int]:
     if len(texts) != len(store.SPLITS) or not all(text.isdecimal() and int(text) for text in texts):
         raise InputError(
             f"--utterances={','.join(texts)}: give three numbers, 1 or more, for training, validation and test: "
-            "--utterances=600,60,100"
+            "--utterances=1200,60,100"
         )
     return dict(zip(store.SPLITS, map(int, texts), strict=True))
 
