@@ -200,8 +200,8 @@ def _guarded(main: Main, argv: list[str]) -> int | None:
             raise
         print(f"{Path(argv[0]).stem}: {_out_of_space(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"{Path(argv[0]).stem}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"{Path(argv[0]).stem}: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
 
 

@@ -130,6 +130,10 @@ class Trainer:
             f"{len(self._data['val'].dataset.examples)} for validation; "
             f"{self._batches_per_epoch} steps of {self._global_batch()} an epoch, {cfg.training.epochs} epochs"
         )
+        if cfg.nproc_per_node > 1:
+            self._telemetry.say(
+                f"one process takes the batches of all {cfg.nproc_per_node} cards: others do not run yet"
+            )
 
     def _train_epoch(self, interrupted: list[bool]) -> bool:
         """Runs the rest of the current epoch; returns whether it came to the epoch's end."""

@@ -126,6 +126,12 @@ def test_a_step_with_nan_is_skipped_and_its_utterance_named(tone_corpus, tmp_pat
     assert f"train{poisoned.row}.wav" in line
 
 
+def test_the_batches_of_several_cards_are_taken_by_one_process_which_says_so(tone_corpus, tmp_path):
+    results = run(config(tone_corpus, nproc_per_node=2), tmp_path / "run")
+    assert (results["batch_size"], results["ranks"], results["steps"]) == (8, 1, 4)
+    assert "one process takes the batches of all 2 cards" in (tmp_path / "run/log.txt").read_text()
+
+
 def test_starting_from_another_runs_weights(tone_corpus, tmp_path):
     cfg = config(tone_corpus, training=TrainingConfig(epochs=1))
     run(cfg, tmp_path / "first")
