@@ -32,12 +32,13 @@ _SCORE = "score"
 class Checkpoints:
     """The checkpoints of one run directory."""
 
-    def __init__(self, run_dir: Path | str, *, keep: int = 1) -> None:
+    def __init__(self, run_dir: Path | str, *, keep: int = 1, read_only: bool = False) -> None:
         """Opens ``run_dir/checkpoints``, which is made when it is missing.
 
         Args:
           run_dir: the run's folder.
           keep: how many of the newest checkpoints are kept, besides the best one.
+          read_only: change nothing; the run may be writing a checkpoint at this moment.
         """
         logging.set_verbosity(logging.ERROR)  # orbax logs every file it touches
         self._manager = ocp.CheckpointManager(
@@ -52,7 +53,9 @@ class Checkpoints:
                     ]
                 ),
                 enable_async_checkpointing=False,
-                cleanup_tmp_directories=True,  # what an interrupted or failed write left
+                read_only=read_only,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,  # what an interrupted or failed write left
             ),
             item_names=("state", "position"),
         )
@@ -161,7 +164,7 @@ def load_model(run_dir: Path | str, *, which: str | int = "best") -> tuple[Confi
     """
     cfg = load_config(run_dir)
     params, stats = deepspeech2.init(cfg.model, key=0)
-    checkpoints = Checkpoints(run_dir)
+    checkpoints = Checkpoints(run_dir, read_only=True)
     try:
         iteration = checkpoints.find(which)
         if iteration is None:

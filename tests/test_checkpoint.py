@@ -101,6 +101,19 @@ def test_load_model_takes_the_best_the_last_or_a_number(tmp_path, checkpoints):
         checkpoint.load_model(tmp_path, which=7)
 
 
+def test_reading_a_run_leaves_the_checkpoint_that_it_is_writing_alone(tmp_path, checkpoints):
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict(CFG)))
+    checkpoints.save(1, make_state(), {}, score=20.0)
+    under_way = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    (under_way / "state.orbax-checkpoint-tmp").mkdir(parents=True)
+    checkpoint.load_model(tmp_path)
+    assert under_way.exists()
+    going_on = checkpoint.Checkpoints(tmp_path)
+    going_on.save(3, make_state(), {})  # waits until what the run's last life left is cleared
+    going_on.close()
+    assert not under_way.exists()
+
+
 @pytest.mark.parametrize("content", [None, "{", '{"model": {"colour": 1}}'])
 def test_a_folder_without_a_readable_run_is_refused(tmp_path, content):
     if content is not None:
