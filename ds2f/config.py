@@ -28,6 +28,12 @@ class DataConfig:
     val_manifest: str = setting("", "Validation manifest; empty: see data.dataset.")
     test_manifest: str = setting("", "Test manifest; empty: see data.dataset.")
     batch_size: int = setting(240, "Utterances per card and step.", within(1))
+    global_batch_size: int = setting(
+        0,
+        "Utterances per step of all cards together; 0: data.batch_size times the cards that the run starts with. When "
+        "the number of cards changes it is kept, and each card takes several micro-batches of at most data.batch_size.",
+        within(0),
+    )
     num_workers: int = setting(1, "Loader processes; 0 loads in the training process.", within(0))
     labels_path: str = setting("", "JSON list of the labels, blank '_' included; empty: blank, apostrophe, A-Z, space.")
     min_duration: float = setting(0.0, "Training utterances shorter than this are left out, seconds.", within(0))
@@ -68,6 +74,11 @@ class ModelConfig:
         "fused", "Recurrent kernel: the platform's fused operator, or the plain scan.", one_of("fused", "scan")
     )
     ctc: str = setting("native", "CTC implementation.", one_of("native", "warpctc", "scan"))
+    sync_batch_norm: bool = setting(
+        False,
+        "Normalise by the moments of all cards' batches together; otherwise each card by its own. Running statistics "
+        "are pooled either way.",
+    )
 
     @property
     def blank(self) -> int:
@@ -175,6 +186,11 @@ class ApexConfig:
     min_scale: float = setting(1.0, "Floor of the dynamic loss scale.", within(0, open_low=True))
     max_scale: float = setting(16777216.0, "Ceiling of the dynamic loss scale.", within(0, open_low=True))
     growth_interval: int = setting(2000, "Finite steps before the dynamic loss scale doubles.", within(1))
+    reduce_dtype: str = setting(
+        "fp32",
+        "Type in which gradients are summed over the cards; a half type sends half the bytes.",
+        one_of("fp32", "bf16", "fp16"),
+    )
 
     @property
     def dynamic(self) -> bool:
@@ -232,8 +248,21 @@ class Config:
     data_path: str = setting("data", "Folder with the manifests and recordings that launch.prepare wrote.")
     run_dir: str = setting("", "Folder that the run writes; empty: runs/<name of the flagfile>.")
     device: str = setting("auto", "Where to compute.", one_of("auto", "npu", "cuda", "cpu"))
-    nproc_per_node: int = setting(
-        1, "Cards of this machine; the global batch is this times data.batch_size.", within(1)
+    nproc_per_node: int = setting(1, "Processes on this machine, one per card.", within(1))
+    nnodes: str = setting("1", "Machines: a number, or the fewest and the most, as in 1:4; they may come and go.")
+    rdzv_backend: str = setting(
+        "",
+        "How machines find each other; empty: c10d. etcd-v2 needs python-etcd and a server that speaks etcd's v2 API.",
+        one_of("", "c10d", "etcd-v2"),
+    )
+    rdzv_endpoint: str = setting("", "host:port of one of the machines (c10d), or of the etcd server (etcd-v2).")
+    rdzv_id: str = setting("", "Name of the job, the same on all of its machines.")
+    rdzv_timeout: float = setting(
+        600.0, "Wait this long for machines and processes to find each other, seconds.", within(0, open_low=True)
+    )
+    max_restarts: int = setting(3, "Start all processes again this often after one of them died.", within(0))
+    collective_timeout: float = setting(
+        1800.0, "Give up when another process does not answer for this long, seconds.", within(0, open_low=True)
     )
     data: DataConfig = attrs.field(factory=DataConfig)
     model: ModelConfig = attrs.field(factory=ModelConfig)
@@ -244,6 +273,25 @@ class Config:
     training: TrainingConfig = attrs.field(factory=TrainingConfig)
     checkpointing: CheckpointingConfig = attrs.field(factory=CheckpointingConfig)
     visualization: VisualizationConfig = attrs.field(factory=VisualizationConfig)
+
+    @property
+    def node_range(self) -> tuple[int, int]:
+        """The fewest and the most machines that the job runs on."""
+        fewest, _, most = self.nnodes.partition(":")
+        return int(fewest), int(most or fewest)
+
+    def __attrs_post_init__(self) -> None:
+        try:
+            fewest, most = self.node_range
+        except ValueError:
+            fewest, most = 0, 0
+        if not 1 <= fewest <= most:
+            raise InputError(f"nnodes: {self.nnodes!r} is neither a number of machines nor fewest:most, as in 1:4")
+        if most > 1 and not (self.rdzv_endpoint and self.rdzv_id):
+            raise InputError(
+                f"nnodes={self.nnodes}: several machines need --rdzv_endpoint=HOST:PORT, where they meet, and "
+                "--rdzv_id=NAME, the same on all of them"
+            )
 
 
 def sections() -> dict[str, type]:

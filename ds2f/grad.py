@@ -15,7 +15,7 @@ from torch import Tensor
 from ds2f import tree
 from ds2f.types import Stage
 
-Pullback = Callable[[Tensor], tuple[Any, Any]]
+Pullback = Callable[[Any], tuple[Any, Any]]
 
 
 def value_and_grad(fn: Callable[..., Any], *, has_aux: bool = False, engine: str = "func") -> Callable[..., Any]:
@@ -52,60 +52,63 @@ def value_and_grad(fn: Callable[..., Any], *, has_aux: bool = False, engine: str
 
 
 def staged_value_and_grad(
-    stages: list[Stage], *, on_grads: Callable[[str, Any], None] | None = None, engine: str = "func"
-) -> Callable[[Any, Tensor], tuple[tuple[Tensor, dict[str, Any]], dict[str, Any]]]:
+    stages: list[Stage], *, on_grads: Callable[[str, Any], Any] | None = None, engine: str = "func"
+) -> Callable[[Any, Any], tuple[tuple[Tensor, dict[str, Any]], Any]]:
     """Differentiates a chain of stages one by one, handing out each stage's gradients as soon as they exist.
 
     Args:
-      stages: the chain; stage ``s`` maps ``(params[s.name], x)`` to ``(y, aux)``, the last ``y`` is the scalar value. A
-        stage without parameters needs no entry in ``params``.
+      stages: the chain; stage ``s`` maps its subtree of the parameters and ``x`` to ``(y, aux)``, where ``x`` and ``y``
+        are tensors or tuples of them, and the last ``y`` is the scalar value. A stage without parameters needs no entry
+        in ``params``.
       on_grads: called as ``on_grads(name, grads)`` from the last stage to the first, before the backward pass of the
-        stage below starts.
+        stage below starts. A tree that it returns takes the place of the stage's gradients.
       engine: ``"func"`` or ``"autograd"``.
 
     Returns:
-      A function ``(params, x) -> ((value, aux by stage), grads by stage)``. ``x``, the first stage's input, is not
-      differentiated. One stage is ``value_and_grad``; more give the same bits. The same restrictions hold.
+      A function ``(params, x) -> ((value, aux by stage), grads)``; the gradients have the structure of ``params``, as
+      far as the stages cover it. ``x``, the first stage's input, is not differentiated. One stage is
+      ``value_and_grad``; more give the same bits. The same restrictions hold.
     """
     vjp = _engine(engine)
 
-    def wrapped(params: Any, x: Tensor) -> tuple[tuple[Tensor, dict[str, Any]], dict[str, Any]]:
+    def wrapped(params: Any, x: Any) -> tuple[tuple[Tensor, dict[str, Any]], Any]:
         _refuse_nesting((params, x))
         auxiliary: dict[str, Any] = {}
         pullbacks: list[tuple[str, Pullback]] = []
         y: Any = ()  # what flows between the stages; the first one's input is not differentiated
         for index, stage in enumerate(stages):
             fn = stage.fn if index else _with_input(stage.fn, x)
-            y, auxiliary[stage.name], pullback = vjp(fn, params.get(stage.name, {}), y)
+            y, auxiliary[stage.name], pullback = vjp(fn, tree.subtree(params, stage.name, default={}), y)
             pullbacks.append((stage.name, pullback))
-        value, cotangent, grads = y, torch.ones_like(y), {}
+        value, cotangent = y, torch.ones_like(y)
+        grads: Any = {}
         while pullbacks:
             name, pullback = pullbacks.pop()
             stage_grads, cotangent = pullback(cotangent)
-            if name in params:
-                grads[name] = stage_grads
-                if on_grads is not None:
-                    on_grads(name, stage_grads)
+            del pullback  # and with it what the stage's backward pass read
+            if tree.subtree(params, name) is not None:
+                replaced = on_grads(name, stage_grads) if on_grads is not None else None
+                grads = tree.grafted(grads, name, stage_grads if replaced is None else replaced)
         return (value, auxiliary), grads
 
     return wrapped
 
 
-def _with_input(fn: Callable[[Any, Tensor], tuple[Tensor, Any]], x: Tensor) -> Callable[[Any, Any], tuple[Tensor, Any]]:
+def _with_input(fn: Callable[[Any, Any], tuple[Any, Any]], x: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
     return lambda params, _: fn(params, x)
 
 
-def _engine(name: str) -> Callable[[Callable[[Any, Any], tuple[Tensor, Any]], Any, Any], tuple[Tensor, Any, Pullback]]:
+def _engine(name: str) -> Callable[[Callable[[Any, Any], tuple[Any, Any]], Any, Any], tuple[Any, Any, Pullback]]:
     engines = {"func": _vjp_func, "autograd": _vjp_autograd}
     if name not in engines:
         raise ValueError(f"engine is one of {', '.join(engines)}, not {name!r}")
     return engines[name]
 
 
-def _vjp_func(fn: Callable[[Any, Any], tuple[Tensor, Any]], params: Any, x: Any) -> tuple[Tensor, Any, Pullback]:
+def _vjp_func(fn: Callable[[Any, Any], tuple[Any, Any]], params: Any, x: Any) -> tuple[Any, Any, Pullback]:
     unflatten: Callable[[list[Any]], Any]
 
-    def with_flat_aux(p: Any, y: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def with_flat_aux(p: Any, y: Any) -> tuple[Any, tuple[Tensor, ...]]:
         nonlocal unflatten
         value, aux = fn(p, y)
         leaves, unflatten = tree.flatten(aux)  # vjp would turn NamedTuples into tuples
@@ -113,27 +116,29 @@ def _vjp_func(fn: Callable[[Any, Any], tuple[Tensor, Any]], params: Any, x: Any)
 
     value, cotangent_fn, aux_leaves = torch.func.vjp(with_flat_aux, params, x, has_aux=True)  # type: ignore[misc]
 
-    def pullback(cotangent: Tensor) -> tuple[Any, Any]:
+    def pullback(cotangent: Any) -> tuple[Any, Any]:
         with torch.no_grad():  # otherwise the backward pass is recorded, and the fused kernels' becomes composite
             return cotangent_fn(cotangent, retain_graph=False)
 
     return value, unflatten(list(aux_leaves)), pullback
 
 
-def _vjp_autograd(fn: Callable[[Any, Any], tuple[Tensor, Any]], params: Any, x: Any) -> tuple[Tensor, Any, Pullback]:
+def _vjp_autograd(fn: Callable[[Any, Any], tuple[Any, Any]], params: Any, x: Any) -> tuple[Any, Any, Pullback]:
     inputs, unflatten = tree.flatten((params, x))
     inputs = [leaf.detach().requires_grad_() for leaf in inputs]
     with torch.enable_grad():
         value, aux = fn(*unflatten(inputs))
 
-    def pullback(cotangent: Tensor) -> tuple[Any, Any]:
-        if not inputs or not value.requires_grad:
-            grads: tuple[Tensor, ...] = tuple(torch.zeros_like(leaf) for leaf in inputs)
-        else:
-            grads = torch.autograd.grad(value, inputs, cotangent, allow_unused=True, materialize_grads=True)
+    def pullback(cotangent: Any) -> tuple[Any, Any]:
+        pairs = zip(tree.leaves(value), tree.leaves(cotangent), strict=True)
+        recorded = [pair for pair in pairs if pair[0].requires_grad]
+        if not inputs or not recorded:
+            return unflatten([torch.zeros_like(leaf) for leaf in inputs])
+        outputs, cotangents = zip(*recorded, strict=True)
+        grads = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True, materialize_grads=True)
         return unflatten(list(grads))
 
-    return value.detach(), tree.map(torch.Tensor.detach, aux), pullback
+    return tree.map(torch.Tensor.detach, value), tree.map(torch.Tensor.detach, aux), pullback
 
 
 def _refuse_nesting(arguments: Any) -> None:

@@ -5,18 +5,32 @@ verdict on finiteness, clipping, the optimizer, selection by the verdict, adjust
 waits for the device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
 from ds2f import ctc, optim, precision, rng, tree
+from ds2f.buckets import Buckets, sum_over_ranks
 from ds2f.config import Config, ModelConfig
-from ds2f.grad import value_and_grad
+from ds2f.grad import staged_value_and_grad
 from ds2f.model import batch_norm, deepspeech2
 from ds2f.precision import FULL, Policy
-from ds2f.types import SINGLE, Batch, Collectives, Logits, Params, StepMetrics, TrainState
+from ds2f.types import (
+    SINGLE,
+    Batch,
+    Collectives,
+    Logits,
+    Params,
+    Stage,
+    Stats,
+    StepMetrics,
+    TrainState,
+    identity,
+)
 
 Criterion = Callable[..., Tensor]
 Loss = Callable[..., tuple[Tensor, Any]]
@@ -34,10 +48,35 @@ def init_state(cfg: Config, tx: optim.GradientTransformation, *, key: int) -> Tr
     )
 
 
+@attrs.frozen
+class Objective:
+    """What ``train_step`` differentiates: the model in training mode, then a criterion, as a chain of stages.
+
+    It is called like any loss, ``objective(params, stats, batch, key=key) -> (losses [B], moments)``: losses per
+    utterance in natural log, and the batch-norm moments of the batch (a tree of ``Moments`` shaped like ``stats``).
+
+    Attributes:
+      stages: ``(stats, batch, *, key) -> list[Stage]``, from ``batch.features`` to the losses.
+    """
+
+    stages: Callable[..., list[Stage]]
+
+    def __call__(self, params: Params, stats: Stats, batch: Batch, *, key: int | None = None) -> tuple[Tensor, Any]:
+        x, auxiliary = batch.features, {}
+        for stage in self.stages(stats, batch, key=key):
+            x, auxiliary[stage.name] = stage.fn(tree.subtree(params, stage.name, default={}), x)
+        return x, _moments(auxiliary)
+
+
 def objective(
-    cfg: ModelConfig, *, criterion: Criterion = ctc.native, policy: Policy = FULL, kernel: Any = None
-) -> Loss:
-    """Makes the function that ``train_step`` differentiates: the model in training mode, then a criterion.
+    cfg: ModelConfig,
+    *,
+    criterion: Criterion = ctc.native,
+    policy: Policy = FULL,
+    kernel: Any = None,
+    reduce_moments: Callable[[Tensor], Tensor] = identity,
+) -> Objective:
+    """Makes the function that ``train_step`` differentiates.
 
     Args:
       cfg: the ``model`` section.
@@ -45,31 +84,43 @@ def objective(
         that must not count: ``ctc.native``, ``ctc.warpctc``, ``ctc.scan`` or your own.
       policy: dtypes of the forward pass.
       kernel: a recurrent kernel; ``None`` takes the one that ``cfg.kernel`` names.
-
-    Returns:
-      ``loss(params, stats, batch, *, key) -> (losses [B], moments)``: losses per utterance in natural log, and the
-      batch-norm moments of the batch (a tree of ``Moments`` shaped like ``stats``).
+      reduce_moments: a differentiable sum over ranks, ``collectives.all_reduce``, for synchronised batch norm.
     """
 
-    def loss(params: Params, stats: Any, batch: Batch, *, key: int | None = None) -> tuple[Tensor, Any]:
-        logits, moments = deepspeech2.forward(
-            params, stats, batch.features, batch.lengths, cfg=cfg, train=True, key=key, policy=policy, kernel=kernel
-        )
-        return criterion(logits, batch.labels, batch.label_lengths, blank=cfg.blank), moments
+    def stages(stats: Stats, batch: Batch, *, key: int | None = None) -> list[Stage]:
+        def losses(_: Params, values: Tensor) -> tuple[Tensor, dict[str, Any]]:
+            logits = Logits(values, deepspeech2.output_lengths(batch.lengths))
+            return criterion(logits, batch.labels, batch.label_lengths, blank=cfg.blank), {}
 
-    return loss
+        model = deepspeech2.stages(
+            cfg,
+            stats,
+            batch.lengths,
+            train=True,
+            key=key,
+            policy=policy,
+            kernel=kernel,
+            reduce_moments=reduce_moments,
+            frames=batch.features.shape[-1],
+            split_first=True,
+        )
+        return [*model, Stage("losses", losses)]
+
+    return Objective(stages)
 
 
 def train_step(
     state: TrainState,
-    batch: Batch,
+    batch: Batch | Sequence[Batch],
     *,
-    loss: Loss,
+    loss: Loss | list[Stage],
     tx: optim.GradientTransformation,
     collectives: Collectives = SINGLE,
     cfg: Config,
     key: int | None = None,
     donate: bool = False,
+    overlap: bool = True,
+    overflowed: Callable[[], Tensor] | None = None,
 ) -> tuple[TrainState, StepMetrics]:
     """Takes one optimizer step on the global batch of which ``batch`` is this rank's share.
 
@@ -79,36 +130,34 @@ def train_step(
 
     Args:
       state: the state before the step.
-      batch: this rank's utterances, on the state's device (lengths on the CPU).
-      loss: ``(params, stats, batch, *, key) -> (losses [B], moments)``, see ``objective``.
+      batch: this rank's utterances, on the state's device (lengths on the CPU), or a list of micro-batches whose
+        gradients are added up.
+      loss: an ``objective``, whose stages' gradients are summed over the ranks while the backward pass goes on; or any
+        function ``(params, stats, batch, *, key) -> (losses [B], moments)``; or a list of stages from
+        ``batch.features`` to the losses, made for this batch.
       tx: the optimizer.
       collectives: sums over the ranks.
-      cfg: ``apex`` (loss scale), ``optim.max_norm`` and ``training.engine`` are read.
-      key: what dropout is drawn from; a new one every step.
+      cfg: ``apex`` (loss scale and type of the sums), ``optim.max_norm``, ``training.engine`` and
+        ``model.sync_batch_norm`` (the loss's moments are those of all ranks) are read.
+      key: what dropout is drawn from; a new one every step, the same on all ranks, which draw differently from it.
       donate: reuse the buffers of ``state.params`` and ``state.opt_state``, which must not be used afterwards. The
         result has the same bits as without.
+      overlap: whether the backward pass goes on during the sums; the same bits either way.
+      overflowed: reads whether the device noted an overflow since the step began, a boolean scalar, where infinities
+        do not show in the gradients; None where they do.
 
     Returns:
       The new state and the step's metrics, all on the device.
     """
-
-    def scaled_loss(params: Params) -> tuple[Tensor, tuple[Tensor, Tensor, Any]]:
-        losses, moments = loss(params, state.stats, batch, key=key)
-        # +inf marks a transcript that cannot fit and does not count; NaN stays and fails the step.
-        counted = torch.where(losses == torch.inf, torch.zeros_like(losses), losses)
-        value = counted.sum() * batch.weight
-        return value * state.loss_scale.value, (value, losses, moments)
-
-    engine = "autograd" if cfg.training.engine == "autograd" else "func"
-    (_, (value, losses, moments)), grads = value_and_grad(scaled_loss, has_aux=True, engine=engine)(state.params)
-
-    grads, value = sum_over_ranks((grads, value), collectives)
-    moments = batch_norm.pool(moments, lambda sums: sum_over_ranks(sums, collectives))
+    grads, value, losses, moments = _global_gradients(
+        state, batch, loss=loss, collectives=collectives, cfg=cfg, key=key, overlap=overlap
+    )
 
     # The norm is finite exactly if all gradients are (or it overflows, and the step would be no good either), so one
     # pass over the gradients serves the verdict and the clipping, and one more unscales and clips.
     grad_norm = tree.global_norm(grads) / state.loss_scale.value
-    finite = collectives.all_finite(torch.isfinite(grad_norm))
+    finite = torch.isfinite(grad_norm)
+    finite = collectives.all_finite(finite if overflowed is None else finite & ~overflowed())
     factor = (cfg.optim.max_norm / (grad_norm + 1e-6)).clamp(max=1.0) / state.loss_scale.value
     grads = tree.scale_(grads, factor)
 
@@ -122,6 +171,80 @@ def train_step(
         loss_scale=precision.adjust(state.loss_scale, finite, cfg=cfg.apex),
     )
     return new_state, StepMetrics(value, losses, grad_norm, finite, state.loss_scale.value)
+
+
+def _global_gradients(
+    state: TrainState,
+    batch: Batch | Sequence[Batch],
+    *,
+    loss: Loss | list[Stage],
+    collectives: Collectives,
+    cfg: Config,
+    key: int | None,
+    overlap: bool,
+) -> tuple[Params, Tensor, Tensor, Any]:
+    """Differentiates the scaled loss and sums over the ranks.
+
+    Returns:
+      The gradients (still scaled) and the value, summed over micro-batches and ranks; this rank's losses; the moments
+      of the global batch.
+    """
+    micro_batches = [batch] if isinstance(batch, Batch) else list(batch)
+    engine = "autograd" if cfg.training.engine == "autograd" else "func"
+    buckets = Buckets(collectives, dtype=cfg.apex.reduce_dtype)
+    grads: Any = None
+    value, losses, moments = torch.zeros_like(state.loss_scale.value), [], None
+
+    def reduce(name: str, stage_grads: Any) -> Any:
+        """Takes the last micro-batch's gradients of a stage, as soon as they exist."""
+        if grads is not None:
+            stage_grads = tree.add(tree.subtree(grads, name), stage_grads)
+        summed = buckets.start(stage_grads)
+        if not overlap:
+            buckets.wait()
+        return summed
+
+    for index, share in enumerate(micro_batches):
+        drawn_from = _share_key(key, collectives.rank + collectives.size * index)
+        chain = _chain(loss, state.stats, share, key=drawn_from)
+        scaled = Stage("scaled", partial(_scaled_sum, factor=share.weight * state.loss_scale.value))
+        last = index == len(micro_batches) - 1
+        differentiate = staged_value_and_grad([*chain, scaled], on_grads=reduce if last else None, engine=engine)
+        (scaled_value, auxiliary), new_grads = differentiate(state.params, share.features)
+        value = value + scaled_value
+        losses.append(auxiliary.pop("scaled"))
+        measured = _moments(auxiliary)
+        moments = measured if moments is None else batch_norm.merge(moments, measured)
+        grads = new_grads if last or grads is None else tree.add(grads, new_grads)
+    buckets.wait()
+    value = sum_over_ranks(value / state.loss_scale.value, collectives)
+    if not cfg.model.sync_batch_norm:
+        moments = batch_norm.pool(moments, lambda sums: sum_over_ranks(sums, collectives))
+    return grads, value, torch.cat(losses), moments
+
+
+def _share_key(key: int | None, share: int) -> int | None:
+    """What a share of the global batch draws from: another key for each, whichever rank takes it."""
+    return key if key is None or share == 0 else rng.fold_in(key, "share", share)
+
+
+def _chain(loss: Loss | list[Stage], stats: Stats, batch: Batch, *, key: int | None) -> list[Stage]:
+    if isinstance(loss, list):
+        return loss
+    if isinstance(loss, Objective):
+        return loss.stages(stats, batch, key=key)
+    return [Stage("", lambda params, _: loss(params, stats, batch, key=key))]
+
+
+def _scaled_sum(_: Params, losses: Tensor, *, factor: Tensor) -> tuple[Tensor, Tensor]:
+    # +inf marks a transcript that cannot fit and does not count; NaN stays and fails the step.
+    counted = torch.where(losses == torch.inf, torch.zeros_like(losses), losses)
+    return counted.sum() * factor, losses
+
+
+def _moments(auxiliary: dict[str, Any]) -> Any:
+    """The moments tree out of what the stages of a chain leave; a single stage leaves the whole tree."""
+    return auxiliary[""] if "" in auxiliary else {name: measured for name, measured in auxiliary.items() if measured}
 
 
 def eval_step(
@@ -144,18 +267,3 @@ def eval_step(
         if criterion is None:
             return logits, logits.values.new_zeros(0)
         return logits, criterion(logits, batch.labels, batch.label_lengths, blank=cfg.blank)
-
-
-def sum_over_ranks(values: Any, collectives: Collectives) -> Any:
-    """Sums every tensor of a tree over the ranks, in one contiguous buffer per dtype; the tree itself for one rank."""
-    if collectives.size == 1:
-        return values
-    flat, unflatten = tree.flatten(values)
-    summed: list[Tensor] = list(flat)
-    for dtype in sorted({leaf.dtype for leaf in flat}, key=str):
-        places = [index for index, leaf in enumerate(flat) if leaf.dtype == dtype]
-        buffer = torch.cat([flat[index].reshape(-1) for index in places])
-        collectives.all_reduce_async(buffer).wait()
-        for index, piece in zip(places, buffer.split([flat[index].numel() for index in places]), strict=True):
-            summed[index] = piece.view_as(flat[index])
-    return unflatten(summed)

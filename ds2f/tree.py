@@ -54,6 +54,21 @@ def unflatten_like(tree: Tree, by_path: dict[str, Any]) -> Tree:
     return flatten(tree)[1]([by_path[path] for path in wanted])
 
 
+def subtree(tree: Tree, path: str, *, default: Tree = None) -> Tree:
+    """What nested dictionaries hold at a path such as ``rnn_0/forward``; the empty path is the tree itself."""
+    for key in filter(None, path.split("/")):
+        if key not in tree:
+            return default
+        tree = tree[key]
+    return tree
+
+
+def grafted(tree: Tree, path: str, branch: Tree) -> Tree:
+    """Nested dictionaries with ``branch`` at a path that ``subtree`` finds; dictionaries on the way are made new."""
+    key, _, rest = path.partition("/")
+    return {**tree, key: grafted(tree.get(key, {}), rest, branch)} if key else branch
+
+
 def zeros_like(tree: Tree) -> Tree:
     """A tree of zeros with the shapes, dtypes and devices of ``tree``."""
     return map(torch.zeros_like, tree)
@@ -72,6 +87,12 @@ def to(tree: Tree, device: torch.device | str) -> Tree:
 def select(condition: Tensor, on_true: Tree, on_false: Tree) -> Tree:
     """Chooses between two trees of the same structure by one boolean scalar tensor, without reading it on the host."""
     return map(lambda a, b: torch.where(condition, a, b), on_true, on_false)
+
+
+def add(first: Tree, second: Tree) -> Tree:
+    """Adds two trees of the same structure, leaf by leaf."""
+    flat, unflatten = flatten(first)
+    return unflatten(list(torch._foreach_add(flat, leaves(second))))
 
 
 def scale_(tree: Tree, factor: Tensor) -> Tree:

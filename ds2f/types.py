@@ -83,6 +83,9 @@ class Collectives(Protocol):
     def all_reduce_async(self, buffer: Tensor) -> Handle:
         """Starts summing a contiguous buffer over the ranks, in place."""
 
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """The sum over the ranks, as a new tensor and differentiable: its cotangents are summed over the ranks too."""
+
     def all_finite(self, flag: Tensor) -> Tensor:
         """Whether the boolean scalar ``flag`` is true on every rank."""
 
@@ -101,6 +104,9 @@ class _Single:
     def all_reduce_async(self, buffer: Tensor) -> Handle:
         return _Done()
 
+    def all_reduce(self, values: Tensor) -> Tensor:
+        return values
+
     def all_finite(self, flag: Tensor) -> Tensor:
         return flag
 
@@ -116,5 +122,5 @@ def identity(x: torch.Tensor) -> torch.Tensor:
 class Stage(NamedTuple):
     """One link of a chain of pure functions, which is how a model is differentiated piece by piece."""
 
-    name: str  # the stage's key in params
-    fn: Callable[[Params, Tensor], tuple[Tensor, Any]]  # (params[name], x) -> (y, auxiliary output)
+    name: str  # where in params the stage's subtree lies: a key, or keys with slashes between; empty: all of params
+    fn: Callable[[Params, Any], tuple[Any, Any]]  # (that subtree, x) -> (y, auxiliary output)

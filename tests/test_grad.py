@@ -103,3 +103,45 @@ def test_stages_give_the_bits_of_their_composition_and_hand_gradients_out_from_t
     assert seen == ["second", "first"]
     for ours, theirs in zip(tree.leaves(staged_grads), tree.leaves(grads), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_stages_may_hand_on_tuples_and_lie_anywhere_in_the_parameters(engine):
+    generator = torch.Generator().manual_seed(1)
+    params = {"a": {"x": torch.randn(3, 3, generator=generator), "y": torch.randn(3, 3, generator=generator)}}
+
+    def both(p, x):
+        return (x, x @ p), {}
+
+    def joined(p, pair):
+        return (pair[1] + torch.tanh(pair[0] @ p)).square().sum(), {}
+
+    x = torch.randn(2, 3, generator=generator)
+    stages = [Stage("a/x", both), Stage("a/y", joined)]
+    _, grads = grad.staged_value_and_grad(stages, engine=engine)(params, x)
+    first, second = (leaf.clone().requires_grad_() for leaf in (params["a"]["x"], params["a"]["y"]))
+    expected = torch.autograd.grad(joined(second, both(first, x)[0])[0], [first, second])
+    assert torch.equal(grads["a"]["x"], expected[0])
+    assert torch.equal(grads["a"]["y"], expected[1])
+
+
+def test_what_on_grads_returns_takes_the_place_of_the_gradients():
+    params = {"first": {"w": torch.ones(3, 4)}, "second": {"w": torch.ones(4, 2), "b": torch.ones(2)}}
+
+    def doubled_below(name, grads):
+        return tree.map(lambda leaf: 2 * leaf, grads) if name == "first" else None
+
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    _, plain = grad.staged_value_and_grad(chain())(params, x)
+    _, replaced = grad.staged_value_and_grad(chain(), on_grads=doubled_below)(params, x)
+    assert torch.equal(replaced["first"]["w"], 2 * plain["first"]["w"])
+    assert torch.equal(replaced["second"]["b"], plain["second"]["b"])
+
+
+def test_one_stage_over_all_parameters_is_value_and_grad():
+    params = lstm_params()
+    x = torch.randn(7, 3, 5, generator=torch.Generator().manual_seed(0))
+    (value, _), grads = grad.value_and_grad(lstm_loss, has_aux=True)(params, x)
+    (staged_value, _), staged = grad.staged_value_and_grad([Stage("", lstm_loss)])(params, x)
+    assert torch.equal(value, staged_value)
+    assert all(torch.equal(grads[name], staged[name]) for name in params)

@@ -6,6 +6,7 @@ import torch
 
 from ds2f import optim, steps, tree
 from ds2f.config import ApexConfig, Config, ModelConfig, OptimConfig
+from ds2f.grad import value_and_grad
 from ds2f.types import SINGLE, Batch
 
 MODEL = ModelConfig(hidden_size=6, hidden_layers=2, num_bins=17, labels=tuple("_AB "))
@@ -166,12 +167,84 @@ def test_two_ranks_with_half_the_weight_each_are_one_rank():
     torch.testing.assert_close(*means)
 
 
-def test_summing_over_ranks_keeps_structure_shapes_and_dtypes():
-    values = {"b": torch.ones(2, 3), "a": [torch.tensor(1.5, dtype=torch.float64), torch.tensor(2)]}
-    summed = steps.sum_over_ranks(values, Mirror())
-    expected = {"b": torch.full((2, 3), 2.0), "a": [torch.tensor(3.0, dtype=torch.float64), torch.tensor(4)]}
-    assert_same_bits(expected, summed)
-    assert [leaf.dtype for leaf in tree.leaves(summed)] == [leaf.dtype for leaf in tree.leaves(values)]
+def plain_loss(params, stats, batch, *, key=None):
+    return steps.objective(MODEL)(params, stats, batch, key=key)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_an_objective_a_plain_function_and_a_list_of_stages_give_the_same_bits(overlap):
+    batch, tx = make_batch(), optim.sgd(0.1)
+    state = steps.init_state(CFG, tx, key=1)
+    objective = steps.objective(MODEL)
+    losses = [objective, plain_loss, objective.stages(state.stats, batch)]
+    results = [
+        steps.train_step(state, batch, loss=loss, tx=tx, collectives=Mirror(), cfg=CFG, overlap=overlap)
+        for loss in losses
+    ]
+    for result in results[1:]:
+        assert_same_bits(results[0], result)
+
+
+def test_reductions_start_in_the_backward_pass_from_the_top_stage_down():
+    started = []
+
+    class Recorder(Mirror):
+        def all_reduce_async(self, buffer):
+            started.append(buffer.numel())
+            return super().all_reduce_async(buffer)
+
+    state, _, _ = one_step(make_batch(), collectives=Recorder())
+    parts = [state.params["output"], state.params["rnn_1"], state.params["rnn_0"]["backward"]]
+    parts += [state.params["rnn_0"]["forward"], state.params["conv"]]
+    assert started[:5] == [tree.size(part) for part in parts]
+
+
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch():
+    cfg = attrs.evolve(CFG, model=attrs.evolve(MODEL, sync_batch_norm=True))
+    parts = [make_batch(size=2, seed=seed)._replace(weight=torch.tensor(0.25)) for seed in (3, 4)]
+    tx = optim.sgd(0.1, momentum=0.0)
+    state = steps.init_state(cfg, tx, key=1)
+    loss = steps.objective(cfg.model)
+
+    def mean(params):
+        return torch.cat([loss(params, state.stats, part)[0] for part in parts]).mean()
+
+    _, grads = value_and_grad(mean)(state.params)
+    new_state, metrics = steps.train_step(state, parts, loss=loss, tx=tx, cfg=cfg)
+    assert metrics.losses.shape == (4,)
+    torch.testing.assert_close(metrics.loss, metrics.losses.mean())
+    for path, leaf in tree.flatten_with_paths(new_state.params).items():
+        expected = tree.flatten_with_paths(state.params)[path] - 0.1 * tree.flatten_with_paths(grads)[path]
+        torch.testing.assert_close(leaf, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_each_share_of_a_batch_draws_its_own_dropout():
+    model = attrs.evolve(MODEL, dropout=0.5)
+    tx, batch = optim.sgd(0.1), make_batch()
+    state = steps.init_state(CFG, tx, key=1)
+    _, metrics = steps.train_step(state, [batch, batch], loss=steps.objective(model), tx=tx, cfg=CFG, key=5)
+    _, alone = steps.train_step(state, batch, loss=steps.objective(model), tx=tx, cfg=CFG, key=5)
+    first, second = metrics.losses.split(3)
+    assert torch.equal(first, alone.losses)
+    assert not torch.allclose(first, second)
+
+
+def test_an_overflow_that_only_the_device_noted_skips_the_step():
+    cfg = attrs.evolve(CFG, apex=ApexConfig(loss_scale="dynamic", initial_scale=1024))
+    tx, batch = optim.adamw(0.01), make_batch()
+    state = steps.init_state(cfg, tx, key=1)
+    for noted in (True, False):
+        after, metrics = steps.train_step(
+            state,
+            batch,
+            loss=steps.objective(MODEL),
+            tx=tx,
+            cfg=cfg,
+            overflowed=lambda noted=noted: torch.tensor(noted),
+        )
+        assert bool(metrics.finite) is not noted
+        assert int(after.step) == int(not noted)
+        assert float(after.loss_scale.value) == (512 if noted else 1024)
 
 
 def test_eval_step_leaves_statistics_alone_and_reports_losses():

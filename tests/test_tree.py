@@ -155,3 +155,24 @@ def test_an_empty_tree_is_finite() -> None:
 
 def test_size_counts_elements() -> None:
     assert tree.size({"a": torch.ones(2, 3), "b": [torch.ones(()), torch.ones(0)]}) == 7
+
+
+def test_a_subtree_is_found_by_its_path_and_grafted_back_without_touching_the_tree() -> None:
+    whole = {"a": {"b": torch.ones(2), "c": torch.zeros(1)}, "d": torch.ones(3)}
+    assert tree.subtree(whole, "a/b") is whole["a"]["b"]
+    assert tree.subtree(whole, "") is whole
+    assert tree.subtree(whole, "a/x", default={}) == {}
+    grafted = tree.grafted(whole, "a/b", torch.full((2,), 7.0))
+    assert grafted["a"]["b"].tolist() == [7, 7]
+    assert whole["a"]["b"].tolist() == [1, 1]
+    assert grafted["a"]["c"] is whole["a"]["c"]
+    assert tree.grafted({}, "new/leaf", 1) == {"new": {"leaf": 1}}
+    assert tree.grafted(whole, "", 5) == 5
+
+
+def test_trees_are_added_leaf_by_leaf_into_new_ones() -> None:
+    first, second = {"a": torch.ones(2), "b": [torch.tensor(3.0)]}, {"a": torch.ones(2), "b": [torch.tensor(4.0)]}
+    added = tree.add(first, second)
+    assert added["a"].tolist() == [2, 2]
+    assert added["b"][0] == 7
+    assert first["b"][0] == 3

@@ -126,6 +126,20 @@ def _updated(stats: dict[str, Tensor], moments: Moments) -> dict[str, Tensor]:
     }
 
 
+def merge(first: Tree, second: Tree) -> Tree:
+    """The moments of two batches together, from the trees of their moments.
+
+    Source: Chan, Golub and LeVeque 1979, equations 2.1.
+    """
+
+    def merged(a: Moments, b: Moments) -> Moments:
+        count, delta = a.count + b.count, b.mean - a.mean
+        share = b.count / count.clamp(min=1)
+        return Moments(count, a.mean + delta * share, a.m2 + b.m2 + delta.square() * a.count * share)
+
+    return _each(merged, first, second)
+
+
 def pool(moments: Tree, reduce: Callable[[Tree], Tree]) -> Tree:
     """Pools the moments of all ranks into those of the global batch, weighted by valid frames.
 
@@ -137,8 +151,8 @@ def pool(moments: Tree, reduce: Callable[[Tree], Tree]) -> Tree:
       reduce: sums a tree of tensors over the ranks, leaf by leaf; called twice.
 
     Returns:
-      The same structure, the same values on every rank. When ``reduce_moments`` has already made the moments global,
-      pooling keeps mean and variance but counts every frame once per rank.
+      The same structure, the same values on every rank. Moments that ``reduce_moments`` has already made global must
+      not be pooled: every frame would count once per rank.
 
     Source: Chan, Golub and LeVeque 1979, the pairwise update in its form for many parts.
     """

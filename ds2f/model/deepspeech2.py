@@ -57,6 +57,7 @@ def stages(
     kernel: Kernel | None = None,
     reduce_moments: Callable[[Tensor], Tensor] = identity,
     frames: int | None = None,
+    split_first: bool = False,
 ) -> list[Stage]:
     """The model for one batch as a chain of pure functions.
 
@@ -70,6 +71,9 @@ def stages(
       kernel: a recurrent kernel (see ``recurrent``); ``None`` takes the one that ``cfg.kernel`` names.
       reduce_moments: a differentiable sum over ranks, for synchronised batch norm.
       frames: padded length to compute with; ``None`` for the longest utterance's. Features are cut or filled to it.
+      split_first: makes a stage of each direction of the first recurrent layer, ``rnn_0/forward`` and
+        ``rnn_0/backward``, whose parameters are ``params["rnn_0"]["forward"]`` and so on: only the convolutions are
+        differentiated after that layer, so half of its gradients should be on their way before the other half is done.
 
     Returns:
       ``Stage(name, fn)`` with ``fn(params[name], x) -> (y, moments)``. The first takes features [B, F, T], between
@@ -98,7 +102,10 @@ def stages(
     )
     input_padding = layers.frames(lengths.to(device, non_blocking=True), size).padding
     chain = [Stage("conv", partial(_conv, stats=stats["conv"], input_padding=input_padding, call=call))]
-    for name in (f"rnn_{index}" for index in range(cfg.hidden_layers)):
+    if split_first and cfg.bidirectional:
+        chain.append(Stage("rnn_0/forward", partial(_first_forward, call=call)))
+        chain.append(Stage("rnn_0/backward", partial(_first_backward, call=call)))
+    for name in (f"rnn_{index}" for index in range(len(chain) > 1, cfg.hidden_layers)):
         chain.append(Stage(name, partial(_recurrent, name=name, stats=stats.get(name), call=call)))
     return [*chain, Stage("output", partial(_output, stats=stats["output"], call=call))]
 
@@ -219,6 +226,21 @@ def _recurrent(
     weights = [tree.cast(params[way], call.policy.compute) for way in ("forward", "backward") if way in params]
     y, _ = call.kernel(x.to(call.policy.compute), call.frames, None, weights)
     return y.to(call.policy.activation), measured
+
+
+def _first_forward(params: Params, x: Tensor, *, call: _Call) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+    """[T', B, C] to itself, as the other direction reads it, and [T', B, H]."""
+    x = x.to(call.policy.compute)
+    y, _ = call.kernel(x, call.frames, None, [tree.cast(params, call.policy.compute)])
+    return (x, y), {}
+
+
+def _first_backward(params: Params, x_and_y: tuple[Tensor, Tensor], *, call: _Call) -> tuple[Tensor, dict[str, Any]]:
+    """Adds the other direction, which is the first one's function on utterances that run backwards."""
+    x, forward_y = x_and_y
+    weights = [tree.cast(params, call.policy.compute)]
+    y, _ = call.kernel(layers.reverse(x, call.frames), call.frames, None, weights)
+    return (forward_y + layers.reverse(y, call.frames)).to(call.policy.activation), {}
 
 
 def _output(params: Params, x: Tensor, *, stats: Stats, call: _Call) -> tuple[Tensor, dict[str, Any]]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from ds2f import tree
 from ds2f.model import layers
-from ds2f.model.batch_norm import batch_norm, masked_moments, pool, update_stats
+from ds2f.model.batch_norm import batch_norm, masked_moments, merge, pool, update_stats
 from ds2f.types import Moments
 
 C = 3
@@ -188,6 +188,19 @@ def test_pooled_ranks_have_the_moments_of_their_frames_together(ranks):
         expected = frames.mean(0) if len(frames) else torch.zeros(C, dtype=torch.float64)
         torch.testing.assert_close(pooled.mean, expected)
         torch.testing.assert_close(pooled.m2, (frames - expected).square().sum(0))
+
+
+@given(st.lists(st.integers(0, 5), max_size=3), st.lists(st.integers(0, 5), max_size=3))
+@settings(deadline=None, max_examples=20)
+def test_merged_moments_are_those_of_both_batches_together(first, second):
+    parts = [example(lengths, seed=seed) for seed, lengths in enumerate((first, second))]
+    trees = [{"norm": masked_moments(x + 5 * rank, padding, axis=2)[0]} for rank, (x, padding, _) in enumerate(parts)]
+    frames = torch.cat([valid + 5 * rank for rank, (_, _, valid) in enumerate(parts)])
+    merged = merge(*trees)["norm"]
+    assert merged.count == len(frames)
+    expected = frames.mean(0) if len(frames) else torch.zeros(C, dtype=torch.float64)
+    torch.testing.assert_close(merged.mean, expected)
+    torch.testing.assert_close(merged.m2, (frames - expected).square().sum(0))
 
 
 def test_synchronised_ranks_give_outputs_and_gradients_of_the_whole_batch():

@@ -10,9 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ds2f import tree
 from ds2f.config import ModelConfig
 from ds2f.convert import to_reference
+from ds2f.grad import staged_value_and_grad
 from ds2f.model import deepspeech2, recurrent
 from ds2f.precision import FULL, Policy
-from ds2f.types import Logits
+from ds2f.types import Logits, Stage
 
 SMALL = ModelConfig(hidden_size=8, hidden_layers=3, num_bins=33, lookahead_context=4)
 DOUBLE = Policy(torch.float64, torch.float64)
@@ -41,6 +42,12 @@ def twin(cfg, params, stats):
 
 def valid(logits):
     return [values[:length] for values, length in zip(logits.values, logits.lengths.tolist(), strict=True)]
+
+
+def composed(chain, params, x):
+    for stage in chain:
+        x, _ = stage.fn(tree.subtree(params, stage.name), x)
+    return x
 
 
 def same_bits(first, second):
@@ -159,6 +166,32 @@ def test_apply_is_the_composition_of_the_stages(train):
         assert same_bits(deepspeech2.update_stats(stats, moments), new_stats)
     else:
         assert not any(moments.values())
+
+
+@pytest.mark.parametrize("policy", [FULL, BF16])
+def test_the_first_recurrent_layer_in_two_stages_gives_the_same_bits(policy):
+    cfg = SMALL
+    params, stats = lively_model(cfg)
+    results = []
+    for split in (False, True):
+        chain = deepspeech2.stages(cfg, stats, LENGTHS, train=True, policy=policy, split_first=split)
+        total = Stage("total", lambda _, logits: ((logits**2).sum(), {}))
+        results.append(staged_value_and_grad([*chain, total])(params, speech(LENGTHS)))
+    assert [stage.name for stage in chain][:4] == ["conv", "rnn_0/forward", "rnn_0/backward", "rnn_1"]
+    (whole, whole_grads), (halves, halves_grads) = results
+    assert torch.equal(whole[0], halves[0])
+    assert same_bits(whole_grads, halves_grads)
+    scan = attrs.evolve(cfg, kernel="scan")  # reads the other direction without turning it round: rounds differently
+    values = [
+        deepspeech2.stages(scan, stats, LENGTHS, train=True, policy=DOUBLE, split_first=split)
+        for split in (True, False)
+    ]
+    double_params = tree.cast(params, torch.float64)
+    torch.testing.assert_close(*[composed(chain, double_params, speech(LENGTHS).double()) for chain in values])
+    one_way = attrs.evolve(cfg, bidirectional=False)
+    _, stats = lively_model(one_way)
+    names = [stage.name for stage in deepspeech2.stages(one_way, stats, LENGTHS, train=True, split_first=True)]
+    assert names == ["conv", "rnn_0", "rnn_1", "rnn_2", "output"]
 
 
 def test_stages_cut_features_to_the_longest_utterance_unless_told_their_size():
