@@ -34,17 +34,21 @@ _ds2f_env_npu() {
 
   # torch would import torch_npu by itself and fail as a whole when that fails; the launchers import it where it is used.
   export TORCH_DEVICE_BACKEND_AUTOLOAD=0
-  # 2: operators are enqueued by one thread and launched by another.
-  export TASK_QUEUE_ENABLE=${TASK_QUEUE_ENABLE:-2}
   # 1: each process stays on the cores next to its card.
   export CPU_AFFINITY_CONF=${CPU_AFFINITY_CONF:-1}
   # Contiguous inputs may be put together by non-contiguous operators at once.
   export COMBINED_ENABLE=${COMBINED_ENABLE:-1}
   # Cards of one machine need not be on HCCL's list of trusted addresses.
   export HCCL_WHITELIST_DISABLE=${HCCL_WHITELIST_DISABLE:-1}
+  # HCCL's patience in seconds: both have to be shorter than --collective_timeout, 1800 by default, and on the first
+  # generation of chips the second counts in multiples of 68.
+  export HCCL_CONNECT_TIMEOUT=${HCCL_CONNECT_TIMEOUT:-600}
+  export HCCL_EXEC_TIMEOUT=${HCCL_EXEC_TIMEOUT:-1768}
   # Errors only (3), in CANN's log files and not on the terminal.
   export ASCEND_GLOBAL_LOG_LEVEL=${ASCEND_GLOBAL_LOG_LEVEL:-3}
   export ASCEND_SLOG_PRINT_TO_STDOUT=${ASCEND_SLOG_PRINT_TO_STDOUT:-0}
+  # Left to you: HCCL_DETERMINISTIC=true sums over the cards in the same order every time. TASK_QUEUE_ENABLE=2 moves more
+  # of the launching to a second thread; CANN recommends it, torch_npu 2.13 reserves it for inference. 1 is the default.
   # For finding errors: ASCEND_LAUNCH_BLOCKING=1 reports them where they happen, TORCH_NPU_FALLBACK_CPU_DISABLE=1 turns
   # operators that silently run on the CPU into errors.
 }

@@ -5,28 +5,58 @@ from pathlib import Path
 
 import attrs
 
+from ds2f.config import Config
 from launch import flags
 
 flags.define()
 
 
 def main(_: list[str]) -> int:
-    """Runs the training that the flags describe and prints its results."""
+    """Runs the training that the flags describe, in this process or in those that it starts."""
     cfg = flags.config_from_flags()
     run_dir = Path(cfg.run_dir or f"runs/{flags.flagfile_name() or 'train'}")
     cfg = attrs.evolve(cfg, run_dir=str(run_dir))
 
-    from ds2f.runner.telemetry import Telemetry, claim_run_dir
-    from ds2f.runner.trainer import Stopped, Trainer
+    from ds2f.runner import elastic
 
-    claim_run_dir(run_dir, cfg, flags.flagfile_text(cfg))
-    with Telemetry(run_dir, cfg) as telemetry:
+    if elastic.is_worker():
+        return elastic.work(lambda: train(cfg, run_dir))
+    if cfg.nproc_per_node > 1 or cfg.node_range != (1, 1):
+        return elastic.launch(cfg, [sys.executable, "-m", "launch.train", *sys.argv[1:]])
+    return train(cfg, run_dir)
+
+
+def train(cfg: Config, run_dir: Path) -> int:
+    """Runs one rank of the training and prints its results."""
+    from ds2f.runner import elastic
+    from ds2f.runner.backend import open_backend
+    from ds2f.runner.collectives import open_group
+    from ds2f.runner.signals import Stopped
+    from ds2f.runner.telemetry import Relay, Telemetry, claim_run_dir
+    from ds2f.runner.trainer import Trainer
+
+    job = elastic.job()
+    backend = open_backend(cfg.device, local_rank=job.local_rank, local_ranks=job.local_ranks)
+    group = open_group(
+        backend.collectives, device=backend.device, timeout=cfg.collective_timeout, rdzv_timeout=cfg.rdzv_timeout
+    )
+    if group.rank == 0:
+        cfg = claim_run_dir(run_dir, cfg, flags.flagfile_text, ranks=group.size, job=job.id, restarted=job.restarts > 0)
+    root = group.gather(cfg)[0]  # rank 0 knows what the run's folder held
+    cfg = attrs.evolve(
+        cfg,
+        data=attrs.evolve(cfg.data, global_batch_size=root.data.global_batch_size),
+        checkpointing=root.checkpointing,
+    )
+    with Telemetry(run_dir, cfg) if group.rank == 0 else Relay() as telemetry:
         try:
-            Trainer(cfg, run_dir, telemetry).run()
+            Trainer(cfg, run_dir, telemetry, group=group, backend=backend).run()
         except Stopped as stopped:
             telemetry.say(str(stopped))
             return 130
-    print(f"wrote {run_dir}/results.json", file=sys.stderr)
+    group.close()
+    if group.rank == 0:
+        print(f"wrote {run_dir}/results.json", file=sys.stderr)
     return 0
 
 

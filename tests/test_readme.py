@@ -19,7 +19,7 @@ from ds2f.settings import OneOf
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 BEGIN, END = "<!-- flags -->\n", "<!-- /flags -->\n"
-FOREIGN = {"flagfile", "help"}  # absl's own
+FOREIGN = {"flagfile", "help", "index", "enable"}  # of absl, pip (--index-url) and etcd (--enable-v2)
 
 
 def blocks(language: str) -> list[str]:

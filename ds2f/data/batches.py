@@ -61,6 +61,7 @@ class Loader:
         ranks: int = 1,
         micro_batches: int = 1,
         pin_memory: bool = False,
+        start_method: str = "fork",
     ) -> None:
         """Starts the workers.
 
@@ -72,6 +73,7 @@ class Loader:
           ranks: how many ranks there are.
           micro_batches: consecutive batches that this rank's share of a global batch comes in.
           pin_memory: whether batches come in page-locked memory, for copies to a device that do not wait.
+          start_method: how worker processes begin, ``fork`` or ``spawn``, which some devices need.
         """
         self.dataset = dataset
         self.batch_size = batch_size
@@ -88,6 +90,7 @@ class Loader:
             num_workers=num_workers,
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
+            multiprocessing_context=start_method if num_workers else None,
             generator=torch.Generator(),  # or else the workers' unused seeds are drawn from the global one
             prefetch_factor=_PREFETCH if num_workers else None,
             persistent_workers=num_workers > 0,

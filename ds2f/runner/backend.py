@@ -1,25 +1,31 @@
-"""Where the computing happens: one small object for placement, dtypes and synchronisation of a device."""
+"""Where the computing happens: one small object for placement, dtypes, synchronisation and memory of a device."""
 
 import ctypes
-import importlib
-import importlib.metadata
-import importlib.util
+import logging
 import os
 import platform
+import resource
+import sys
 
 import attrs
 import torch
+from torch import Tensor
 
 from ds2f import tree
 from ds2f.errors import InputError
+from ds2f.runner import npu
 from ds2f.types import Batch, TrainState
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_log = logging.getLogger(__name__)
 
 
 @attrs.frozen
 class Backend:
-    """A device and how this project uses it."""
+    """A device and how this project uses it.
+
+    Nothing has to be seeded: every random number comes from a generator that is made from its own key (``ds2f.rng``).
+    """
 
     name: str  # cpu, cuda or npu
     device: torch.device
@@ -27,6 +33,10 @@ class Backend:
     fast_dtype: torch.dtype  # what --apex.dtype=auto means here; float32 where no half precision is fast
     engine: str  # what --training.engine=auto means here
     fused_optimizer: bool = True  # whether the fused optimizers obey the verdict on finiteness here
+    collectives: str = "gloo"  # torch.distributed's libraries by type of device
+    start_method: str = "fork"  # how loader processes may begin once the device is open
+    pin_memory: bool = False  # whether batches should come in page-locked memory, so that copying them does not wait
+    saturates: bool = False  # whether overflow shows in a flag of the device and not in the gradients
 
     def dtype(self, requested: str) -> torch.dtype:
         """The half-precision type for ``--apex.dtype``."""
@@ -53,36 +63,111 @@ class Backend:
     def synchronize(self) -> None:
         """Waits for the device, for timing."""
         if self.name != "cpu":
-            torch.accelerator.synchronize()
+            torch.accelerator.synchronize(self.device)
+
+    def memory(self) -> int:
+        """The most bytes in use at any time so far: by tensors on the device, or on the CPU by this whole process."""
+        if self.name != "cpu":
+            return torch.accelerator.max_memory_allocated(self.device)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def clear_overflow(self) -> None:
+        """Forgets earlier overflows where the device saturates; comes before the forward pass of a step."""
+        if self.saturates:
+            npu.clear_overflow(self.device)
+
+    def overflowed(self) -> Tensor:
+        """Whether anything overflowed since ``clear_overflow``: a boolean scalar on the device, not waited for.
+
+        Always false on a device that does not saturate: there, infinities and NaN show in the gradients.
+        """
+        return npu.overflowed(self.device) if self.saturates else torch.zeros((), dtype=torch.bool, device=self.device)
 
 
-def open_backend(name: str = "auto") -> Backend:
-    """Opens ``cpu``, ``cuda``, ``npu``, or with ``auto`` the best that is there: NPU, then CUDA, then CPU.
+def open_backend(name: str = "auto", *, local_rank: int = 0, local_ranks: int = 1) -> Backend:
+    """Opens a device for this process. Call it before torch computes anything, and before joining a process group.
+
+    Args:
+      name: ``cpu``, ``cuda``, ``npu``, or ``auto`` for the best that is there: NPU, then CUDA, then CPU. An NPU that is
+        installed but cannot be used is passed over with a warning.
+      local_rank: which process of this machine this is, and so which card it takes.
+      local_ranks: how many processes of the job run on this machine.
 
     Raises:
-      InputError: when the device that was asked for is not there; the message says what is missing.
+      InputError: when the device that was asked for is not there, or there are more processes than cards; the message
+        says what is missing and what to do.
     """
-    if name == "npu" or (name == "auto" and importlib.util.find_spec("torch_npu") is not None):
+    if name not in ("auto", "npu", "cuda", "cpu"):
+        raise InputError(f"--device={name}: use auto, npu, cuda or cpu")
+    if name == "npu" or (name == "auto" and npu.installed()):
         try:
-            return _open_npu()
-        except InputError:
+            return _open_npu(local_rank, local_ranks)
+        except npu.NpuError as error:
             if name == "npu":
-                raise
+                raise InputError(f"--device=npu: {error}") from error
+            if local_rank == 0:
+                _log.warning("--device=auto passes over the NPU: %s", error)
     if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
-        if not torch.cuda.is_available():
-            raise InputError(f"--device=cuda: torch {torch.__version__} sees no CUDA card; use --device=cpu")
-        device = torch.device("cuda", torch.cuda.current_device())
-        half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return Backend("cuda", device, torch.cuda.get_device_name(device), half, "func")
+        return _open_cuda(local_rank, local_ranks)
     _keep_freed_memory()
     return Backend("cpu", torch.device("cpu"), _processor(), _cpu_dtype(), "func")
+
+
+def _open_npu(local_rank: int, local_ranks: int) -> Backend:
+    _require_cards("NPU", npu.load(), local_ranks)
+    card = npu.open_card(local_rank)
+    return Backend(
+        "npu",
+        card.device,
+        card.description,
+        torch.float16,  # the recurrent operators know no bf16
+        "autograd",  # torch.func would give zeros for operators that torch_npu overrides
+        fused_optimizer=False,  # Ascend's fused AdamW ignores found_inf and would apply a bad step
+        collectives="cpu:gloo,npu:hccl",
+        start_method="spawn",  # torch_npu does not survive a fork
+        saturates=card.saturates,
+    )
+
+
+def _open_cuda(local_rank: int, local_ranks: int) -> Backend:
+    if not torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+        raise InputError(
+            f"--device=cuda: torch {torch.__version__} sees no CUDA card (CUDA_VISIBLE_DEVICES is {visible}); look at "
+            "`nvidia-smi`, or use --device=cpu"
+        )
+    _require_cards("CUDA card", torch.cuda.device_count(), local_ranks)
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return Backend(
+        "cuda",
+        device,
+        torch.cuda.get_device_name(device),
+        half,
+        "func",
+        collectives="cpu:gloo,cuda:nccl",
+        pin_memory=True,
+    )
+
+
+def _require_cards(kind: str, cards: int, processes: int) -> None:
+    if processes > cards:
+        raise InputError(
+            f"--nproc_per_node={processes}: this machine has {cards} {kind}{'s' if cards > 1 else ''}, and each "
+            f"process needs its own; use --nproc_per_node={cards}, with --data.global_batch_size to keep the batch, "
+            "or --device=cpu"
+        )
 
 
 def _keep_freed_memory() -> None:
     """Tells glibc to keep large blocks that are freed, which it would give back to the kernel and fault in again.
 
-    The buffers of a step are large and of a new size each time; a training step of 3 x 512 takes a sixth less.
+    The buffers of a step are large and of a new size each time; a training step of 3 x 512 takes a sixth less. What
+    oneDNN keeps for each of these sizes would grow to gigabytes, for nothing: 64 of its programs are as fast as 1024.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # read when oneDNN is first used
     if platform.libc_ver()[0] == "glibc":
         libc, mmap_max, trim_threshold = ctypes.CDLL(None), -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
         libc.mallopt(mmap_max, 0)
@@ -100,34 +185,3 @@ def _processor() -> str:
     capability = torch.backends.cpu.get_cpu_capability()
     amx = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
     return f"CPU ({capability}{amx}), {torch.get_num_threads()} threads"
-
-
-def _open_npu() -> Backend:
-    """Imports torch_npu and takes the first visible NPU (not verified on hardware)."""
-    try:
-        wanted = importlib.metadata.version("torch_npu")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise InputError(
-            f"--device=npu: torch_npu is not installed; pip install torch_npu=={torch.__version__.split('+')[0]}"
-        ) from error
-    if wanted.split(".post")[0] != torch.__version__.split("+")[0]:
-        raise InputError(
-            f"--device=npu: torch_npu {wanted} needs torch {wanted.split('.post')[0]}, found {torch.__version__}; "
-            "install the matching pair"
-        )
-    try:
-        importlib.import_module("torch_npu")
-    except (ImportError, OSError, RuntimeError) as error:
-        raise InputError(
-            f"--device=npu: torch_npu does not load ({error}). CANN's libraries are missing or not on the path: "
-            "`source launch/env_npu.sh` first, or choose another --device"
-        ) from error
-    if torch.accelerator.device_count() < 1:
-        visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "not set")
-        raise InputError(
-            f"--device=npu: torch_npu {wanted} loads but sees 0 devices (ASCEND_RT_VISIBLE_DEVICES is {visible}); "
-            "look at `npu-smi info`"
-        )
-    device = torch.device("npu", 0)
-    # Ascend's fused AdamW ignores found_inf and would apply a bad step.
-    return Backend("npu", device, "Ascend NPU", torch.float16, "autograd", fused_optimizer=False)

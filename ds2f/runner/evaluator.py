@@ -8,6 +8,7 @@ from ds2f.config import ModelConfig
 from ds2f.metrics import ErrorCounts
 from ds2f.precision import Policy
 from ds2f.runner.backend import Backend
+from ds2f.runner.collectives import ALONE, Group
 from ds2f.steps import Criterion, eval_step
 from ds2f.types import Batch, Params, Stats
 
@@ -30,21 +31,24 @@ def evaluate(
     policy: Policy,
     backend: Backend,
     criterion: Criterion,
+    group: Group = ALONE,
 ) -> Evaluation:
-    """Transcribes every utterance greedily and counts its errors.
+    """Transcribes every utterance greedily and counts its errors, over all ranks.
 
     Args:
       params: parameters, on the backend's device.
       stats: running statistics, likewise.
-      batches: the utterances, each once, on the CPU.
+      batches: this rank's utterances, on the CPU; every utterance is on one rank, once.
       references: transcript by utterance id.
       cfg: the ``model`` section.
       policy: dtypes of the forward pass.
       backend: where to compute.
       criterion: the loss that is reported.
+      group: the ranks.
 
     Returns:
-      Errors over the corpus (never an average over batches), the mean loss, and the transcripts.
+      Errors over the corpus (never an average over batches or ranks), the mean loss, and the transcripts; the same on
+      every rank.
     """
     total, losses = ErrorCounts(0, 0, 0, 0), []
     transcripts: dict[int, str] = {}
@@ -55,7 +59,10 @@ def evaluate(
             transcripts[utterance] = hypothesis.text
             total += metrics.count_errors(references[utterance], hypothesis.text)
     finite = [value for loss in losses for value in loss.tolist() if value != float("inf")]
-    return Evaluation(total, sum(finite) / max(len(finite), 1), transcripts)
+    shares = group.gather((total, sum(finite), len(finite), transcripts))
+    total = sum((share[0] for share in shares), ErrorCounts(0, 0, 0, 0))
+    loss = sum(share[1] for share in shares) / max(sum(share[2] for share in shares), 1)
+    return Evaluation(total, loss, {row: text for share in shares for row, text in share[3].items()})
 
 
 def as_results(counts: ErrorCounts) -> dict[str, float | int]:

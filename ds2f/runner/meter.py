@@ -1,7 +1,7 @@
 """What training steps came to: metrics that wait on the device until they are read, and the run's running totals."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import attrs
@@ -26,25 +26,42 @@ class Position:
 
 class _Pending(NamedTuple):
     iteration: int
-    batch: Batch
+    ids: torch.Tensor  # [B]: this rank's utterances
     metrics: StepMetrics
 
 
+class _Share(NamedTuple):
+    """What one rank has to tell about the steps that were read."""
+
+    utterances: int
+    audio_seconds: float
+    infeasible: set[int]
+    skipped: list[tuple[int, list[int], list[int]]]  # iteration, ids whose loss is NaN, all ids
+
+
 class Meter:
-    """Counts the steps of one epoch into a ``Position`` and reads their metrics every so often."""
+    """Counts the steps of one epoch into a ``Position`` and reads their metrics every so often, on all ranks alike."""
 
     def __init__(
-        self, position: Position, *, frame_seconds: float, name: Callable[[int], str], say: Callable[[str], None]
+        self,
+        position: Position,
+        *,
+        frame_seconds: float,
+        name: Callable[[int], str],
+        say: Callable[[str], None],
+        gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> None:
         """Starts the clock.
 
         Args:
-          position: updated with every step.
+          position: updated with every step and every reading.
           frame_seconds: between frames.
           name: what an utterance is called, by id.
           say: told of skipped steps and of utterances that do not count.
+          gather: collects a value from every rank.
         """
         self._position, self._frame_seconds, self._name, self._say = position, frame_seconds, name, say
+        self._gather = gather
         self._pending: list[_Pending] = []
         self._infeasible: set[int] = set()
         self._start = self.restart()
@@ -52,6 +69,7 @@ class Meter:
     def restart(self) -> float:
         """Begins an epoch."""
         self._loss, self._steps, self._utterances, self._seconds = 0.0, 0, 0, 0.0
+        self._new_utterances, self._new_audio = 0, 0.0
         return self.resume_clock()
 
     def resume_clock(self) -> float:
@@ -59,16 +77,15 @@ class Meter:
         self._start = time.monotonic()
         return self._start
 
-    def count(self, batch: Batch, metrics: StepMetrics) -> None:
+    def count(self, micro_batches: Sequence[Batch], metrics: StepMetrics) -> None:
         """Takes note of a step that was started; nothing is read from the device."""
-        position = self._position
         self._tick()
-        position.batch += 1
-        position.iteration += 1
-        position.utterances += len(batch.ids)
-        position.audio_seconds += float(batch.lengths.sum()) * self._frame_seconds
-        self._utterances += len(batch.ids)
-        self._pending.append(_Pending(position.iteration, batch, metrics))
+        self._position.batch += 1
+        self._position.iteration += 1
+        self._new_utterances += sum(len(batch.ids) for batch in micro_batches)
+        self._new_audio += sum(float(batch.lengths.sum()) for batch in micro_batches) * self._frame_seconds
+        ids = torch.cat([batch.ids for batch in micro_batches])
+        self._pending.append(_Pending(self._position.iteration, ids, metrics))
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -83,24 +100,28 @@ class Meter:
 
     @property
     def utterances_per_second(self) -> float:
-        """Of the epoch so far."""
+        """Of all ranks, over the epoch up to the last reading."""
         return self._utterances / max(self._seconds, 1e-9)
 
     def read(self) -> dict[str, Any]:
         """Reads the metrics of all steps since the last reading; returns the last one's, empty without any."""
-        for iteration, batch, metrics in self._pending:
+        if not self._pending:
+            return {}
+        share = _Share(self._new_utterances, self._new_audio, set(), [])
+        for iteration, ids, metrics in self._pending:
             losses = metrics.losses.cpu()
-            self._report_infeasible(batch.ids[losses == torch.inf].tolist())
+            share.infeasible.update(ids[losses == torch.inf].tolist())
             if bool(metrics.finite):
                 self._loss += float(metrics.loss)
                 self._steps += 1
             else:
                 self._position.skipped_steps += 1
-                self._report_skipped(iteration, batch.ids, losses.isnan(), float(metrics.loss_scale))
-        if not self._pending:
-            return {}
+                share.skipped.append((iteration, ids[losses.isnan()].tolist(), ids.tolist()))
+        scales = {iteration: float(metrics.loss_scale) for iteration, _, metrics in self._pending}
         last = self._pending[-1].metrics
         self._pending.clear()
+        self._new_utterances, self._new_audio = 0, 0.0
+        self._take(self._gather(share), scales)
         self._tick()  # reading waited for the steps that the device had not finished
         return {
             "loss": float(last.loss),
@@ -109,16 +130,21 @@ class Meter:
             "utterances_per_second": self.utterances_per_second,
         }
 
-    def _report_infeasible(self, ids: list[int]) -> None:
-        new = sorted(set(ids) - self._infeasible)
+    def _take(self, shares: list[_Share], scales: dict[int, float]) -> None:
+        """Adds up what all ranks tell, and reports what needs a person's attention."""
+        utterances = sum(share.utterances for share in shares)
+        self._utterances += utterances
+        self._position.utterances += utterances
+        self._position.audio_seconds += sum(share.audio_seconds for share in shares)
+        new = set().union(*(share.infeasible for share in shares)) - self._infeasible
         if new:
             self._infeasible.update(new)
-            self._say(f"left out of the loss, too short for the transcript: {', '.join(map(self._name, new))}")
-
-    def _report_skipped(self, iteration: int, ids: torch.Tensor, broken: torch.Tensor, loss_scale: float) -> None:
-        named = ids[broken] if broken.any() else ids
-        why = "a loss is NaN" if broken.any() else "the losses are finite"
-        self._say(
-            f"step {iteration} skipped: its gradient is not finite (loss scale {loss_scale:g}); {why}: "
-            f"{', '.join(map(self._name, named.tolist()))}"
-        )
+            self._say(f"left out of the loss, too short for the transcript: {', '.join(map(self._name, sorted(new)))}")
+        for steps in zip(*(share.skipped for share in shares), strict=True):
+            iteration = steps[0][0]
+            broken = [row for _, rows, _ in steps for row in rows]
+            named = broken or [row for _, _, rows in steps for row in rows]
+            self._say(
+                f"step {iteration} skipped: its gradient is not finite (loss scale {scales[iteration]:g}); "
+                f"{'a loss is NaN' if broken else 'the losses are finite'}: {', '.join(map(self._name, named))}"
+            )

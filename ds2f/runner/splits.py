@@ -1,6 +1,6 @@
 """A manifest opened for the runner: its utterances, the dataset made of them, and a loader."""
 
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from ds2f.config import Config, manifest_path
 from ds2f.data import dataset as datasets
@@ -19,14 +19,18 @@ class Split(NamedTuple):
     loader: Loader
 
     @classmethod
-    def open(cls, name: str, cfg: Config, *, train: bool = False, pin_memory: bool = False) -> Self:
-        """Reads the manifest and starts the loader.
+    def open(
+        cls, name: str, cfg: Config, *, train: bool = False, rank: int = 0, ranks: int = 1, **loading: Any
+    ) -> Self:
+        """Reads the manifest and starts the loader of this rank's share.
 
         Args:
           name: ``train``, ``val`` or ``test``.
           cfg: a resolved configuration.
           train: whether to augment, prune and shuffle.
-          pin_memory: as for ``Loader``.
+          rank: which share of every global batch is loaded here.
+          ranks: how many ranks there are.
+          **loading: ``pin_memory`` and ``start_method``, as for ``Loader``.
 
         Raises:
           InputError: when the manifest or what it names cannot be used.
@@ -35,9 +39,12 @@ class Split(NamedTuple):
         dataset = datasets.build(utterances, cfg, train=train)
         loader = Loader(
             dataset,
-            batch_size=cfg.data.batch_size * cfg.nproc_per_node,
+            batch_size=global_batch(cfg, ranks) if train else cfg.data.batch_size * ranks,
             num_workers=cfg.data.num_workers if train else min(1, cfg.data.num_workers),
-            pin_memory=pin_memory,
+            rank=rank,
+            ranks=ranks,
+            micro_batches=micro_batches(cfg, ranks) if train else 1,
+            **loading,
         )
         return cls(name, utterances, dataset, loader)
 
@@ -50,3 +57,13 @@ class Split(NamedTuple):
     def references(self) -> list[str]:
         """What was said, by id."""
         return [utterance.transcript for utterance in self.utterances]
+
+
+def global_batch(cfg: Config, ranks: int) -> int:
+    """Utterances per step of all ranks together."""
+    return cfg.data.global_batch_size or cfg.data.batch_size * ranks
+
+
+def micro_batches(cfg: Config, ranks: int) -> int:
+    """How many batches, none above ``data.batch_size``, each rank takes a step, so that the global batch is kept."""
+    return -(-global_batch(cfg, ranks) // (cfg.data.batch_size * ranks))

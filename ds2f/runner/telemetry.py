@@ -21,41 +21,75 @@ from ds2f.errors import InputError
 _LIBRARY = logging.getLogger("ds2f")
 
 
-def claim_run_dir(run_dir: Path, cfg: Config, flags_text: str) -> None:
-    """Makes the run's folder and writes its settings.
+def claim_run_dir(
+    run_dir: Path,
+    cfg: Config,
+    flags_text: Callable[[Config], str],
+    *,
+    ranks: int = 1,
+    job: str = "",
+    restarted: bool = False,
+) -> Config:
+    """Makes the run's folder and writes its settings: the first thing that a run does, on rank 0 alone.
 
     Args:
-      run_dir: the folder; it may exist, but must not hold a run unless ``checkpointing.load_auto_checkpoint`` is set.
-      cfg: the settings, written to ``config.json``.
-      flags_text: a flagfile that repeats the run, written to ``flags.txt``.
+      run_dir: the folder; it may exist, but a run that it holds is only continued when
+        ``checkpointing.load_auto_checkpoint`` is set, or when the same job wrote it.
+      cfg: the settings.
+      flags_text: makes a flagfile that repeats a run, written to ``flags.txt``.
+      ranks: how many there are.
+      job: a name that all starts of one job share; empty when there is none.
+      restarted: whether this start follows another one of the same job.
+
+    Returns:
+      The settings as written to ``config.json``: with the global batch, which a continued run keeps whatever the number
+      of ranks, and with ``checkpointing.load_auto_checkpoint`` where the job has been here before.
 
     Raises:
-      InputError: when the folder holds a run already, cannot be written, or holds a run of another model.
+      InputError: when the folder holds another run, cannot be written, or holds a run of another model or global batch.
     """
-    stored, metrics = run_dir / "config.json", run_dir / "metrics.jsonl"
-    if metrics.exists() and metrics.stat().st_size > 0:  # a run that failed before its first step is no run
-        if not cfg.checkpointing.load_auto_checkpoint:
-            raise InputError(
-                f"{run_dir} already holds a run. Go on with it: --checkpointing.load_auto_checkpoint. "
-                "Start another: --run_dir=OTHER (or remove the folder)."
-            )
+    stored, metrics, claim = run_dir / "config.json", run_dir / "metrics.jsonl", run_dir / "job.txt"
+    if restarted or (job and claim.exists() and claim.read_text(encoding="utf-8") == job):
+        cfg = attrs.evolve(cfg, checkpointing=attrs.evolve(cfg.checkpointing, load_auto_checkpoint=True))
+    begun = metrics.exists() and metrics.stat().st_size > 0  # a run that failed before its first step is no run
+    if begun and not cfg.checkpointing.load_auto_checkpoint:
+        raise InputError(
+            f"{run_dir} already holds a run. Go on with it: --checkpointing.load_auto_checkpoint. "
+            "Start another: --run_dir=OTHER (or remove the folder)."
+        )
+    global_batch = cfg.data.global_batch_size or cfg.data.batch_size * ranks
+    if cfg.checkpointing.load_auto_checkpoint and stored.exists():
         before = config.from_dict(json.loads(stored.read_text(encoding="utf-8")))
-        if before.model != cfg.model:
-            changed = [
-                f"model.{name}"
-                for name, value in attrs.asdict(cfg.model).items()
-                if value != getattr(before.model, name)
-            ]
-            raise InputError(
-                f"{run_dir} holds a run of another model ({', '.join(changed)} differ). "
-                f"Use --flagfile={run_dir / 'flags.txt'}, or another --run_dir."
-            )
+        if begun:
+            _require_same_run(run_dir, before, cfg)
+        global_batch = before.data.global_batch_size or global_batch
+    cfg = attrs.evolve(cfg, data=attrs.evolve(cfg.data, global_batch_size=global_batch))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(stored, json.dumps(config.to_dict(cfg), indent=2) + "\n")
-        write_atomically(run_dir / "flags.txt", flags_text)
+        write_atomically(run_dir / "flags.txt", flags_text(cfg))
+        if job:
+            write_atomically(claim, job)
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise InputError(f"--run_dir={run_dir} cannot be written: {error}. Give another folder.") from error
+    return cfg
+
+
+def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:
+    changed = [
+        f"model.{name}" for name, value in attrs.asdict(cfg.model).items() if value != getattr(before.model, name)
+    ]
+    if changed:
+        raise InputError(
+            f"{run_dir} holds a run of another model ({', '.join(changed)} differ). "
+            f"Use --flagfile={run_dir / 'flags.txt'}, or another --run_dir."
+        )
+    kept = before.data.global_batch_size
+    if cfg.data.global_batch_size not in (0, kept):
+        raise InputError(
+            f"{run_dir} holds a run whose global batch is {kept}; --data.global_batch_size="
+            f"{cfg.data.global_batch_size} would change it in the middle. Leave the flag out, or use another --run_dir."
+        )
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -99,12 +133,19 @@ class Telemetry:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        _LIBRARY.removeHandler(self._forward)
-        _LIBRARY.propagate = True
+        self._release()
         self._log.close()
         self._metrics.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+    def _release(self) -> None:
+        _LIBRARY.removeHandler(self._forward)
+        _LIBRARY.propagate = True
+
+    def take(self) -> list[str]:
+        """What waits to be said by rank 0: nothing, on rank 0."""
+        return []
 
     def say(self, message: str) -> None:
         """Prints a line and keeps it in ``log.txt`` with the time."""
@@ -132,6 +173,35 @@ class Telemetry:
         columns = {"FPS": f"{results['utterances_per_second']:.1f}", "epochs": str(results["epochs"])}
         columns |= {"AMP": results["amp"], "Torch": results["torch"].split("+")[0]}
         self._console.print(errors_table(results["name"], sets, **columns))
+
+
+class Relay(Telemetry):
+    """The voice of a rank other than 0: it writes nothing, and what it says waits for rank 0 to say it."""
+
+    def __init__(self) -> None:
+        self._said: list[str] = []
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._release()
+
+    def say(self, message: str) -> None:
+        """Keeps a line for ``take``."""
+        self._said.append(message)
+
+    def take(self) -> list[str]:
+        """What was said since the last call."""
+        said, self._said = self._said, []
+        return said
+
+    def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
+        """Leaves the numbers to rank 0, which has the same."""
+
+    def progress(self, description: str, total: int, completed: int = 0) -> "StepProgress":
+        """A progress bar that never draws."""
+        return StepProgress(Console(quiet=True), description, total, completed, disable=True)
+
+    def results(self, results: Mapping[str, Any]) -> None:
+        """Leaves the results to rank 0, which has the same."""
 
 
 class StepProgress:

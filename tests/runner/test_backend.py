@@ -1,13 +1,17 @@
-"""Which device is opened, in which dtype, and what is said when it is not there."""
+"""Which device is opened, in which dtype, for which process, and what is said when it is not there."""
 
-import importlib.metadata
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from ds2f.errors import InputError
-from ds2f.runner import backend
-from ds2f.types import Batch
+from ds2f.runner import backend, npu
+from ds2f.types import Batch, LossScale, TrainState
 
 
 def make_batch():
@@ -15,15 +19,62 @@ def make_batch():
     return Batch(torch.zeros(2, 4, 3), lengths, torch.zeros(2, 1), lengths, lengths, torch.ones(()))
 
 
+@pytest.fixture(autouse=True)
+def _no_torch_npu(monkeypatch):
+    """As on most machines; tests that want one say so."""
+    monkeypatch.setattr(npu, "installed", lambda: False)
+
+
+@pytest.fixture
+def cuda_cards(monkeypatch):
+    """Two cards, of which the process takes note without touching them."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    return taken
+
+
 def test_the_cpu_moves_nothing_and_takes_half_precision_only_where_it_is_fast(monkeypatch):
     opened, batch = backend.open_backend("cpu"), make_batch()
     assert opened.place(batch) is batch
-    assert opened.engine == "func"
+    assert (opened.engine, opened.collectives, opened.start_method, opened.pin_memory) == (
+        "func",
+        "gloo",
+        "fork",
+        False,
+    )
     for amx, avx512, expected in ((True, False, torch.bfloat16), (False, False, torch.float32)):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx512=avx512: avx512)
         assert backend.open_backend("cpu").dtype("auto") == expected
     assert opened.dtype("fp16") == torch.float16
+
+
+def test_any_number_of_processes_shares_a_cpu():
+    opened = [backend.open_backend("cpu", local_rank=rank, local_ranks=64) for rank in (0, 63)]
+    assert opened[0] == opened[1]
+
+
+def test_a_cpus_memory_is_the_peak_of_the_process_in_bytes():
+    code = (
+        "import torch; from ds2f.runner.backend import open_backend; opened = open_backend('cpu'); "
+        "before = opened.memory(); torch.zeros(2**28, dtype=torch.uint8).fill_(1); print(opened.memory() - before)"
+    )
+    # A process inherits the peak of the one that started it, so a small one comes between.
+    start = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+    result = subprocess.run([sys.executable, "-c", start, code], capture_output=True, text=True, check=True)
+    assert 0.9 * 2**28 < int(result.stdout) < 1.2 * 2**28
+
+
+def test_a_device_without_an_overflow_flag_never_overflowed():
+    opened = backend.open_backend("cpu")
+    opened.clear_overflow()
+    flag = opened.overflowed()
+    assert not opened.saturates
+    assert (flag.dtype, flag.shape, flag.item()) == (torch.bool, (), False)
 
 
 def test_lengths_stay_on_the_cpu_wherever_the_features_go():
@@ -33,48 +84,115 @@ def test_lengths_stay_on_the_cpu_wherever_the_features_go():
     assert {placed.lengths.device.type, placed.label_lengths.device.type, placed.ids.device.type} == {"cpu"}
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA card")
-def test_cuda_without_a_card_is_refused():
-    with pytest.raises(InputError, match="no CUDA card"):
+def test_a_state_is_moved_whole():
+    elsewhere = backend.Backend("meta", torch.device("meta"), "", torch.float16, "func")
+    here = torch.zeros(2)
+    placed = elsewhere.place_state(TrainState(here, {"w": [here]}, {}, (here,), LossScale(here, here)))
+    assert isinstance(placed.loss_scale, LossScale)
+    assert {
+        placed.step.device.type, placed.params["w"][0].device.type, placed.opt_state[0].device.type,
+        placed.loss_scale.value.device.type,
+    } == {"meta"}  # fmt: skip
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(InputError, match=r"--device=tpu.*auto, npu, cuda or cpu"):
+        backend.open_backend("tpu")
+
+
+def test_cuda_without_a_card_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(InputError, match=r"no CUDA card \(CUDA_VISIBLE_DEVICES is \).*nvidia-smi.*--device=cpu"):
         backend.open_backend("cuda")
 
 
-def test_npu_without_torch_npu_says_what_to_install(monkeypatch):
-    def missing(name):
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", missing)
-    with pytest.raises(InputError, match="pip install torch_npu=="):
-        backend.open_backend("npu")
-
-
-def test_npu_with_torch_npu_for_another_torch_is_refused(monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.1.0.post12")
-    with pytest.raises(InputError, match=r"torch_npu 2\.1\.0.* needs torch 2\.1\.0, found"):
-        backend.open_backend("npu")
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_each_process_takes_the_cuda_card_of_its_own_rank(cuda_cards, name):
+    opened = backend.open_backend(name, local_rank=1, local_ranks=2)
+    assert cuda_cards == [opened.device] == [torch.device("cuda", 1)]
+    assert (opened.name, opened.description, opened.collectives) == ("cuda", "card 1", "cpu:gloo,cuda:nccl")
+    assert (opened.engine, opened.start_method, opened.pin_memory, opened.saturates) == ("func", "fork", True, False)
+    assert opened.dtype("auto") == torch.float16, "bf16 that is only emulated is not fast"
 
 
-def test_npu_without_cann_says_to_source_the_environment(monkeypatch):
-    def unloadable(name):
-        raise ImportError("libhccl.so: cannot open shared object file")
-
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: torch.__version__.split("+")[0])
-    monkeypatch.setattr(importlib, "import_module", unloadable)
-    with pytest.raises(InputError, match=r"libhccl\.so.*env_npu\.sh"):
-        backend.open_backend("npu")
-
-
-def test_npu_without_devices_names_the_visible_ones(monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: torch.__version__.split("+")[0])
-    monkeypatch.setattr(importlib, "import_module", lambda _: None)
-    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
-    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "4,5")
-    with pytest.raises(InputError, match=r"0 devices.*4,5.*npu-smi"):
-        backend.open_backend("npu")
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_more_processes_than_cards_are_refused_with_both_numbers(cuda_cards, name):
+    with pytest.raises(
+        InputError, match=r"nproc_per_node=8.*2 CUDA cards.*nproc_per_node=2.*data\.global_batch_size.*--device=cpu"
+    ):
+        backend.open_backend(name, local_rank=5, local_ranks=8)
+    assert cuda_cards == []
 
 
 def test_bf16_is_refused_on_an_npu():
-    npu = backend.Backend("npu", torch.device("cpu"), "", torch.float16, "autograd")
-    assert npu.dtype("auto") == torch.float16
+    opened = backend.Backend("npu", torch.device("cpu"), "", torch.float16, "autograd")
+    assert opened.dtype("auto") == torch.float16
     with pytest.raises(InputError, match="fp16"):
-        npu.dtype("bf16")
+        opened.dtype("bf16")
+
+
+def unusable():
+    raise npu.NpuError("there is no CANN; do this")
+
+
+def test_an_npu_that_was_asked_for_and_cannot_be_used_is_an_error(monkeypatch):
+    monkeypatch.setattr(npu, "load", unusable)
+    with pytest.raises(InputError, match="--device=npu: there is no CANN; do this"):
+        backend.open_backend("npu")
+
+
+def test_auto_passes_over_an_npu_that_cannot_be_used_and_says_so_once_per_machine(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(npu, "installed", lambda: True)
+    monkeypatch.setattr(npu, "load", unusable)
+    with caplog.at_level(logging.WARNING):
+        for rank in range(3):
+            assert backend.open_backend(local_rank=rank, local_ranks=3).name == "cpu"
+    assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ds2f.runner.backend", "WARNING", "--device=auto passes over the NPU: there is no CANN; do this")
+    ]
+
+
+def test_auto_says_nothing_where_no_npu_is_installed(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert backend.open_backend().name == "cpu"
+    assert not caplog.records
+
+
+def test_auto_does_not_fall_back_when_there_are_npus_but_too_few(monkeypatch):
+    monkeypatch.setattr(npu, "installed", lambda: True)
+    monkeypatch.setattr(npu, "load", lambda: 1)
+    with pytest.raises(InputError, match=r"nproc_per_node=2: this machine has 1 NPU, "):
+        backend.open_backend(local_rank=0, local_ranks=2)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch_npu") is not None, reason="torch_npu is installed")
+def test_nothing_of_torch_npu_is_needed_or_imported_without_one():
+    code = (
+        "import sys; from ds2f.runner.backend import open_backend; open_backend('auto'); "
+        "assert not [name for name in sys.modules if name.startswith('torch_npu')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+ONE_LENGTH_AFTER_A_HUNDRED_OTHERS = """
+from ds2f.runner.backend import open_backend
+open_backend("cpu")
+import torch
+with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION):
+    for width in [*range(10, 110), 10]:
+        torch.nn.functional.conv2d(torch.ones(2, 16, 32, width), torch.ones(16, 16, 3, 3))
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize(("asked_for", "expected"), [(None, "cache_miss"), ("1024", "cache_hit")])
+def test_onednn_does_not_keep_a_program_for_every_length_unless_told_to(asked_for, expected):
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    environment = {key: value for key, value in os.environ.items() if key != name}
+    environment |= {name: asked_for} if asked_for else {}
+    command = [sys.executable, "-c", ONE_LENGTH_AFTER_A_HUNDRED_OTHERS]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    made = [line for line in output.splitlines() if "create:" in line and ",convolution," in line]
+    assert f"create:{expected}" in made[-1]

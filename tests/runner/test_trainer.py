@@ -40,8 +40,12 @@ def config(data_path, **sections):
     return resolve(attrs.evolve(base, **sections))
 
 
+def claim(run_dir, cfg, **how):
+    return claim_run_dir(run_dir, cfg, lambda _: "", **how)
+
+
 def run(cfg, run_dir):
-    claim_run_dir(run_dir, cfg, "")
+    cfg = claim(run_dir, cfg)
     with Telemetry(run_dir, cfg) as telemetry:
         return Trainer(cfg, run_dir, telemetry).run()
 
@@ -58,7 +62,7 @@ def test_a_run_leaves_its_results_its_settings_and_its_best_model(tone_corpus, t
     assert kinds.count("epoch") == 2
     assert kinds.count("train") == 4  # every second step and the end of each epoch of three
     loaded, params, _ = checkpoint.load_model(tmp_path / "run")
-    assert loaded == cfg
+    assert loaded == attrs.evolve(cfg, data=attrs.evolve(cfg.data, global_batch_size=4))
     assert tree.all_finite(params)
     assert "epoch 2/2" in (tmp_path / "run/log.txt").read_text()
 
@@ -77,19 +81,19 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_bits(tone_cor
 
 def test_a_folder_that_holds_a_run_is_not_written_over(tone_corpus, tmp_path):
     cfg = config(tone_corpus)
-    claim_run_dir(tmp_path, cfg, "")
-    claim_run_dir(tmp_path, cfg, "")  # nothing was trained yet
+    claim(tmp_path, cfg)
+    claim(tmp_path, cfg)  # nothing was trained yet
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(InputError, match="load_auto_checkpoint"):
-        claim_run_dir(tmp_path, attrs.evolve(cfg, device="auto"), "")
+        claim(tmp_path, attrs.evolve(cfg, device="auto"))
     other = attrs.evolve(
         cfg,
         model=attrs.evolve(cfg.model, hidden_size=9),
         checkpointing=CheckpointingConfig(load_auto_checkpoint=True),
     )
     with pytest.raises(InputError, match=r"model\.hidden_size"):
-        claim_run_dir(tmp_path, other, "")
+        claim(tmp_path, other)
     assert (tmp_path / "config.json").read_bytes() == before
 
 
@@ -106,7 +110,7 @@ def test_an_utterance_too_short_for_its_transcript_is_left_out_and_named(tone_co
 
 def test_a_step_with_nan_is_skipped_and_its_utterance_named(tone_corpus, tmp_path, monkeypatch):
     cfg = config(tone_corpus)
-    claim_run_dir(tmp_path / "run", cfg, "")
+    claim(tmp_path / "run", cfg)
     with Telemetry(tmp_path / "run", cfg) as telemetry:
         trainer = Trainer(cfg, tmp_path / "run", telemetry)
         loader = trainer._data["train"].loader
@@ -126,17 +130,40 @@ def test_a_step_with_nan_is_skipped_and_its_utterance_named(tone_corpus, tmp_pat
     assert f"train{poisoned.row}.wav" in line
 
 
-def test_the_batches_of_several_cards_are_taken_by_one_process_which_says_so(tone_corpus, tmp_path):
-    results = run(config(tone_corpus, nproc_per_node=2), tmp_path / "run")
+def test_a_global_batch_above_what_a_card_takes_comes_in_micro_batches(tone_corpus, tmp_path):
+    base = config(tone_corpus)
+    results = run(attrs.evolve(base, data=attrs.evolve(base.data, global_batch_size=8)), tmp_path / "run")
     assert (results["batch_size"], results["ranks"], results["steps"]) == (8, 1, 4)
-    assert "one process takes the batches of all 2 cards" in (tmp_path / "run/log.txt").read_text()
+    assert "2 steps of 8 an epoch in 2 shares" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_the_global_batch_of_a_run_is_kept_when_it_goes_on_with_fewer_ranks(tone_corpus, tmp_path):
+    cfg = config(tone_corpus)
+    assert claim(tmp_path, cfg, ranks=8).data.global_batch_size == 32
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    going_on = attrs.evolve(cfg, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
+    assert claim(tmp_path, going_on, ranks=2).data.global_batch_size == 32
+    other = attrs.evolve(going_on, data=attrs.evolve(cfg.data, global_batch_size=16))
+    with pytest.raises(InputError, match="global batch is 32"):
+        claim(tmp_path, other, ranks=2)
+
+
+def test_a_job_knows_the_folder_that_it_wrote_before(tone_corpus, tmp_path):
+    cfg = config(tone_corpus)
+    assert not claim(tmp_path, cfg, job="night").checkpointing.load_auto_checkpoint
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    assert claim(tmp_path, cfg, job="night").checkpointing.load_auto_checkpoint
+    assert claim(tmp_path, cfg, restarted=True).checkpointing.load_auto_checkpoint
+    for job in ("day", ""):
+        with pytest.raises(InputError, match="already holds a run"):
+            claim(tmp_path, cfg, job=job)
 
 
 def test_starting_from_another_runs_weights(tone_corpus, tmp_path):
     cfg = config(tone_corpus, training=TrainingConfig(epochs=1))
     run(cfg, tmp_path / "first")
     with_weights = attrs.evolve(cfg, checkpointing=CheckpointingConfig(continue_from=str(tmp_path / "first")))
-    claim_run_dir(tmp_path / "second", with_weights, "")
+    claim(tmp_path / "second", with_weights)
     with Telemetry(tmp_path / "second", cfg) as telemetry:
         started = Trainer(with_weights, tmp_path / "second", telemetry)
         _, params, _ = checkpoint.load_model(tmp_path / "first")

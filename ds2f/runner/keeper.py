@@ -1,0 +1,92 @@
+"""What rank 0 keeps for all: it alone writes and reads checkpoints, and hands what it read to the other ranks.
+
+So the other ranks need neither access to the run's folder nor orbax, and all of them start from the same bits.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ds2f.config import Config
+from ds2f.errors import InputError
+from ds2f.runner.collectives import Group
+from ds2f.runner.meter import Position
+from ds2f.types import Params, Stats, TrainState
+
+
+class Keeper:
+    """The checkpoints of a run, for every rank of it. All ranks call every method, in the same order."""
+
+    def __init__(self, run_dir: Path, cfg: Config, group: Group) -> None:
+        """Opens the run's checkpoints on rank 0."""
+        self._run_dir, self._cfg, self._group = run_dir, cfg, group
+        self._checkpoints = None
+        if group.rank == 0:
+            from ds2f.checkpoint import Checkpoints  # brings jax, which the other ranks need not load
+
+            self._checkpoints = Checkpoints(run_dir, keep=cfg.checkpointing.save_n_recent_models)
+
+    def resume(self, fresh: TrainState) -> tuple[TrainState, Position, int | None]:
+        """The state of the newest checkpoint on every rank, or ``fresh`` where there is none.
+
+        Args:
+          fresh: the state before the first step, on the CPU.
+
+        Returns:
+          The state, the position, and the number of the checkpoint that they are from.
+        """
+        state, position, newest = fresh, Position(), None
+        if self._checkpoints is not None:
+            newest = self._checkpoints.find("last")
+            if newest is not None:
+                state, stored = self._checkpoints.restore(newest, fresh)
+                position = Position(**stored)
+        newest, values = self._group.gather((newest, attrs.asdict(position)))[0]
+        return self._group.broadcast(state), Position(**values), newest
+
+    def weights_of(self, other: Path | str, fresh: TrainState, *, init: Any) -> TrainState:
+        """The best weights of another run on every rank, with a new optimizer state.
+
+        Args:
+          other: the other run's folder; only rank 0 reads it.
+          fresh: the state before the first step, on the CPU.
+          init: makes the optimizer's state of parameters.
+
+        Raises:
+          InputError: when there is no such run, or it holds another model.
+        """
+        params, stats = fresh.params, fresh.stats
+        if self._group.rank == 0:
+            from ds2f.checkpoint import load_model
+
+            source, params, stats = load_model(other)
+            ours = self._cfg.model
+            alike = {name: getattr(source.model, name) for name in ("dropout", "kernel", "ctc", "sync_batch_norm")}
+            if source.model != attrs.evolve(ours, **alike):
+                raise InputError(
+                    f"--checkpointing.continue_from={other} is another model; take the --model flags from "
+                    f"{other}/flags.txt"
+                )
+        params, stats = self._group.broadcast((params, stats))
+        return fresh._replace(params=params, stats=stats, opt_state=init(params))
+
+    def save(self, state: TrainState, position: Position, *, score: float | None = None) -> None:
+        """Writes a checkpoint on rank 0; the others go on."""
+        if self._checkpoints is not None:
+            self._checkpoints.save(position.iteration, state, attrs.asdict(position), score=score)
+
+    def best_model(self, like: tuple[Params, Stats]) -> tuple[Params, Stats]:
+        """The weights and statistics with the best score, on every rank; ``like`` has their structure, on the CPU."""
+        if self._checkpoints is not None:
+            from ds2f.checkpoint import load_model
+
+            _, *best = load_model(self._run_dir, which="best")
+            like = best[0], best[1]
+        params, stats = self._group.broadcast(like)
+        return params, stats
+
+    def close(self) -> None:
+        """Releases what the checkpoints hold."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()

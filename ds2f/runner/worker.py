@@ -1,0 +1,88 @@
+"""What a rank does beside training: it learns its place from its agent, dies with it, and tells it what went wrong."""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ds2f.errors import InputError
+from ds2f.runner.collectives import PeerLost
+
+PEER_LOST = 75  # exit status: another rank failed (EX_TEMPFAIL of sysexits.h)
+GIVE_UP = 78  # exit status: this would fail again (EX_CONFIG)
+STOPPED = 130  # exit status: Ctrl-C
+
+GRACE = 3.0  # seconds in which an agent ends the peers of a rank that died
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # which an agent holds back until a rank can heed them
+
+
+class Job(NamedTuple):
+    """What a rank knows of its job besides the group."""
+
+    id: str  # the same for all starts of all ranks; empty for a process on its own
+    restarts: int  # how often the ranks were started again after a failure
+    local_rank: int
+    local_ranks: int  # on this machine
+
+
+def job() -> Job:
+    """Reads the environment that an agent gives its ranks; a process on its own is the only rank of a nameless job."""
+    env = os.environ
+    name = env.get("TORCHELASTIC_RUN_ID", "")
+    return Job(
+        id="" if name == "none" else name,  # torchrun's default
+        restarts=int(env.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        local_rank=int(env.get("LOCAL_RANK", "0")),
+        local_ranks=int(env.get("LOCAL_WORLD_SIZE", "1")),
+    )
+
+
+def is_worker() -> bool:
+    """Whether an agent, ours or torchrun, has started this process."""
+    return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+
+
+def work(run: Callable[[], int]) -> int:
+    """Runs a rank, which dies with its agent, and returns its exit status.
+
+    What ends it goes to the agent, which says it once for all ranks: an ``InputError``, after which nothing is started
+    again, and a ``PeerLost``, unless the agent knows better and ends this process.
+    """
+    _die_with_agent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job of a shell
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        return run()
+    except InputError as error:
+        _report(str(error))
+        return GIVE_UP
+    except PeerLost as error:
+        time.sleep(GRACE)
+        _report(str(error))
+        sys.stdout.flush()
+        os._exit(PEER_LOST)  # the usual way out may wait for the lost rank
+    except KeyboardInterrupt:
+        return STOPPED
+
+
+def _die_with_agent() -> None:
+    if sys.platform == "linux":
+        die_with_parent = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+        ctypes.CDLL(None).prctl(die_with_parent, signal.SIGKILL)
+    agent = os.environ.get("DS2F_AGENT")
+    if agent and os.getppid() != int(agent):  # it died before the line above
+        os._exit(1)
+
+
+def _report(message: str) -> None:
+    """Leaves ``message`` where the agent looks for it, in torchrun's form, or prints it where no agent does."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        Path(file).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
+    else:
+        print(f"rank {os.environ['RANK']}: {message}", file=sys.stderr, flush=True)

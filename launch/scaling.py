@@ -1,0 +1,240 @@
+"""Measures how much of the communication the backward pass hides, and predicts what many cards reach.
+
+python -m launch.scaling: two ranks take the same training steps with and without overlap, over a link that delays every
+sum in proportion to its bytes. From the time and the bytes of each stage follows what a given link costs any number of
+cards; ``step_seconds`` is the formula.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from absl import flags as absl_flags
+
+from ds2f.config import Config, DataConfig, OptimConfig
+from launch import flags
+
+if TYPE_CHECKING:
+    from ds2f.runner.collectives import Group
+    from launch.link import Part, Step
+
+BASE = Config(
+    nproc_per_node=2,
+    data=DataConfig(batch_size=10),
+    optim=OptimConfig(schedule="constant", learning_rate=3e-4),
+)
+
+FLAGS = absl_flags.FLAGS
+flags.define(
+    only=("device", "model", "apex", "training.seed", "training.engine", "data.batch_size", "nproc_per_node")
+    + ("rdzv_timeout", "collective_timeout", "max_restarts")
+)
+FLAGS.set_default("nproc_per_node", BASE.nproc_per_node)
+FLAGS.set_default("data.batch_size", BASE.data.batch_size)
+absl_flags.DEFINE_integer("rounds", 5, "Rounds that are timed.", lower_bound=1)
+absl_flags.DEFINE_float("delay", 0.3, "What the link adds to a step, as a share of the backward pass.", lower_bound=0)
+absl_flags.DEFINE_list("cards", ["8", "64"], "Numbers of cards to predict for.")
+absl_flags.DEFINE_list(
+    "links", ["1.25", "12.5", "25"], "What a card sends per second, gigabytes: links to predict for."
+)
+absl_flags.DEFINE_float("latency", 2e-5, "Of one message, seconds.", lower_bound=0)
+absl_flags.DEFINE_list("speeds", ["4", "94", "3000"], "What one card alone trains per second, utterances.")
+absl_flags.DEFINE_string("json", "", "Also write the results to this file.")
+absl_flags.DEFINE_string("trace", "", "Also write a step of every rank to this file, for chrome://tracing or Perfetto.")
+
+MODES = {"apart": (False, False), "overlapped": (True, False), "apart, delayed": (False, True)}
+MODES["overlapped, delayed"] = (True, True)  # overlap, delay
+
+
+def main(_: list[str]) -> int | None:
+    """Starts the ranks, and prints and writes what they measured."""
+    cfg = flags.config_from_flags(BASE)
+
+    from ds2f.runner import elastic
+
+    if elastic.is_worker():
+        return elastic.work(lambda: _run(cfg))
+    return elastic.launch(cfg, [sys.executable, "-m", "launch.scaling", *sys.argv[1:]])
+
+
+def _run(cfg: Config) -> int:
+    from rich.console import Console
+
+    from ds2f.runner import elastic
+    from ds2f.runner.backend import open_backend
+    from ds2f.runner.collectives import open_group
+    from ds2f.runner.telemetry import write_atomically
+    from launch.link import make_step, trace_events
+
+    job = elastic.job()
+    backend = open_backend(cfg.device, local_rank=job.local_rank, local_ranks=job.local_ranks)
+    group = open_group(
+        backend.collectives, device=backend.device, timeout=cfg.collective_timeout, rdzv_timeout=cfg.rdzv_timeout
+    )
+    take = make_step(cfg, backend, group)
+    results, last = measure(take, group, rounds=FLAGS.rounds, delay=FLAGS.delay)
+    traces = group.gather(trace_events(last, group.rank))
+    if group.rank == 0:
+        results = {"ranks": group.size, "device": backend.description, "batch_size": cfg.data.batch_size} | results
+        results["predictions"] = predict(results, cfg.data.batch_size)
+        _show(results, Console(highlight=False, soft_wrap=True))
+        if FLAGS.json:
+            write_atomically(Path(FLAGS.json), json.dumps(results, indent=2) + "\n")
+        if FLAGS.trace:
+            write_atomically(Path(FLAGS.trace), json.dumps([event for events in traces for event in events]) + "\n")
+    group.close()
+    return 0
+
+
+def measure(take: "Callable[..., Step]", group: "Group", *, rounds: int, delay: float) -> "tuple[dict[str, Any], Step]":
+    """Times the modes in turns.
+
+    Returns:
+      Medians over the rounds, in seconds, and shares; and the last overlapped step with delays, for the trace.
+    """
+    take(True, 0.0)
+    trial = take(True, 0.0)
+    total = sum(part.bytes for part in trial.parts)
+    rate = group.gather(delay * trial.backward / total)[0]
+    steps: dict[str, list[Step]] = {mode: [] for mode in MODES}
+    for _ in range(rounds):
+        for mode, (overlap, delayed) in MODES.items():
+            steps[mode].append(take(overlap, rate if delayed else 0.0))
+    seconds = {mode: median(step.seconds for step in taken) for mode, taken in steps.items()}
+    added = {
+        way: median(
+            late.seconds - soon.seconds for late, soon in zip(steps[f"{way}, delayed"], steps[way], strict=True)
+        )
+        for way in ("apart", "overlapped")
+    }
+    plain, last = steps["overlapped"], steps["overlapped, delayed"][-1]
+    issue = (seconds["overlapped, delayed"] - seconds["overlapped"]) / (
+        seconds["apart, delayed"] - seconds["overlapped"]
+    )
+    results = {
+        "rounds": rounds,
+        "seconds": seconds,
+        "delay_seconds": rate * total,
+        "added_seconds": added,
+        "hidden_share": 1 - added["overlapped"] / added["apart"],
+        "hidden_share_of_all_communication": 1 - issue,
+        "first_sum_starts_at": (last.transfers[0].start - last.forward) / last.backward,
+        "forward_seconds": median(step.forward for step in plain),
+        "after_seconds": median(step.seconds - step.forward - step.backward for step in steps["overlapped"]),
+        "parts": [
+            part._replace(seconds=median(step.parts[index].seconds for step in plain))._asdict()
+            for index, part in enumerate(trial.parts)
+        ],
+    }
+    return results, last
+
+
+def step_seconds(
+    parts: "Sequence[Part]",
+    *,
+    forward: float,
+    after: float,
+    cards: int,
+    bytes_per_second: float,
+    latency: float,
+    overlap: bool,
+) -> float:
+    """Predicts the time of a step on several cards.
+
+    A ring of N cards sums n bytes in 2 (N - 1) messages of n / N bytes each way, which takes
+    2 (N - 1) / N * n / bytes_per_second + 2 (N - 1) * latency. A stage's sum starts when the stage is done and the sum
+    before has ended; with overlap the backward pass goes on meanwhile, without it the backward pass waits.
+
+    Args:
+      parts: the stages' backward passes, from the top down.
+      forward: seconds of the forward pass.
+      after: seconds after the sums: clipping and the optimizer.
+      cards: how many there are.
+      bytes_per_second: what each card sends.
+      latency: of one message, seconds.
+      overlap: whether the backward pass goes on during the sums.
+
+    Source: Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations".
+    """
+    computed, summed = forward, 0.0
+    for part in parts:
+        transfer = 2 * (cards - 1) / cards * part.bytes / bytes_per_second + 2 * (cards - 1) * latency
+        computed += part.seconds
+        summed = max(summed, computed) + transfer
+        if not overlap:
+            computed = summed
+    return max(computed, summed) + after
+
+
+def predict(results: dict[str, Any], batch_size: int) -> list[dict[str, float]]:
+    """What cards reach that compute like this machine, but as fast as ``--speeds``: efficiencies by cards and link."""
+    from launch.link import Part
+
+    parts = [Part(**part) for part in results["parts"]]
+    here = results["forward_seconds"] + sum(part.seconds for part in parts) + results["after_seconds"]
+    return [
+        {"utterances_per_second": speed, "cards": cards, "gigabytes_per_second": link}
+        | _efficiencies(parts, results, batch_size / speed / here, cards=cards, bytes_per_second=1e9 * link)
+        for speed, cards, link in _cases()
+    ]
+
+
+def _cases() -> Iterator[tuple[float, int, float]]:
+    for speed in map(float, FLAGS.speeds):
+        for cards in map(int, FLAGS.cards):
+            for link in map(float, FLAGS.links):
+                yield speed, cards, link
+
+
+def _efficiencies(
+    parts: "Sequence[Part]", results: dict[str, Any], factor: float, *, cards: int, bytes_per_second: float
+) -> dict[str, float]:
+    """One card's time over that of many, with and without overlap; ``factor`` stretches this machine's times."""
+    scaled = [part._replace(seconds=part.seconds * factor) for part in parts]
+    forward, after = results["forward_seconds"] * factor, results["after_seconds"] * factor
+    alone = forward + sum(part.seconds for part in scaled) + after
+    together = partial(
+        step_seconds,
+        scaled,
+        forward=forward,
+        after=after,
+        cards=cards,
+        bytes_per_second=bytes_per_second,
+        latency=FLAGS.latency,
+    )
+    return {"apart": alone / together(overlap=False), "overlapped": alone / together(overlap=True)}
+
+
+def _show(results: dict[str, Any], console: Any) -> None:
+    from rich.table import Table
+
+    seconds, added = results["seconds"], results["added_seconds"]
+    console.print(f"{results['ranks']} ranks of {results['batch_size']} utterances, each {results['device']}")
+    stages = Table("stage", "backward ms", "MB")
+    for part in results["parts"]:
+        stages.add_row(part["name"], f"{1e3 * part['seconds']:.0f}", f"{part['bytes'] / 1e6:.1f}")
+    console.print(stages)
+    console.print(
+        f"step {seconds['overlapped']:.3f} s, without overlap {seconds['apart']:.3f} s; a link that takes "
+        f"{results['delay_seconds']:.3f} s adds {added['overlapped']:.3f} s, without overlap {added['apart']:.3f} s: "
+        f"{100 * results['hidden_share']:.1f} % hidden. The first sum starts after "
+        f"{100 * results['first_sum_starts_at']:.1f} % of the backward pass."
+    )
+    table = Table("one card, utt/s", "cards", "link, GB/s", "efficiency apart", "overlapped")
+    for row in results["predictions"]:
+        table.add_row(
+            f"{row['utterances_per_second']:g}",
+            f"{row['cards']}",
+            f"{row['gigabytes_per_second']:g}",
+            f"{100 * row['apart']:.1f} %",
+            f"{100 * row['overlapped']:.1f} %",
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,57 @@
+"""The prediction against closed forms, and the measurement of two real ranks on a small model."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from launch.link import Part
+from launch.scaling import step_seconds
+
+LINK = {"cards": 4, "bytes_per_second": 100.0, "latency": 0.0}
+
+
+def test_without_overlap_every_byte_is_paid_for():
+    parts = [Part("top", 2.0, 200), Part("bottom", 1.0, 400)]
+    expected = 5 + 3 + 2 * 3 / 4 * 600 / 100 + 7
+    assert step_seconds(parts, forward=5.0, after=7.0, overlap=False, **LINK) == pytest.approx(expected)
+
+
+def test_with_overlap_only_what_outlasts_the_backward_pass_is_paid_for():
+    parts = [Part("top", 2.0, 200), Part("middle", 10.0, 400), Part("bottom", 1.0, 100)]
+    # 3 s and 6 s fit into the 10 s and 1 s that follow, but for the 5 s by which the second outlasts the last stage.
+    expected = 5 + 13 + (6 - 1) + 1.5 + 7
+    assert step_seconds(parts, forward=5.0, after=7.0, overlap=True, **LINK) == pytest.approx(expected)
+
+
+def test_one_card_sends_nothing_and_latency_counts_each_message():
+    parts = [Part("all", 2.0, 200)]
+    alone = {"cards": 1, "bytes_per_second": 1.0, "latency": 9.0}
+    assert step_seconds(parts, forward=1.0, after=1.0, overlap=True, **alone) == 4
+    late = LINK | {"latency": 0.5}
+    assert step_seconds(parts, forward=0.0, after=0.0, overlap=True, **late) == pytest.approx(2 + 3 + 6 * 0.5)
+
+
+def test_two_ranks_start_their_sums_before_the_backward_pass_ends(tmp_path):
+    command = [sys.executable, "-m", "launch.scaling", "--device=cpu", "--model.hidden_layers=3"]
+    command += ["--model.hidden_size=32", "--data.batch_size=2", "--rounds=1", "--apex.opt_level=O0"]
+    command += [f"--json={tmp_path}/scaling.json", f"--trace={tmp_path}/trace.json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "scaling.json").read_text())
+    assert results["ranks"] == 2
+    assert [part["name"] for part in results["parts"]] == [
+        "output",
+        "rnn_2",
+        "rnn_1",
+        "rnn_0/backward",
+        "rnn_0/forward",
+        "conv",
+    ]
+    assert results["first_sum_starts_at"] < 0.5
+    events = json.loads((tmp_path / "trace.json").read_text())
+    for rank in (0, 1):
+        rows = {event["name"]: event for event in events if event["pid"] == rank}
+        last = rows["backward conv"]
+        assert rows["sum output"]["ts"] < last["ts"] + last["dur"]

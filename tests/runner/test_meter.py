@@ -1,0 +1,55 @@
+"""Totals and reports over several ranks."""
+
+import torch
+from threads import in_ranks
+
+from ds2f.runner.meter import Meter, Position
+from ds2f.types import Batch, StepMetrics
+
+
+def make_batch(ids):
+    count = len(ids)
+    lengths = torch.full((count,), 50)
+    zeros = torch.zeros(count, dtype=torch.int64)
+    return Batch(torch.zeros(count, 4, 50), lengths, zeros[:, None], zeros, torch.tensor(ids), torch.ones(()))
+
+
+def metrics(losses, *, finite=True):
+    return StepMetrics(
+        torch.tensor(3.0), torch.tensor(losses), torch.tensor(1.0), torch.tensor(finite), torch.tensor(8.0)
+    )
+
+
+def read(per_rank):
+    """Each rank counts its steps, ``(ids, losses, finite)``, and reads; returns the positions and what was said."""
+
+    def work(group):
+        said, position = [], Position()
+        meter = Meter(position, frame_seconds=0.01, name=lambda row: f"u{row}", say=said.append, gather=group.gather)
+        for ids, losses, finite in per_rank[group.rank]:
+            meter.count([make_batch(ids)], metrics(losses, finite=finite))
+        values = meter.read()
+        assert meter.read() == {}
+        return position, said, values
+
+    return in_ranks(len(per_rank), work)
+
+
+def test_utterances_and_seconds_are_those_of_all_ranks():
+    results = read([[([0, 1], [1.0, 2.0], True)], [([2], [1.0], True)], [([], [], True)]])
+    for position, said, values in results:
+        assert (position.utterances, position.iteration, said) == (3, 1, [])
+        assert abs(position.audio_seconds - 1.5) < 1e-9
+        assert values["loss"] == 3
+
+
+def test_a_nan_on_one_rank_is_named_alone_and_an_overflow_names_the_whole_batch():
+    nan, inf = float("nan"), float("inf")
+    first = [([0, 1], [1.0, 2.0], False), ([2, 3], [1.0, inf], True), ([0, 1], [1.0, 2.0], False)]
+    second = [([4, 5], [1.0, nan], False), ([6], [1.0], True), ([4], [1.0], False)]
+    for position, said, _ in read([first, second]):
+        assert position.skipped_steps == 2
+        left_out, poisoned, overflowed = said
+        assert left_out.endswith("transcript: u3")
+        assert poisoned.endswith("a loss is NaN: u5")
+        assert overflowed.endswith("the losses are finite: u0, u1, u4")

@@ -1,0 +1,107 @@
+"""One step of eight processes on shares of a batch against one step of one process on all of it."""
+
+import itertools
+
+import attrs
+import pytest
+import torch
+from job import run
+
+from ds2f import steps, tree
+from ds2f.config import ApexConfig, Config, ModelConfig, OptimConfig
+from ds2f.optim import GradientTransformation
+from ds2f.precision import Policy
+from ds2f.types import SINGLE, Batch
+
+MODEL = ModelConfig(hidden_size=6, hidden_layers=2, num_bins=17, labels=tuple("_AB "))
+CFG = Config(model=MODEL, optim=OptimConfig(max_norm=1e9), apex=ApexConfig(loss_scale="1"))
+SHARES = {
+    "even": [4, 4, 4, 4, 4, 4, 4, 4],
+    "with a tail": [4, 4, 4, 4, 4, 4, 4, 1],
+    "with an empty rank": [4, 4, 4, 0, 4, 4, 3, 4],
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+CASES = list(itertools.product(SHARES, DTYPES, ["func"])) + [("with an empty rank", "float64", "autograd")]
+
+
+def keep_gradients():
+    """An optimizer that leaves the parameters alone and whose state is the last gradient."""
+    return GradientTransformation(tree.zeros_like, lambda grads, _, params: (tree.zeros_like(params), grads))
+
+
+def utterances(first, count, of, dtype):
+    """The batch of ``count`` utterances from the ``first``, padded to the longest of them, out of ``of`` in all."""
+    lengths = torch.tensor([17 + 5 * row % 24 for row in range(first, first + count)], dtype=torch.int64)
+    frames = int(lengths.max()) if count else 0
+    features = torch.full((count, MODEL.num_bins, frames), 7.0, dtype=dtype)  # padding must not matter
+    for index, length in enumerate(lengths):
+        generator = torch.Generator().manual_seed(first + index)
+        features[index, :, :length] = torch.randn(MODEL.num_bins, int(length), generator=generator, dtype=torch.float64)
+    rows = torch.arange(first, first + count)
+    return Batch(
+        features=features,
+        lengths=lengths,
+        labels=1 + torch.stack([rows % 3, rows // 2 % 3, rows // 3 % 3], dim=1),
+        label_lengths=rows % 4,
+        ids=rows,
+        weight=torch.tensor(1 / of, dtype=dtype),
+    )
+
+
+def one_step(batch, dtype, engine, collectives=SINGLE, overlap=True):
+    cfg = attrs.evolve(
+        CFG,
+        model=attrs.evolve(MODEL, sync_batch_norm=collectives.size > 1),
+        training=attrs.evolve(CFG.training, engine=engine),
+    )
+    tx = keep_gradients()
+    state = steps.init_state(cfg, tx, key=1)
+    params, stats = tree.cast((state.params, state.stats), dtype)
+    state = state._replace(params=params, stats=stats, opt_state=tx.init(params))
+    loss = steps.objective(cfg.model, policy=Policy(dtype, dtype), reduce_moments=collectives.all_reduce)
+    state, metrics = steps.train_step(state, batch, loss=loss, tx=tx, collectives=collectives, cfg=cfg, overlap=overlap)
+    found = {"gradient": state.opt_state, "statistics": state.stats, "loss": metrics.loss, "finite": metrics.finite}
+    return tree.flatten_with_paths(found)
+
+
+def all_cases(group):
+    results = {}
+    for case in CASES:
+        shares, dtype, engine = SHARES[case[0]], DTYPES[case[1]], case[2]
+        batch = utterances(sum(shares[: group.rank]), shares[group.rank], sum(shares), dtype)
+        results[case] = [one_step(batch, dtype, engine, group, overlap) for overlap in (True, False)]
+    return results
+
+
+@pytest.fixture(scope="module")
+def eight_ranks(tmp_path_factory):
+    results = run(all_cases, ranks=8, folder=tmp_path_factory.mktemp("sharded"))
+    for result in results:
+        assert isinstance(result, dict), result
+    return results
+
+
+@pytest.mark.parametrize(("shares", "dtype", "engine"), CASES)
+def test_eight_ranks_with_shares_of_a_batch_take_the_step_of_one_rank_with_all_of_it(
+    eight_ranks, shares, dtype, engine
+):
+    whole = utterances(0, sum(SHARES[shares]), sum(SHARES[shares]), DTYPES[dtype])
+    expected = one_step(whole, DTYPES[dtype], engine)
+    found, _ = eight_ranks[0][shares, dtype, engine]
+    tolerance = {"float32": 1e-5, "float64": 1e-10}[dtype]
+    assert bool(found["finite"])
+    for path, leaf in expected.items():
+        # Batch norm takes the mean away, and with it a convolution's bias: its gradient is nothing but rounding.
+        if path not in ("finite", "gradient/conv/layers/0/bias", "gradient/conv/layers/1/bias"):
+            assert leaf.norm() > 0, path
+            assert found[path].dtype == leaf.dtype
+            error = (found[path] - leaf).norm() / leaf.norm()
+            assert error < tolerance, f"{path}: {error:.1e}"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_ranks_have_the_same_bits_with_and_without_overlap(eight_ranks, case):
+    expected = eight_ranks[0][case][0]
+    for found in itertools.chain.from_iterable(results[case] for results in eight_ranks):
+        for path, leaf in expected.items():
+            assert torch.equal(found[path], leaf), path
