@@ -99,6 +99,11 @@ def test_batches_do_not_depend_on_the_number_of_workers_or_threads(corpus, tmp_p
         _assert_same(alone, _all(built, epoch=3, num_workers=num_workers))
 
 
+def test_spawned_workers_load_what_forked_ones_do(corpus, tmp_path):
+    built = dataset.build(corpus, _config(tmp_path), train=True)
+    _assert_same(_all(built, num_workers=1), _all(built, num_workers=1, start_method="spawn"))
+
+
 def test_loading_leaves_the_global_random_state_alone(corpus, tmp_path):
     built = dataset.build(corpus, _config(tmp_path), train=True)
     before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()

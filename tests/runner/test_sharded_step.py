@@ -7,7 +7,7 @@ import pytest
 import torch
 from job import run
 
-from ds2f import steps, tree
+from ds2f import optim, steps, tree
 from ds2f.config import ApexConfig, Config, ModelConfig, OptimConfig
 from ds2f.optim import GradientTransformation
 from ds2f.precision import Policy
@@ -105,3 +105,39 @@ def test_all_ranks_have_the_same_bits_with_and_without_overlap(eight_ranks, case
     for found in itertools.chain.from_iterable(results[case] for results in eight_ranks):
         for path, leaf in expected.items():
             assert torch.equal(found[path], leaf), path
+
+
+def three_steps_with_an_overflow(group, reduce_dtype):
+    """The states before and after each of three steps, in the second of which rank 1 alone has an infinite feature."""
+    apex = ApexConfig(initial_scale=1024, reduce_dtype=reduce_dtype)
+    cfg = attrs.evolve(CFG, apex=apex)
+    tx = optim.adamw(1e-3)
+    states, verdicts = [steps.init_state(cfg, tx, key=1)], []
+    for index in range(3):
+        batch = utterances(3 * group.rank, 3, 9, torch.float32)
+        if index == 1 and group.rank == 1:
+            batch.features[2, 4, 5] = torch.inf
+        state, metrics = steps.train_step(
+            states[-1], batch, loss=steps.objective(cfg.model), tx=tx, collectives=group, cfg=cfg
+        )
+        states.append(state)
+        verdicts.append(bool(metrics.finite))
+    return states, verdicts
+
+
+@pytest.mark.parametrize("reduce_dtype", ["fp32", "bf16", "fp16"])
+def test_an_overflow_on_one_rank_is_skipped_by_all_and_training_goes_on(tmp_path, reduce_dtype):
+    results = run(three_steps_with_an_overflow, ranks=3, folder=tmp_path, arguments=(reduce_dtype,))
+    for states, verdicts in results:
+        assert verdicts == [True, False, True]
+        assert [float(state.loss_scale.value) for state in states] == [1024, 1024, 512, 512]
+        assert [int(state.step) for state in states] == [0, 1, 1, 2]
+        before, after = (tree.flatten_with_paths(state._replace(loss_scale=())) for state in states[1:3])
+        for path, leaf in before.items():
+            assert torch.equal(after[path], leaf), path
+        moved = tree.flatten_with_paths(states[3].params)
+        assert any(
+            not torch.equal(moved[path], leaf) for path, leaf in tree.flatten_with_paths(states[2].params).items()
+        )
+        for path, leaf in tree.flatten_with_paths(results[0][0][3]).items():
+            assert torch.equal(tree.flatten_with_paths(states[3])[path], leaf), path
