@@ -42,7 +42,11 @@ absl_flags.DEFINE_list(
     "links", ["1.25", "12.5", "25"], "What a card sends per second, gigabytes: links to predict for."
 )
 absl_flags.DEFINE_float("latency", 2e-5, "Of one message, seconds.", lower_bound=0)
-absl_flags.DEFINE_list("speeds", ["4", "94", "3000"], "What one card alone trains per second, utterances.")
+absl_flags.DEFINE_list(
+    "speeds",
+    ["4@10", "94@10", "3000@128"],
+    "Cards to predict for: utterances per second that one trains alone, @, utterances in its batch.",
+)
 absl_flags.DEFINE_string("json", "", "Also write the results to this file.")
 absl_flags.DEFINE_string("trace", "", "Also write a step of every rank to this file, for chrome://tracing or Perfetto.")
 
@@ -80,7 +84,7 @@ def _run(cfg: Config) -> int:
     traces = group.gather(trace_events(last, group.rank))
     if group.rank == 0:
         results = {"ranks": group.size, "device": backend.description, "batch_size": cfg.data.batch_size} | results
-        results["predictions"] = predict(results, cfg.data.batch_size)
+        results["predictions"] = predict(results)
         _show(results, Console(highlight=False, soft_wrap=True))
         if FLAGS.json:
             write_atomically(Path(FLAGS.json), json.dumps(results, indent=2) + "\n")
@@ -96,8 +100,7 @@ def measure(take: "Callable[..., Step]", group: "Group", *, rounds: int, delay: 
     Returns:
       Medians over the rounds, in seconds, and shares; and the last overlapped step with delays, for the trace.
     """
-    take(True, 0.0)
-    trial = take(True, 0.0)
+    trial = min((take(True, 0.0) for _ in range(3)), key=lambda step: step.backward)  # the first ones warm up
     total = sum(part.bytes for part in trial.parts)
     rate = group.gather(delay * trial.backward / total)[0]
     steps: dict[str, list[Step]] = {mode: [] for mode in MODES}
@@ -112,7 +115,7 @@ def measure(take: "Callable[..., Step]", group: "Group", *, rounds: int, delay: 
         for way in ("apart", "overlapped")
     }
     plain, last = steps["overlapped"], steps["overlapped, delayed"][-1]
-    issue = (seconds["overlapped, delayed"] - seconds["overlapped"]) / (
+    left = (seconds["overlapped, delayed"] - seconds["overlapped"]) / (
         seconds["apart, delayed"] - seconds["overlapped"]
     )
     results = {
@@ -121,7 +124,7 @@ def measure(take: "Callable[..., Step]", group: "Group", *, rounds: int, delay: 
         "delay_seconds": rate * total,
         "added_seconds": added,
         "hidden_share": 1 - added["overlapped"] / added["apart"],
-        "hidden_share_of_all_communication": 1 - issue,
+        "hidden_share_of_all_communication": 1 - left,
         "first_sum_starts_at": (last.transfers[0].start - last.forward) / last.backward,
         "forward_seconds": median(step.forward for step in plain),
         "after_seconds": median(step.seconds - step.forward - step.backward for step in steps["overlapped"]),
@@ -170,24 +173,25 @@ def step_seconds(
     return max(computed, summed) + after
 
 
-def predict(results: dict[str, Any], batch_size: int) -> list[dict[str, float]]:
-    """What cards reach that compute like this machine, but as fast as ``--speeds``: efficiencies by cards and link."""
+def predict(results: dict[str, Any]) -> list[dict[str, float]]:
+    """What cards reach that divide a step as this machine does, but are as fast as ``--speeds`` says."""
     from launch.link import Part
 
     parts = [Part(**part) for part in results["parts"]]
     here = results["forward_seconds"] + sum(part.seconds for part in parts) + results["after_seconds"]
     return [
-        {"utterances_per_second": speed, "cards": cards, "gigabytes_per_second": link}
-        | _efficiencies(parts, results, batch_size / speed / here, cards=cards, bytes_per_second=1e9 * link)
-        for speed, cards, link in _cases()
+        {"utterances_per_second": speed, "batch_size": batch, "cards": cards, "gigabytes_per_second": link}
+        | _efficiencies(parts, results, batch / speed / here, cards=cards, bytes_per_second=1e9 * link)
+        for speed, batch, cards, link in _cases()
     ]
 
 
-def _cases() -> Iterator[tuple[float, int, float]]:
-    for speed in map(float, FLAGS.speeds):
+def _cases() -> Iterator[tuple[float, int, int, float]]:
+    for case in FLAGS.speeds:
+        speed, _, batch = case.partition("@")
         for cards in map(int, FLAGS.cards):
             for link in map(float, FLAGS.links):
-                yield speed, cards, link
+                yield float(speed), int(batch), cards, link
 
 
 def _efficiencies(
@@ -224,10 +228,11 @@ def _show(results: dict[str, Any], console: Any) -> None:
         f"{100 * results['hidden_share']:.1f} % hidden. The first sum starts after "
         f"{100 * results['first_sum_starts_at']:.1f} % of the backward pass."
     )
-    table = Table("one card, utt/s", "cards", "link, GB/s", "efficiency apart", "overlapped")
+    table = Table("one card, utt/s", "batch", "cards", "link, GB/s", "efficiency apart", "overlapped")
     for row in results["predictions"]:
         table.add_row(
             f"{row['utterances_per_second']:g}",
+            f"{row['batch_size']}",
             f"{row['cards']}",
             f"{row['gigabytes_per_second']:g}",
             f"{100 * row['apart']:.1f} %",

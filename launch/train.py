@@ -48,16 +48,18 @@ def train(cfg: Config, run_dir: Path) -> int:
         data=attrs.evolve(cfg.data, global_batch_size=root.data.global_batch_size),
         checkpointing=root.checkpointing,
     )
+    status = 0
     with Telemetry(run_dir, cfg) if group.rank == 0 else Relay() as telemetry:
         try:
             Trainer(cfg, run_dir, telemetry, group=group, backend=backend).run()
         except Stopped as stopped:
-            telemetry.say(str(stopped))
-            return 130
+            if group.rank == 0:
+                telemetry.say(str(stopped))
+            status = 130
     group.close()
-    if group.rank == 0:
+    if group.rank == 0 and status == 0:
         print(f"wrote {run_dir}/results.json", file=sys.stderr)
-    return 0
+    return status
 
 
 if __name__ == "__main__":
