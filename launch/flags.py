@@ -165,6 +165,7 @@ def run(main: Main, *, positional: bool = False) -> None:
       positional: whether arguments that are not flags are welcome.
     """
     os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what ends a process group is said in our own words
     app.run(lambda argv: _guarded(main, argv), flags_parser=lambda argv: _parse(argv, positional=positional))
 
 

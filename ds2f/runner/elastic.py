@@ -60,11 +60,11 @@ def _quieten() -> None:
     for name in ("torch.distributed.elastic", "etcd", "urllib3"):
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
 
 def _say(message: str) -> None:
-    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal may be gone
+        print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr, flush=True)
 
 
 class _Rank(NamedTuple):
@@ -79,12 +79,10 @@ class _Rank(NamedTuple):
 
     def last_words(self, ranks: int) -> str:
         """What a failed rank ended with, without a full stop."""
-        said = json.loads(self.report.read_text(encoding="utf-8"))["message"] if self.report.exists() else ""
-        if said:
-            where = (
-                "" if self.status == PEER_LOST or self.number == 0 else f"rank {self.number} ({socket.gethostname()}): "
-            )
-            return f"{where}{said}".rstrip(".")
+        if self.status in (GIVE_UP, PEER_LOST) and self.report.exists():
+            said = json.loads(self.report.read_text(encoding="utf-8"))["message"].rstrip(".")
+            speaks_for_all = self.status == PEER_LOST or self.number == 0
+            return said if speaks_for_all else f"rank {self.number} ({socket.gethostname()}): {said}"
         who, status = f"rank {self.number} of {ranks} (process {self.process.pid})", self.status or 0
         if status < 0:
             names = {number.value: number.name for number in signal.Signals}
@@ -205,7 +203,9 @@ class _Agent:
         report = self._reports / f"{number}.json"
         report.unlink(missing_ok=True)
         own = {"RANK": number, "LOCAL_RANK": local_rank, "TORCHELASTIC_ERROR_FILE": report}
-        defaults = {"OMP_NUM_THREADS": str(max(1, _cores() // self._cfg.nproc_per_node))}
+        threads = max(1, _cores() // self._cfg.nproc_per_node)
+        # When a rank dies, torch's C++ parts print their stack on all others.
+        defaults = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "FATAL"}
         network = interface(self._meeting.address)
         if network:  # gloo would take what this machine's name stands for, which may be another network
             defaults["GLOO_SOCKET_IFNAME"] = network

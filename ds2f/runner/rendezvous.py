@@ -155,7 +155,8 @@ class Meeting:
     def _nobody_comes(self) -> str:
         message = (
             f"fewer than {self._fewest} machines came to {self._endpoint} for --rdzv_id={self.job} within "
-            f"{self._timeout:g} s. Start the same command on the others, or allow more time with --rdzv_timeout."
+            f"{self._timeout:g} s. Start the same command on the others, or allow more time with --rdzv_timeout; their "
+            "clocks must agree to a few seconds."
         )
         others = self._other_jobs()
         return message + (f" Machines came there for another --rdzv_id: {', '.join(others)}." if others else "")

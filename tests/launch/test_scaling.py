@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from launch.link import Part
 from launch.scaling import step_seconds
 
+ROOT = Path(__file__).parents[2]
 LINK = {"cards": 4, "bytes_per_second": 100.0, "latency": 0.0}
 
 
@@ -55,3 +57,23 @@ def test_two_ranks_start_their_sums_before_the_backward_pass_ends(tmp_path):
         rows = {event["name"]: event for event in events if event["pid"] == rank}
         last = rows["backward conv"]
         assert rows["sum output"]["ts"] < last["ts"] + last["dur"]
+
+
+def test_the_readmes_table_is_that_of_the_kept_measurement():
+    kept = json.loads((ROOT / "configs/results/scaling_cpu.json").read_text(encoding="utf-8"))
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- scaling -->")[2].partition("<!-- /")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.strip().splitlines()[2:]]
+    assert len(rows) == 12
+    parts = [Part(**part) for part in kept["parts"]]
+    measured = {"forward": kept["forward_seconds"], "after": kept["after_seconds"]}
+    here = sum(measured.values()) + sum(part.seconds for part in parts)
+    for alone, cards, link, apart, overlapped in rows:
+        speed, batch = alone.replace(" utt/s, batch", "").split()
+        factor = float(batch) / float(speed) / here
+        scaled = [part._replace(seconds=part.seconds * factor) for part in parts]
+        times = {name: seconds * factor for name, seconds in measured.items()}
+        for overlap, printed in ((False, apart), (True, overlapped)):
+            together = step_seconds(
+                scaled, cards=int(cards), bytes_per_second=1e9 * float(link), latency=2e-5, overlap=overlap, **times
+            )
+            assert f"{100 * here * factor / together:.1f} %" == printed
