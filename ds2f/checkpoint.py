@@ -1,13 +1,15 @@
-"""Checkpoints: a TrainState and its position in the data, to and from a run directory, through orbax.
+"""Checkpoints: a TrainState and its position in the data, to and from a folder, through orbax.
 
-This is the only room that knows orbax, and jax, which comes with it and is kept on the CPU. A checkpoint stores every
-leaf under its path as a numpy array and the position as JSON; orbax writes to a temporary folder and renames it, so
-that an interrupted write leaves no checkpoint.
+This is the only room that knows orbax, and jax, which comes with it and is kept on the CPU. In a checkpoint's folder
+``state/`` holds every leaf under its path, ``position.json`` the position, and ``run.json`` the score, the version of
+the code, the configuration, and every leaf's type and shape. Which checkpoints are whole is ``shelf``'s to know.
 """
 
-import errno
 import json
+import logging
 import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,169 +18,303 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported: it must
 import numpy as np
 import orbax.checkpoint as ocp
 import torch
-from absl import logging
-from orbax.checkpoint import checkpoint_managers as policies
+from etils import epath
+from torch import Tensor
 
-from ds2f import config, tree
+import ds2f
+from ds2f import config, digests, shelf, tree
+from ds2f.arrays import dtype_name, fits, from_tensor, to_tensor
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.model import deepspeech2
 from ds2f.types import Params, Stats, TrainState
 
 Position = dict[str, Any]
-_SCORE = "score"
+
+_LOG = logging.getLogger(__name__)
+_STATE, _POSITION = "state", "position.json"
+
+
+class _Arrays(ocp.type_handlers.NumpyHandler):
+    """How orbax writes arrays, but that the end of all of them is awaited before the first error is raised.
+
+    Otherwise those that are still being written when one fails go on in a folder that is being removed, and complain
+    that nobody waits for them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(deepcopy_host_arrays=False)  # what it gets is a copy already
+        self._errors: list[Exception] = []
+
+    async def _open_and_write(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            await super()._open_and_write(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  raised below
+            self._errors.append(error)
+
+    async def _background_serialize(self, *args: Any, **kwargs: Any) -> None:
+        self._errors.clear()
+        await super()._background_serialize(*args, **kwargs)
+        if self._errors:
+            raise self._errors[0]
 
 
 class Checkpoints:
-    """The checkpoints of one run directory."""
+    """The checkpoints of one run.
 
-    def __init__(self, run_dir: Path | str, *, keep: int = 1, read_only: bool = False) -> None:
-        """Opens ``run_dir/checkpoints``, which is made when it is missing.
+    One process writes; others may read the same folder with ``read_only``. A thread of its own writes, from a copy, so
+    that the caller of ``save`` goes on at once; every method waits first for what is being written.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path | str,
+        *,
+        folder: str = "",
+        keep: int = 2,
+        keep_best: int = 1,
+        cfg: Config | None = None,
+        read_only: bool = False,
+        warn: Callable[[str], None] = _LOG.warning,
+    ) -> None:
+        """Opens the folder, which is made when it is missing.
 
         Args:
           run_dir: the run's folder.
-          keep: how many of the newest checkpoints are kept, besides the best one.
+          folder: where the checkpoints are, any path that orbax takes; empty: ``run_dir/checkpoints``.
+          keep: how many of the newest checkpoints are kept; never fewer than two, lest a damaged one be the last.
+          keep_best: how many of those with the best scores are kept besides.
+          cfg: stored in every checkpoint, for whoever finds it.
           read_only: change nothing; the run may be writing a checkpoint at this moment.
+          warn: told of checkpoints that could not be written, from the thread that writes, and of those passed over.
+
+        Raises:
+          InputError: when the folder cannot be written.
         """
-        logging.set_verbosity(logging.ERROR)  # orbax logs every file it touches
-        self._manager = ocp.CheckpointManager(
-            Path(run_dir).resolve() / "checkpoints",
-            options=ocp.CheckpointManagerOptions(
-                best_fn=_score,
-                best_mode="min",
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(keep),
-                        policies.BestN(get_metric_fn=_score, reverse=True, n=1, keep_checkpoints_without_metrics=False),
-                    ]
-                ),
-                enable_async_checkpointing=False,
-                read_only=read_only,
-                create=not read_only,
-                cleanup_tmp_directories=not read_only,  # what an interrupted or failed write left
-            ),
-            item_names=("state", "position"),
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file it touches, and what it raises
+        path = epath.Path(folder or Path(run_dir) / "checkpoints")
+        self._folder = path if path.is_absolute() else path.resolve()  # resolving would spoil a bucket's name
+        self._cfg, self._warn = cfg, warn
+        self._shelf = shelf.Shelf(
+            self._folder, keep=max(keep, 2), keep_best=max(keep_best, 1), read_only=read_only, warn=warn
         )
+        registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, _Arrays()))
+        # Without compression, which costs time and makes next to nothing of weights.
+        handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+        self._orbax = ocp.Checkpointer(handler)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._under_way: Future[bool] | None = None
+        self._buffers: dict[str, Tensor] = {}
 
     def save(self, iteration: int, state: TrainState, position: Position, *, score: float | None = None) -> None:
-        """Writes a checkpoint.
+        """Copies the state and has the copy written; waits only for a checkpoint that is still being written.
+
+        What the file system refuses, such as on a full disk, is told to ``warn``: the checkpoints before are untouched,
+        what the attempt left is removed, and the next one is tried again.
 
         Args:
           iteration: batches seen since the start of the run; names the checkpoint.
           state: the state, on any device.
           position: where in the data the run stands, JSON values.
           score: what the best checkpoint is chosen by, lower is better; ``None`` when it was not validated.
-
-        Raises:
-          OSError: when the disk is full or the folder is not writable. The checkpoints before are untouched.
         """
-        if iteration in self._manager.all_steps():  # written when the run was interrupted just here
-            self._manager.delete(iteration)
-        arrays = {path: _to_numpy(leaf) for path, leaf in tree.flatten_with_paths(state).items()}
+        self.wait()
+        leaves = tree.flatten_with_paths(state)
+        run = {
+            "iteration": iteration,
+            "score": score,
+            "version": ds2f.__version__,
+            "config": None if self._cfg is None else config.to_dict(self._cfg),
+            "leaves": {path: [dtype_name(leaf.dtype), list(leaf.shape)] for path, leaf in leaves.items()},
+        }
+        texts = {_POSITION: json.dumps(position), shelf.RUN: json.dumps(run)}
+        arrays = {path: from_tensor(self._copy(path, leaf)) for path, leaf in leaves.items() if leaf.numel()}
+        self._under_way = self._thread.submit(self._write, iteration, arrays, texts)
+
+    def wait(self) -> bool:
+        """Waits for the checkpoint that is being written; an error that is not the file system's is raised here.
+
+        Returns:
+          Whether it is whole; false when ``warn`` was told why not. True when none was being written.
+        """
+        under_way, self._under_way = self._under_way, None
+        return under_way is None or under_way.result()
+
+    def close(self) -> bool:
+        """Waits as ``wait`` does, and releases the threads."""
         try:
-            self._manager.save(
-                iteration,
-                args=ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), position=ocp.args.JsonSave(position)),
-                metrics=None if score is None else {_SCORE: score},
-                force=True,
-            )
-            self._manager.wait_until_finished()
-        except ValueError as error:  # how tensorstore reports a full disk
-            if os.strerror(errno.ENOSPC) not in str(error):
-                raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._manager.directory)) from error
+            return self.wait()
+        finally:
+            self._thread.shutdown()
+            self._orbax.close()
 
     def find(self, which: str | int = "last") -> int | None:
-        """The iteration of the ``best`` or ``last`` checkpoint, or of one given by number; ``None`` without any."""
-        self._manager.reload()
-        if which == "last":
-            return self._manager.latest_step()
-        if which == "best":
-            best = self._manager.best_step()
-            return self._manager.latest_step() if best is None else best
-        return int(which) if int(which) in self._manager.all_steps() else None
+        """The iteration of the ``best`` or ``last`` whole checkpoint, or of one given by number: see ``find_all``.
+
+        Returns:
+          The iteration; ``None`` when there is no checkpoint, or none of that number.
+        """
+        found = self.find_all(which)
+        return found[0] if found else None
+
+    def find_all(self, which: str | int = "last") -> list[int]:
+        """The iterations that ``which`` means, all of them whole to the last bit.
+
+        Damaged and unfinished checkpoints on the way are passed over: ``warn`` is told of each, with the name of the
+        file, and once a whole one is found they are removed.
+
+        Args:
+          which: ``"last"``, or ``"best"`` (the last, when none has a score); ``"last:5"`` or ``"best:5"`` for as many
+            of them; or a number.
+
+        Returns:
+          Iterations, the newest or the best first; fewer than asked for when there are no more.
+
+        Raises:
+          InputError: when there are checkpoints and all that would do are damaged, naming the files; when ``which`` is
+            none of the above.
+        """
+        self.wait()
+        return self._shelf.find(which)
 
     def restore(self, iteration: int, like: Any, *, prefix: str = "") -> tuple[Any, Position]:
-        """Reads a checkpoint into the structure of ``like``.
+        """Reads a checkpoint into the structure of ``like``, on the CPU.
 
         Args:
           iteration: which checkpoint.
           like: a ``TrainState`` (or, with ``prefix``, one of its fields) of the same structure; only structure, shapes
-            and dtypes are taken from it.
+            and types are taken from it. A narrower stored type is widened; all else comes back bit for bit.
           prefix: the path below which the wanted leaves lie: ``"params/"``.
 
         Raises:
-          InputError: when the checkpoint's leaves do not have the structure or the shapes of ``like``.
+          InputError: when the checkpoint is missing or damaged, naming the file, or when its leaves do not have the
+            structure, the shapes and the types of ``like``.
         """
-        read = self._manager.restore(
-            iteration, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(), position=ocp.args.JsonRestore())
-        )
-        wanted = tree.flatten_with_paths(like)
-        leaves = {path.removeprefix(prefix): leaf for path, leaf in read["state"].items() if path.startswith(prefix)}
+        (restored,), position = self.restore_parts(iteration, {prefix: like})
+        return restored, position
+
+    def restore_parts(self, iteration: int, parts: Mapping[str, Any]) -> tuple[list[Any], Position]:
+        """Reads several parts of one checkpoint: what ``restore`` gives for every prefix and tree in ``parts``."""
+        self.wait()
+        path = self._shelf.whole(iteration)
+        leaves = shelf.about(path)["leaves"]
+        stored = {name: leaf for name, leaf in leaves.items() if name.startswith(tuple(parts))}
+        flat = {prefix: tree.flatten_with_paths(like) for prefix, like in parts.items()}
+        wanted = {prefix + name: leaf for prefix, part in flat.items() for name, leaf in part.items()}
         wrong = sorted(
-            path
-            for path in wanted.keys() | leaves.keys()
-            if path not in wanted or path not in leaves or tuple(wanted[path].shape) != tuple(leaves[path].shape)
+            name
+            for name in wanted.keys() | stored.keys()
+            if name not in wanted or name not in stored or not fits(stored[name], wanted[name])
         )
         if wrong:
             raise InputError(
-                f"checkpoint {iteration} in {self._manager.directory} is of another model or optimizer: "
-                f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''} missing, unknown or of another shape. "
+                f"checkpoint {iteration} in {self._folder} is of another model or optimizer: "
+                f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''} missing, unknown or of another shape or type. "
                 "Use the flags that the run was started with (flags.txt beside it)."
             )
-        tensors = {path: torch.from_numpy(np.array(leaves[path])).to(leaf.dtype) for path, leaf in wanted.items()}
-        return tree.unflatten_like(like, tensors), read["position"]
+        item = {name: 0 for name, leaf in wanted.items() if leaf.numel()}
+        arrays = self._orbax.restore(path / _STATE, args=ocp.args.PyTreeRestore(item=item, partial_restore=True))
+        tensors = {
+            name: to_tensor(arrays[name]).to(leaf.dtype) if name in arrays else torch.empty_like(leaf, device="cpu")
+            for name, leaf in wanted.items()
+        }
+        restored = [
+            tree.unflatten_like(like, {name: tensors[prefix + name] for name in flat[prefix]})
+            for prefix, like in parts.items()
+        ]
+        return restored, json.loads((path / _POSITION).read_text())
 
-    def close(self) -> None:
-        """Releases orbax's threads."""
-        self._manager.close()
+    def about(self, iteration: int) -> dict[str, Any]:
+        """What a whole checkpoint says about itself: ``iteration``, ``score``, ``version``, ``config``, ``leaves``."""
+        self.wait()
+        return shelf.about(self._shelf.whole(iteration))
+
+    def _copy(self, path: str, leaf: Tensor) -> Tensor:
+        """Copies a leaf to the host, into the same memory at every save: fresh memory costs more than the copy."""
+        buffer = self._buffers.get(path)
+        if buffer is None or buffer.shape != leaf.shape or buffer.dtype != leaf.dtype:
+            pinned = leaf.device.type != "cpu"  # a device copies several times faster into pinned memory
+            buffer = torch.empty(leaf.shape, dtype=leaf.dtype, device="cpu", pin_memory=pinned)
+            self._buffers[path] = buffer
+        return buffer.copy_(leaf.detach())
+
+    def _write(self, iteration: int, arrays: dict[str, np.ndarray], texts: dict[str, str]) -> bool:
+        """Writes a checkpoint, on the writing thread. Returns whether it is whole."""
+        try:
+            path = self._shelf.new(iteration)
+            self._fill(path, arrays, texts)
+        except Exception as error:
+            cause = shelf.refusal(error)
+            if cause is None:
+                raise
+            self._warn(
+                f"checkpoint {iteration} was not written: {cause}. Training goes on, with the checkpoints before it; "
+                f"make room in {self._folder}, or mend what is wrong with it, and the next one will be kept."
+            )
+            return False
+        self._shelf.clear(path)
+        return True
+
+    def _fill(self, path: epath.Path, arrays: dict[str, np.ndarray], texts: dict[str, str]) -> None:
+        try:
+            path.mkdir(parents=True)
+            shelf.require_room(path, sum(array.nbytes for array in arrays.values()))
+            self._orbax.save(path / _STATE, args=ocp.args.PyTreeSave(arrays))
+            for name, text in texts.items():
+                (path / name).write_text(text)
+            digests.write(path)
+        except BaseException:
+            self._shelf.discard(path)
+            raise
 
 
 def load_config(run_dir: Path | str) -> Config:
     """Reads ``config.json`` of a run.
 
     Raises:
-      InputError: when there is no run in ``run_dir``.
+      InputError: when there is no run in ``run_dir``, or its configuration is damaged or a newer version's.
     """
     path = Path(run_dir) / "config.json"
     try:
-        return config.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
+        return config.load(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{run_dir} holds no run: {path} is missing. Give the --run_dir of a training.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged: {error}. Restore it, or train again.") from error
 
 
-def load_model(run_dir: Path | str, *, which: str | int = "best") -> tuple[Config, Params, Stats]:
+def load_model(
+    run_dir: Path | str, *, which: str | int = "best", warn: Callable[[str], None] = _LOG.warning
+) -> tuple[Config, Params, Stats]:
     """Loads what evaluation needs from a run directory.
+
+    Of several checkpoints the mean is taken, leaf by leaf and in float64: of the parameters (Polyak and Juditsky 1992;
+    Izmailov et al. 2018) and of the batch-norm statistics, means and variances alike. The mean model's activations are,
+    to first order, the mean of the models' activations: their mean is the mean of the means, and their variance at most
+    the mean of the variances, nearly reached since neighbouring checkpoints' activations go together. The variance
+    of the mixture, which adds the spread of the means, would be that of a model drawn anew for every frame.
 
     Args:
       run_dir: the run's folder.
-      which: ``"best"`` (by validation error), ``"last"``, or the number of a checkpoint.
+      which: ``"best"`` (by validation error), ``"last"``, or the number of a checkpoint; ``"best:5"`` or ``"last:5"``
+        for the mean of so many.
+      warn: told of damaged checkpoints that are passed over, and when there are fewer than asked for.
 
     Returns:
       The run's configuration, parameters and batch-norm statistics, on the CPU.
 
     Raises:
-      InputError: when there is no such run or checkpoint.
+      InputError: when there is no such run or whole checkpoint.
     """
     cfg = load_config(run_dir)
-    params, stats = deepspeech2.init(cfg.model, key=0)
-    checkpoints = Checkpoints(run_dir, read_only=True)
+    parts = dict(zip(("params/", "stats/"), deepspeech2.init(cfg.model, key=0), strict=True))
+    checkpoints = Checkpoints(run_dir, folder=cfg.checkpointing.folder, read_only=True, warn=warn)
     try:
-        iteration = checkpoints.find(which)
-        if iteration is None:
+        iterations = checkpoints.find_all(which)
+        if not iterations:
             raise InputError(f"{run_dir} holds no checkpoint {which!r}: the run has not finished its first epoch.")
-        params, _ = checkpoints.restore(iteration, params, prefix="params/")
-        stats, _ = checkpoints.restore(iteration, stats, prefix="stats/")
+        _, _, asked = str(which).partition(":")
+        if asked and len(iterations) < int(asked):
+            warn(f"{run_dir}: {which} is the mean of {len(iterations)} checkpoints; there are no more")
+        params, stats = tree.mean(checkpoints.restore_parts(iteration, parts)[0] for iteration in iterations)
     finally:
         checkpoints.close()
     return cfg, params, stats
-
-
-def _score(metrics: dict[str, float]) -> float:
-    return metrics[_SCORE]
-
-
-def _to_numpy(leaf: torch.Tensor) -> np.ndarray:
-    return leaf.detach().cpu().numpy().copy()  # a copy: the step may reuse the buffer

@@ -1,7 +1,8 @@
-"""Weights of deepspeech.pytorch to and from our pytrees.
+"""Weights made elsewhere: those of deepspeech.pytorch to and from our pytrees, and our own for another label set.
 
-Both of its checkpoint formats are read: V2's package (a dict with ``state_dict`` and ``labels``) and V3's Lightning
-checkpoint (``state_dict`` and ``hyper_parameters``), or the bare ``state_dict`` of either, whose names agree.
+deepspeech.pytorch's checkpoints are read in both of their formats: V2's package (a dict with ``state_dict`` and
+``labels``) and V3's Lightning checkpoint (``state_dict`` and ``hyper_parameters``), or the bare ``state_dict`` of
+either, whose names agree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,12 @@ from ds2f import tree
 from ds2f.config import DEFAULT_LABELS, ModelConfig
 from ds2f.errors import InputError
 from ds2f.model.recurrent import GATES
-from ds2f.model.structure import CONVOLUTIONS, spec
+from ds2f.model.structure import CONVOLUTIONS, init, spec
 from ds2f.types import Params, Stats
 
 _COUNTER = "num_batches_tracked"
 _WRAPPERS = ("module.", "model.")  # DataParallel's, and that of a model held by another module
+_TRAINING_ONLY = ("dropout", "kernel", "ctc", "sync_batch_norm")  # how a model is computed, not what it is
 _RNN_PARTS = {"w_ih": "weight_ih_l0", "w_hh": "weight_hh_l0", "b_ih": "bias_ih_l0", "b_hh": "bias_hh_l0"}
 
 
@@ -84,6 +86,45 @@ def to_reference(cfg: ModelConfig, params: Params, stats: Stats) -> dict[str, Te
     state_dict = {name: _copy(leaves[section][path]) for (section, path), name in _names(cfg).items()}
     norms = [name.removesuffix("running_mean") for name in state_dict if name.endswith("running_mean")]
     return state_dict | {f"{name}{_COUNTER}": torch.zeros((), dtype=torch.int64) for name in norms}
+
+
+def with_labels(source: ModelConfig, params: Params, cfg: ModelConfig, *, key: int) -> tuple[Params, tuple[str, ...]]:
+    """Gives a trained model the labels of ``cfg``, which is where fine-tuning on another label set starts.
+
+    The rows of the output layer follow their labels: those that both sets share are kept, in the new order, and new
+    labels get the rows that ``deepspeech2.init(cfg, key=key)`` draws for them. Nothing else depends on the labels.
+
+    Args:
+      source: the ``model`` section that ``params`` were trained with.
+      params: parameters.
+      cfg: the ``model`` section of the new model.
+      key: where new rows are drawn from.
+
+    Returns:
+      New parameters, which share all leaves but one with ``params``, and the labels that are new.
+
+    Raises:
+      InputError: when the two differ in anything but their labels and in how they are computed; the message names
+        what.
+    """
+    differing = [
+        f"model.{name} is {ours!r} and was {getattr(source, name)!r}"
+        for name, ours in attrs.asdict(cfg, recurse=False).items()
+        if name not in ("labels", *_TRAINING_ONLY) and ours != getattr(source, name)
+    ]
+    if differing:
+        raise InputError(
+            f"only the labels of a trained model can be changed: {'; '.join(differing)}. Take the other model flags "
+            "from the flags.txt of the run whose weights these are."
+        )
+    trained = params["output"]["weight"]
+    drawn = init(cfg, key=key)[0]["output"]["weight"].to(trained)
+    rows = [
+        trained[source.labels.index(label)] if label in source.labels else drawn[row]
+        for row, label in enumerate(cfg.labels)
+    ]
+    new = tuple(label for label in cfg.labels if label not in source.labels)
+    return tree.grafted(params, "output/weight", torch.stack(rows)), new
 
 
 def _names(cfg: ModelConfig) -> dict[tuple[str, str], str]:

@@ -1,4 +1,4 @@
-"""Errors that the user can mend: the launchers print the message alone and exit with status 1."""
+"""Errors whose message is enough: the launchers print it alone, without a traceback."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,11 @@ class InputError(ValueError):
 
     The message names the file, line or flag, says what is wrong with it and what to do. It is written for the person
     at the terminal, so no traceback is shown with it.
+    """
+
+
+class WorkerDied(Exception):  # noqa: N818  # it says what happened
+    """A process that a run needs has died, by no fault of what the run was given: starting again may well succeed.
+
+    The message names the process, its exit status, the likely cause and the remedy, and is shown without a traceback.
     """

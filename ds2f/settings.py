@@ -39,7 +39,7 @@ class Within:
             if not isinstance(number, (int, float)):
                 return f"{number!r} is not a number"
             low_enough = number > self.lowest if self.open_low else number >= self.lowest
-            if not (low_enough and number <= self.highest):
+            if not (low_enough and number <= self.highest and number < float("inf")):
                 return f"{number} is out of range, it must be {self}"
         return None
 
@@ -53,7 +53,7 @@ def one_of(*choices: str) -> OneOf:
 
 
 def within(lowest: float, highest: float = float("inf"), *, open_low: bool = False) -> Within:
-    """A check for a range, inclusive unless ``open_low``. NaN is outside every range."""
+    """A check for a range of finite numbers, inclusive unless ``open_low``."""
     return Within(lowest, highest, open_low)
 
 
@@ -79,9 +79,19 @@ def setting(default: T, description: str, check: Check | None = None, *, derived
         problem = check.problem(value) if check else None
         if problem:
             raise InputError(f"{attribute.name}: {problem}")
+        if isinstance(value, str) and not _is_unicode(value):
+            raise InputError(f"{attribute.name}: {value!r} is not UTF-8, so that no file could name it")
 
     metadata = {"help": description, "check": check, "derived": derived}
     return attrs.field(default=default, validator=validate, converter=converter, metadata=metadata)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _to_tuple(value: Any) -> Any:

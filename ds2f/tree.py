@@ -4,7 +4,7 @@ optree flattens dictionaries in the order of their sorted keys, whatever the ord
 of a tree is a property of its structure. torch's own pytree module does not; nothing outside this file may flatten.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import optree
@@ -93,6 +93,16 @@ def add(first: Tree, second: Tree) -> Tree:
     """Adds two trees of the same structure, leaf by leaf."""
     flat, unflatten = flatten(first)
     return unflatten(list(torch._foreach_add(flat, leaves(second))))
+
+
+def mean(trees: Iterable[Tree]) -> Tree:
+    """The mean of trees of one structure, added up in float64; a single one stays as it is, to the last bit."""
+    total, last, count = None, None, 0
+    for last in trees:
+        wide = cast(last, torch.float64)
+        total = wide if total is None else add(total, wide)
+        count += 1
+    return last if count == 1 else map(lambda leaf, sum_: (sum_ / count).to(leaf.dtype), last, total)
 
 
 def scale_(tree: Tree, factor: Tensor) -> Tree:

@@ -80,7 +80,7 @@ def main(_: list[str]) -> None:
     """Prints how long a training step takes in either style, and writes it where ``--json`` says."""
     from rich.console import Console
 
-    from ds2f.runner.telemetry import write_atomically
+    from ds2f.runner.run_dir import write_atomically
 
     cfg = flags.config_from_flags(BASE)
     target = Path(FLAGS.json) if FLAGS.json else None

@@ -1,6 +1,7 @@
 """Evaluates a trained model: python -m launch.evaluate --run_dir=runs/an4_1p [--data.test_manifest=FILE]."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from launch import flags
 
 flags.define(only=("data_path", "run_dir", "device", "data", "apex"))
 absl_flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Which manifest to evaluate.")
-absl_flags.DEFINE_string("which", "best", "Which checkpoint: best, last, or its number.")
+absl_flags.DEFINE_string(
+    "which", "best", "Which checkpoint: best, last, its number, or best:5 or last:5 for the mean weights of so many."
+)
 absl_flags.DEFINE_string("save_output", "", "Also write a JSON list of id, reference and transcript here.")
 
 
@@ -22,17 +25,22 @@ def main(_: list[str]) -> None:
     if not chosen.run_dir:
         raise InputError("--run_dir is missing: the folder of the run to evaluate, such as runs/an4_1p")
 
+    output = Path(chosen.save_output) if chosen.save_output else None
+    if output and (output.is_dir() or not output.parent.is_dir()):
+        raise InputError(f"--save_output={output}: give a file in a folder that exists")
+
     from ds2f import ctc, precision, tree
     from ds2f.checkpoint import load_config, load_model
     from ds2f.runner.backend import open_backend
     from ds2f.runner.evaluator import as_results, evaluate
+    from ds2f.runner.run_dir import write_atomically
     from ds2f.runner.splits import Split
-    from ds2f.runner.telemetry import errors_table, terminal, write_atomically
+    from ds2f.runner.telemetry import errors_table, terminal
 
     cfg = flags.config_from_flags(load_config(run_dir))
     backend = open_backend(cfg.device)
     split = Split.open(chosen.split, cfg)  # first: its workers must not inherit orbax's threads
-    params, stats = load_model(run_dir, which=chosen.which)[1:]
+    params, stats = load_model(run_dir, which=chosen.which, warn=partial(print, file=sys.stderr))[1:]
     console = terminal()
     for remark in split.dataset.remarks:
         console.print(str(remark), markup=False)
@@ -46,12 +54,12 @@ def main(_: list[str]) -> None:
         backend=backend,
         criterion=partial(ctc.ctc_loss, impl=cfg.model.ctc),
     )
-    if chosen.save_output:
+    if output:
         rows = [
             {"audio": str(split.utterances[row].audio), "reference": split.references[row], "transcript": text}
             for row, text in sorted(found.transcripts.items())
         ]
-        write_atomically(Path(chosen.save_output), json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(output, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
     console.print(errors_table(run_dir.name, {chosen.split: as_results(found.counts)}))
 
 

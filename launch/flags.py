@@ -16,7 +16,7 @@ import attrs
 from absl import app, flags
 
 from ds2f.config import Config, resolve, sections
-from ds2f.errors import InputError
+from ds2f.errors import InputError, WorkerDied
 from ds2f.settings import Check, OneOf, Within, build
 
 Main = Callable[[list[str]], int | None]
@@ -193,7 +193,7 @@ def _refuse(problem: str) -> typing.NoReturn:
 def _guarded(main: Main, argv: list[str]) -> int | None:
     try:
         return main(argv)
-    except InputError as error:
+    except (InputError, WorkerDied) as error:
         print(f"{Path(argv[0]).stem}: {error}", file=sys.stderr)
         return 1
     except OSError as error:

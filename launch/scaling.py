@@ -71,7 +71,7 @@ def _run(cfg: Config) -> int:
     from ds2f.runner import elastic
     from ds2f.runner.backend import open_backend
     from ds2f.runner.collectives import open_group
-    from ds2f.runner.telemetry import write_atomically
+    from ds2f.runner.run_dir import write_atomically
     from launch.link import make_step, trace_events
 
     job = elastic.job()

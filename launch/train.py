@@ -31,8 +31,9 @@ def train(cfg: Config, run_dir: Path) -> int:
     from ds2f.runner import elastic
     from ds2f.runner.backend import open_backend
     from ds2f.runner.collectives import open_group
+    from ds2f.runner.run_dir import claim_run_dir
     from ds2f.runner.signals import Stopped
-    from ds2f.runner.telemetry import Relay, Telemetry, claim_run_dir
+    from ds2f.runner.telemetry import Relay, Telemetry
     from ds2f.runner.trainer import Trainer
 
     job = elastic.job()
@@ -55,7 +56,7 @@ def train(cfg: Config, run_dir: Path) -> int:
         except Stopped as stopped:
             if group.rank == 0:
                 telemetry.say(str(stopped))
-            status = 130
+            status = stopped.status
     group.close()
     if group.rank == 0 and status == 0:
         print(f"wrote {run_dir}/results.json", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Transcribes recordings: python -m launch.transcribe --run_dir=runs/an4_1p FILE..."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from absl import flags as absl_flags
@@ -9,7 +10,9 @@ from ds2f.errors import InputError
 from launch import flags
 
 flags.define(only=("run_dir", "device", "apex"))
-absl_flags.DEFINE_string("which", "best", "Which checkpoint: best, last, or its number.")
+absl_flags.DEFINE_string(
+    "which", "best", "Which checkpoint: best, last, its number, or best:5 or last:5 for the mean weights of so many."
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -27,7 +30,7 @@ def main(arguments: list[str]) -> int:
 
     run_dir = Path(chosen.run_dir)
     cfg = flags.config_from_flags(load_config(run_dir))
-    params, stats = load_model(run_dir, which=chosen.which)[1:]
+    params, stats = load_model(run_dir, which=chosen.which, warn=partial(print, file=sys.stderr))[1:]
     transcriber = Transcriber(cfg, params, stats, backend=open_backend(cfg.device))
     failed = 0
     for file in files:

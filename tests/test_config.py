@@ -141,3 +141,24 @@ def test_manifests_default_to_those_of_the_corpus() -> None:
 def test_configuration_does_not_import_torch() -> None:
     code = "import sys, ds2f.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -float("inf")])
+def test_numbers_are_finite(value):
+    with pytest.raises(InputError, match="learning_rate"):
+        OptimConfig(learning_rate=value)
+
+
+def test_a_text_that_no_file_could_be_named_by_is_refused():
+    with pytest.raises(InputError, match=r"run_dir.*not UTF-8"):
+        Config(run_dir="a\udcffb")
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"model": 3}', '{"data_path": ', "[" * 100_000, '{"x": NaN}'])
+def test_a_damaged_configuration_is_refused_with_the_files_name(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        config.load(path)
+    path.write_text(json.dumps(config.to_dict(Config())))
+    assert config.load(path) == Config()

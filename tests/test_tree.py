@@ -176,3 +176,10 @@ def test_trees_are_added_leaf_by_leaf_into_new_ones() -> None:
     assert added["a"].tolist() == [2, 2]
     assert added["b"][0] == 7
     assert first["b"][0] == 3
+
+
+def test_the_mean_is_added_up_in_float64_and_one_tree_is_its_own_mean() -> None:
+    trees = [{"a": torch.tensor([1e8, 1.0])}, {"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([-1e8, 6.0])}]
+    assert tree.mean(trees)["a"].tolist() == [pytest.approx(1 / 3), 3.0]
+    assert tree.mean(trees)["a"].dtype == torch.float32
+    assert tree.mean(trees[:1])["a"] is trees[0]["a"]

@@ -1,8 +1,6 @@
 """Recordings from disk: decoded by libsndfile, mixed down to one channel, resampled to one rate."""
 
-import io
-import os
-import struct
+import stat
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -11,10 +9,12 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from ds2f.data import containers
 from ds2f.errors import InputError
 
-_UNKNOWN_SIZE = 0x7FFFF000  # programs that write WAV to a pipe put a size from here to 2**32 - 1 in its header
-_SLACK = 64  # bytes: some programs count the header into the size of the samples
+_BLOCK = 1 << 22  # samples read at a time: a damaged header may promise more than memory holds
+_RATES = (1000, 1_000_000)  # hertz; beyond them a header is damaged, and resampling would fill the memory
+_LOUDEST = 1e9  # full scale is 1; programs that forget to scale write 2**31 at most
 _READABLE = "readable are WAV, FLAC, OGG, MP3 and NIST SPHERE"
 
 Source = str | Path | BinaryIO
@@ -46,25 +46,26 @@ def load(source: Source, *, sample_rate: int = 16000, name: str | None = None) -
       name: what messages call the recording; by default its path.
 
     Raises:
-      InputError: the file is missing, empty, cut short, not audio or without a single sample, or it holds NaN or
-        infinity. Silence is not an error; it is noted.
+      InputError: the file is missing, empty, cut short, not audio or without a single sample, its header is absurd, or
+        it holds NaN or infinity. Silence is not an error; it is noted.
     """
     label = name or _label(source)
-    with _open(source, label) as sound:
+    with _open(source, label, whole=True) as sound:
         try:
-            samples = sound.read(dtype="float32", always_2d=True)
+            samples = _read(sound)
         except soundfile.LibsndfileError as error:
             raise InputError(f"{label}: broken audio ({error.error_string}); copy or record it again") from error
         declared, rate, container = len(sound), sound.samplerate, sound.format
     # Without an index an MP3's length is an estimate, so a difference proves nothing there.
     if len(samples) < declared and container != "MP3":
-        raise InputError(_cut_short(label, f"its header says {declared} samples, {len(samples)} are there"))
+        raise InputError(containers.cut_short(label, f"its header says {declared} samples, {len(samples)} are there"))
     samples, notes = _convert(samples, rate, sample_rate)
     if not len(samples):
         raise InputError(_no_samples(label))
-    if not np.isfinite(samples).all():
-        raise InputError(f"{label}: contains NaN or infinite samples; write it again as 16-bit PCM")
-    if not samples.any():
+    peak = float(np.abs(samples).max())
+    if not peak < _LOUDEST:  # as NaN is not
+        raise InputError(f"{label}: contains NaN, infinite or absurdly large samples; write it again as 16-bit PCM")
+    if not peak:
         notes += ("silent: every sample is zero",)
     return Audio(samples, notes)
 
@@ -76,7 +77,7 @@ def info(source: Source, *, sample_rate: int = 16000, name: str | None = None) -
       InputError: as ``load``, for everything that the header tells.
     """
     label = name or _label(source)
-    with _open(source, label) as sound:
+    with _open(source, label, whole=False) as sound:
         samples = resampled_length(len(sound), sound.samplerate, sample_rate)
         if not samples:
             raise InputError(_no_samples(label))
@@ -107,79 +108,45 @@ def _convert(samples: NDArray[np.float32], rate: int, target: int) -> tuple[NDAr
     return np.ascontiguousarray(mono), notes
 
 
-def _open(source: Source, label: str) -> soundfile.SoundFile:
+def _read(sound: soundfile.SoundFile) -> NDArray[np.float32]:
+    """All samples, [N, channels], however many the header promises."""
+    blocks = [sound.read(_BLOCK, dtype="float32", always_2d=True)]
+    while len(blocks[-1]) == _BLOCK:
+        blocks.append(sound.read(_BLOCK, dtype="float32", always_2d=True))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _open(source: Source, label: str, *, whole: bool) -> soundfile.SoundFile:
     if isinstance(source, str | Path):
-        if Path(source).suffix.lower() == ".raw":
+        path = Path(source)
+        if path.suffix.lower() == ".raw":
             raise InputError(
                 f"{label}: headerless samples say neither their rate nor their format; convert the file to WAV"
             )
         try:
-            with Path(source).open("rb") as file:
-                _check_size(file, label)
+            kind = path.stat().st_mode
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a pipe would be waited for; a folder has its own error
+                raise InputError(f"{label}: neither file nor folder; check the path, or the manifest that names it")
+            with path.open("rb") as file:
+                containers.check(file, label, whole=whole)
         except OSError as error:
             raise InputError(f"{label}: {error.strerror}; check the path, or the manifest that names it") from error
         source = str(source)  # libsndfile opens a path itself several times faster than it reads a Python file
     else:
-        _check_size(source, label)
+        containers.check(source, label, whole=whole)
     try:
-        return soundfile.SoundFile(source)
+        sound = soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
         raise InputError(f"{label}: not audio that can be read ({error.error_string}); {_READABLE}") from error
-
-
-def _check_size(file: BinaryIO, label: str) -> None:
-    """Compares the size that a WAV or SPHERE header declares with the file's, which libsndfile does not."""
-    start = file.tell()
-    end = file.seek(0, io.SEEK_END)
-    file.seek(start)
-    if end == start:
-        raise InputError(f"{label}: the file is empty; copy or record it again")
-    magic = file.read(12)
-    if magic[:4] == b"RIFF" and magic[8:] == b"WAVE":
-        declared = _riff_data_end(file)
-    elif magic[:7] == b"NIST_1A":
-        file.seek(start)
-        declared = _sphere_data_end(file)
-    else:
-        declared = 0
-    file.seek(start)
-    if declared > end - start + _SLACK:
-        raise InputError(_cut_short(label, f"its header says {declared} bytes, {end - start} are there"))
-
-
-def _riff_data_end(file: BinaryIO) -> int:
-    """Where the ``data`` chunk ends by its own account, in bytes from the file's beginning; 0: it does not say."""
-    position = 12
-    while len(header := file.read(8)) == 8:
-        kind, size = struct.unpack("<4sI", header)
-        position += 8
-        if kind == b"data":
-            return position + size if size < _UNKNOWN_SIZE else 0
-        position += size + size % 2
-        file.seek(size + size % 2, os.SEEK_CUR)
-    return 0
-
-
-def _sphere_data_end(file: BinaryIO) -> int:
-    """Where a SPHERE file's samples end by its header's account, in bytes; 0: it does not say, or is compressed."""
-    header = file.read(1024)
-    if b"shorten" in header or b"shortpack" in header:
-        return 0
-    fields = {words[0]: words[2] for line in header.split(b"\n") if len(words := line.split()) == 3}
-    try:
-        header_bytes = int(header.split(b"\n", 2)[1])
-        frames, width = int(fields[b"sample_count"]), int(fields[b"sample_n_bytes"])
-        return header_bytes + frames * width * int(fields.get(b"channel_count", b"1"))
-    except (KeyError, ValueError, IndexError):
-        return 0
+    lowest, highest = _RATES
+    if not lowest <= sound.samplerate <= highest:
+        sound.close()
+        raise InputError(f"{label}: its header says {sound.samplerate} samples a second; copy or record it again")
+    return sound
 
 
 def _label(source: Source) -> str:
     return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "recording"))
-
-
-def _cut_short(label: str, evidence: str) -> str:
-    return f"{label}: the recording is cut short: {evidence}; copy it again"
 
 
 def _no_samples(label: str) -> str:

@@ -1,43 +1,22 @@
 """Batches from a dataset: planned in the parent, loaded by worker processes, the same whoever loads them."""
 
 import contextlib
-import functools
 import logging
-import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils import data as torch_data
 
-from ds2f import augment, rng
-from ds2f.data import audio, sampler
+from ds2f.data import sampler, shares, workers
 from ds2f.data.dataset import Dataset
+from ds2f.data.shares import Loaded, Share
 from ds2f.errors import InputError
-from ds2f.features import log_spectrogram
-from ds2f.model.deepspeech2 import output_lengths
 from ds2f.types import Batch
 
-_FRAMES = 8  # padded lengths are multiples: oneDNN keeps a program for each, and makes one anew in a tenth of a step
 _PREFETCH = 4  # batches that each worker is ahead
 _log = logging.getLogger(__name__)
-
-
-class Share(NamedTuple):
-    """One rank's part of a global batch: all that a worker is told."""
-
-    epoch: int
-    members: tuple[int, ...]  # indices into the dataset's examples
-    weight: float  # 1 / the number of feasible utterances in the global batch
-
-
-class Loaded(NamedTuple):
-    """A batch, and what was noticed while loading it: the recording and the remark."""
-
-    batch: Batch
-    notes: tuple[tuple[Path, str], ...]
 
 
 class Loader:
@@ -49,6 +28,7 @@ class Loader:
     Attributes:
       steps: global batches in an epoch.
       notes: what was remarked on while loading (resampled, silent, cache not writable), with the recordings.
+      unreadable: recordings that training had to do without here, with the reasons. Each is tried again in every epoch.
     """
 
     def __init__(
@@ -79,10 +59,12 @@ class Loader:
         self.batch_size = batch_size
         self.steps = -(-len(dataset.examples) // batch_size)
         self.notes: dict[str, set[Path]] = {}
+        self.unreadable: dict[Path, str] = {}
         self._mine = [rank + ranks * index for index in range(micro_batches)]
         self._count = ranks * micro_batches
         self._shares: list[Share] = []
         self._running: Generator[Batch, None, None] | None = None
+        self._watch = workers.Watch()
         self._loader: torch_data.DataLoader[Loaded | InputError] | None = torch_data.DataLoader(
             _Shares(dataset),
             batch_size=None,
@@ -94,9 +76,10 @@ class Loader:
             generator=torch.Generator(),  # or else the workers' unused seeds are drawn from the global one
             prefetch_factor=_PREFETCH if num_workers else None,
             persistent_workers=num_workers > 0,
-            worker_init_fn=_leave_interrupts_to_the_parent,
+            worker_init_fn=workers.begin,
         )
-        iter(self._loader)  # starts the workers
+        with self._watch.starting():
+            iter(self._loader)
 
     def epoch(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
         """Begins to load an epoch; one that is still under way ends.
@@ -110,7 +93,9 @@ class Loader:
           batch holds too few utterances for every share.
 
         Raises:
-          InputError: from the iterator, when a recording cannot be loaded; the message names it.
+          InputError: from the iterator, when a recording cannot be loaded in evaluation, or more of them than
+            ``data.max_unreadable`` in training; the message names them.
+          WorkerDied: from the iterator, when a loader process is gone.
         """
         if self._loader is None:
             raise RuntimeError("the loader is closed")
@@ -127,6 +112,7 @@ class Loader:
         """Ends an epoch that is under way and stops the workers."""
         self._end_epoch()
         self._loader = None  # the last reference, with which torch's workers end
+        self._watch.stop()
 
     def _end_epoch(self) -> None:
         if self._running is not None:
@@ -134,15 +120,38 @@ class Loader:
             self._running = None
 
     def _batches(self) -> Generator[Batch, None, None]:
-        # The loop alone may hold torch's iterator: a variable would keep the workers alive with an error's traceback.
-        for item in self._loader or ():
-            if isinstance(item, InputError):
-                raise item
-            for recording, note in item.notes:
-                if note not in self.notes:
-                    _log.warning("%s: %s", recording, note)
-                self.notes.setdefault(note, set()).add(recording)
-            yield item.batch
+        try:
+            self._watch.wait()
+            # The loop alone holds torch's iterator: a variable would keep the workers alive with an error's traceback.
+            for item in self._loader or ():
+                self._watch.rest()
+                if isinstance(item, InputError):
+                    raise item
+                self._take_note(item)
+                yield item.batch
+                self._watch.wait()
+        except (RuntimeError, OSError, EOFError) as error:  # what torch or Python make of a process that is gone
+            self._watch.explain(error)
+            raise
+        finally:
+            self._watch.rest()
+
+    def _take_note(self, loaded: Loaded) -> None:
+        """Tells what is new among the remarks, and raises when too much cannot be read."""
+        for recording, note in loaded.notes:
+            if note not in self.notes:
+                _log.warning("%s: %s", recording, note)
+            self.notes.setdefault(note, set()).add(recording)
+        limit = self.dataset.data.max_unreadable
+        for recording, why in loaded.unreadable:
+            if recording not in self.unreadable:
+                self.unreadable[recording] = why
+                _log.warning("left out (%d of at most %d): %s", len(self.unreadable), limit, why)
+        if len(self.unreadable) > limit:
+            headline = (
+                f"{len(self.unreadable)} recordings cannot be read, which is more than data.max_unreadable={limit}:"
+            )
+            raise InputError("\n  ".join([headline, *self.unreadable.values()]))
 
 
 def plan(dataset: Dataset, *, epoch: int, batch_size: int) -> list[tuple[list[int], float]]:
@@ -156,77 +165,9 @@ def plan(dataset: Dataset, *, epoch: int, batch_size: int) -> list[tuple[list[in
         batches = sampler.plan_epoch(frames, batch_size=batch_size, seed=seed, epoch=epoch, jitter=jitter)
     else:
         batches = sampler.plan_sorted(frames, batch_size=batch_size)
-    needed = torch.tensor([example.min_frames for example in dataset.examples])
-    feasible = (output_lengths(torch.tensor(frames)) >= needed).tolist()
+    feasible = shares.feasible(dataset, range(len(frames)), frames)
     counts = [sum(feasible[index] for index in batch) for batch in batches]
     return [(batch, 1 / count if count else 0.0) for batch, count in zip(batches, counts, strict=True)]
-
-
-def load(dataset: Dataset, share: Share) -> Loaded:
-    """Loads, augments and pads one share of a global batch.
-
-    Raises:
-      InputError: when a recording cannot be loaded; the message names it.
-    """
-    examples = [dataset.examples[index] for index in share.members]
-    notes: list[tuple[Path, str]] = []
-    spectra = [_features(dataset, index, share.epoch, notes) for index in share.members]
-    return Loaded(
-        Batch(
-            features=_pad(spectra, (dataset.spect.num_bins,), torch.float32, multiple=_FRAMES),
-            lengths=torch.tensor([spectrum.shape[-1] for spectrum in spectra], dtype=torch.int64),
-            labels=_pad([torch.tensor(example.labels, dtype=torch.int64) for example in examples], (), torch.int64),
-            label_lengths=torch.tensor([len(example.labels) for example in examples], dtype=torch.int64),
-            ids=torch.tensor([example.row for example in examples], dtype=torch.int64),
-            weight=torch.tensor(share.weight, dtype=torch.float32),
-        ),
-        tuple(notes),
-    )
-
-
-def _features(dataset: Dataset, index: int, epoch: int, notes: list[tuple[Path, str]]) -> Tensor:
-    """Features of one example, [F, T]. What only speed changes is read from the cache and kept there."""
-    path, key, how = dataset.examples[index].audio, dataset.key(index, epoch), dataset.perturbation(index, epoch)
-    rate, cache = dataset.spect.sample_rate, dataset.cache
-
-    def compute() -> Tensor:
-        recording = audio.load(path, sample_rate=rate)
-        notes.extend((path, note) for note in recording.notes)
-        noise = (
-            None if how.snr is None else _noise(dataset.noises[rng.fold_in(key, "noise") % len(dataset.noises)], rate)
-        )
-        waveform = augment.perturb(torch.from_numpy(recording.samples), how, key, sample_rate=rate, noise=noise)
-        return log_spectrogram(waveform, dataset.spect)
-
-    if cache is not None and how == augment.Perturbation(speed=how.speed):
-        before = cache.problem
-        features = cache.features(path, how.speed, compute)
-        if cache.problem != before:
-            notes.append((path, f"features are no longer kept: {cache.problem}"))
-    else:
-        features = compute()
-    return augment.spec_augment(features, key, dataset.augmentation) if dataset.train else features
-
-
-@functools.lru_cache(maxsize=16)
-def _noise(path: Path, sample_rate: int) -> Tensor:
-    return torch.from_numpy(audio.load(path, sample_rate=sample_rate).samples)
-
-
-def _pad(rows: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype, *, multiple: int = 1) -> Tensor:
-    """Rows [*shape, N] of different N as one tensor [B, *shape, N'], filled up with zeros.
-
-    N' is the longest N, and at least 1, rounded up to a multiple of ``multiple``.
-    """
-    longest = max([1, *(row.shape[-1] for row in rows)])
-    padded = torch.zeros(len(rows), *shape, -(-longest // multiple) * multiple, dtype=dtype)
-    for target, row in zip(padded, rows, strict=True):
-        target[..., : row.shape[-1]] = row
-    return padded
-
-
-def _leave_interrupts_to_the_parent(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
 
 
 def _as_it_is(loaded: Any) -> Any:
@@ -242,7 +183,7 @@ class _Shares(torch_data.Dataset[Loaded | InputError]):
     def __getitem__(self, share: Share) -> Loaded | InputError:
         try:
             with _one_thread():
-                return load(self.dataset, share)
+                return shares.load(self.dataset, share)
         except InputError as error:
             return error
 

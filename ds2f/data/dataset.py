@@ -67,11 +67,13 @@ class Dataset:
         """What happens to the waveform of one example in one epoch: nothing in evaluation."""
         return augment.draw(self.key(index, epoch), self.augmentation) if self.train else augment.Perturbation()
 
-    def num_frames(self, epoch: int) -> list[int]:
-        """Frames of every example's spectrogram in this epoch, known without reading any audio."""
+    def num_frames(self, epoch: int, indices: Iterable[int] | None = None) -> list[int]:
+        """Frames of these examples' spectrograms in this epoch, without reading audio; None: of all of them."""
         return [
-            features.num_frames(self.perturbation(index, epoch).num_samples(example.num_samples), self.spect)
-            for index, example in enumerate(self.examples)
+            features.num_frames(
+                self.perturbation(index, epoch).num_samples(self.examples[index].num_samples), self.spect
+            )
+            for index in (range(len(self.examples)) if indices is None else indices)
         ]
 
 

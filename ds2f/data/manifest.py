@@ -113,15 +113,15 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def _rows(path: Path) -> Iterator[_Row]:
-    if path.is_dir():
-        return _folder_rows(path)
-    if not path.exists():
+    try:
+        if path.is_dir():
+            return _folder_rows(path)
+        content = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such manifest. Make the data with python -m launch.prepare --dataset=an4 (or synthetic), or "
             "name a manifest with --data.train_manifest, --data.val_manifest and --data.test_manifest."
-        )
-    try:
-        content = path.read_text(encoding="utf-8-sig")
+        ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the manifest as UTF-8") from error
     except OSError as error:
@@ -141,7 +141,7 @@ def _csv_rows(path: Path, content: str) -> Iterator[_Row]:
                     f"{where}: {len(columns)} column(s): {','.join(columns)[:80]!r}. A row is the path of a recording, "
                     "a comma and the path of its transcript; put a path that contains a comma in double quotes."
                 )
-            sound, transcript = (path.parent / column.strip() for column in columns)
+            sound, transcript = (_below(path.parent, column.strip(), where) for column in columns)
             yield _Row(where, sound, transcript)
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: {error}; check the quotes of that row") from error
@@ -150,8 +150,9 @@ def _csv_rows(path: Path, content: str) -> Iterator[_Row]:
 def _json_rows(path: Path, content: str) -> Iterator[_Row]:
     try:
         listing: Any = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}; write the manifest again") from error
+    except (ValueError, RecursionError) as error:
+        where = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else str(path)
+        raise InputError(f"{where}: not JSON: {error}; write the manifest again") from error
     samples = listing.get("samples") if isinstance(listing, dict) else None
     if not isinstance(samples, list):
         raise InputError(f'{path}: no list "samples"; a JSON manifest is {{"root_path": ..., "samples": [...]}}')
@@ -161,7 +162,19 @@ def _json_rows(path: Path, content: str) -> Iterator[_Row]:
             sound, transcript = str(sample["wav_path"]), str(sample["transcript_path"])
         except (KeyError, TypeError, IndexError) as error:
             raise InputError(f'{path}: samples[{index}]: needs "wav_path" and "transcript_path"') from error
-        yield _Row(f"{path}: samples[{index}]", root / sound, root / transcript)
+        where = f"{path}: samples[{index}]"
+        yield _Row(where, _below(root, sound, where), _below(root, transcript, where))
+
+
+def _below(folder: Path, name: str, where: str) -> Path:
+    """The path that a row names, if any file system can spell it."""
+    try:
+        spelt = os.fsencode(name)
+    except UnicodeEncodeError:
+        spelt = b"\0"
+    if b"\0" in spelt:
+        raise InputError(f"{where}: {ascii(name)[:200]} cannot be a path; write the manifest again")
+    return folder / name
 
 
 def _folder_rows(folder: Path) -> Iterator[_Row]:

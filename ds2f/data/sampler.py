@@ -1,6 +1,5 @@
 """Which utterances share a batch, and in what order: a function of the lengths, the seed and the epoch alone."""
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -40,8 +39,8 @@ def plan_sorted(lengths: Sequence[int], *, batch_size: int) -> list[list[int]]:
 
     Source of the latter: Amodei et al., "Deep Speech 2", 2015, section 3.2.
     """
-    order = iter(sorted(range(len(lengths)), key=lambda index: lengths[index]))
-    return list(iter(lambda: list(itertools.islice(order, batch_size)), []))
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def shard(batch: Sequence[int], *, index: int, count: int) -> list[int]:

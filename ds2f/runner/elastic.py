@@ -26,7 +26,8 @@ from torch.distributed import TCPStore
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.runner.rendezvous import Meeting, Seat, interface
-from ds2f.runner.worker import GIVE_UP, PEER_LOST, STOP_SIGNALS, STOPPED, Job, is_worker, job, work
+from ds2f.runner.signals import REQUESTS, STATUSES
+from ds2f.runner.worker import GIVE_UP, PEER_LOST, Job, is_worker, job, work
 
 __all__ = ["Job", "is_worker", "job", "launch", "work"]
 
@@ -116,8 +117,8 @@ class _Agent:
                         return 1
                 elif failed is None:
                     _say("another machine asks all to meet again; starting all ranks from the newest checkpoint")
-                elif any(rank.status == STOPPED for rank in self._ranks):
-                    return STOPPED
+                elif stopped := [rank.status for rank in self._ranks if rank.status in STATUSES]:
+                    return stopped[0]
                 elif self._all_finish():
                     self._meeting.close()
                     return 0
@@ -140,7 +141,7 @@ class _Agent:
             for rank in running:
                 rank.process.send_signal(signal.SIGINT)
 
-        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        before = {number: signal.getsignal(number) for number in REQUESTS}
         for number, handler in before.items():
             if number == signal.SIGINT or handler is not signal.SIG_IGN:  # nohup ignores SIGHUP
                 signal.signal(number, heed)
@@ -224,7 +225,7 @@ class _Agent:
         while True:
             time.sleep(INTERVAL)
             ended = [rank for rank in self._ranks if rank.status is not None]
-            failed = [rank for rank in ended if rank.status not in (0, STOPPED)]
+            failed = [rank for rank in ended if rank.status not in STATUSES | {0}]
             if self._signal and not told:
                 _say("stopping: the ranks finish their step and write a checkpoint; a second time ends them at once")
                 told = True
@@ -279,11 +280,11 @@ class _Agent:
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Holds back requests to stop; a process started meanwhile does so until ``work``, which can handle them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,6 +1,6 @@
 """Evaluation of a whole manifest: transcripts, and errors summed over the corpus."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ds2f import decode, metrics
@@ -32,6 +32,7 @@ def evaluate(
     backend: Backend,
     criterion: Criterion,
     group: Group = ALONE,
+    between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Transcribes every utterance greedily and counts its errors, over all ranks.
 
@@ -45,6 +46,7 @@ def evaluate(
       backend: where to compute.
       criterion: the loss that is reported.
       group: the ranks.
+      between: called after every batch, of which all ranks have as many.
 
     Returns:
       Errors over the corpus (never an average over batches or ranks), the mean loss, and the transcripts; the same on
@@ -58,6 +60,7 @@ def evaluate(
         for utterance, hypothesis in zip(batch.ids.tolist(), decode.greedy(logits, cfg.labels), strict=True):
             transcripts[utterance] = hypothesis.text
             total += metrics.count_errors(references[utterance], hypothesis.text)
+        between()
     finite = [value for loss in losses for value in loss.tolist() if value != float("inf")]
     shares = group.gather((total, sum(finite), len(finite), transcripts))
     total = sum((share[0] for share in shares), ErrorCounts(0, 0, 0, 0))

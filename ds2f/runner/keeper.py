@@ -3,11 +3,13 @@
 So the other ranks need neither access to the run's folder nor orbax, and all of them start from the same bits.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from ds2f import rng
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.runner.collectives import Group
@@ -18,14 +20,35 @@ from ds2f.types import Params, Stats, TrainState
 class Keeper:
     """The checkpoints of a run, for every rank of it. All ranks call every method, in the same order."""
 
-    def __init__(self, run_dir: Path, cfg: Config, group: Group) -> None:
-        """Opens the run's checkpoints on rank 0."""
+    def __init__(self, run_dir: Path, cfg: Config, group: Group, *, warn: Callable[[str], None]) -> None:
+        """Opens the run's checkpoints on rank 0.
+
+        Args:
+          run_dir: the run's folder.
+          cfg: the run's configuration.
+          group: the ranks.
+          warn: told of checkpoints that could not be written, and of damaged ones that are passed over.
+        """
         self._run_dir, self._cfg, self._group = run_dir, cfg, group
         self._checkpoints = None
         if group.rank == 0:
             from ds2f.checkpoint import Checkpoints  # brings jax, which the other ranks need not load
 
-            self._checkpoints = Checkpoints(run_dir, keep=cfg.checkpointing.save_n_recent_models)
+            self._checkpoints = Checkpoints(
+                run_dir,
+                keep=cfg.checkpointing.save_n_recent_models,
+                keep_best=cfg.checkpointing.average_models,
+                folder=cfg.checkpointing.folder,
+                cfg=cfg,
+                warn=warn,
+            )
+            others = cfg.checkpointing.folder and not cfg.checkpointing.load_auto_checkpoint
+            if others and self._checkpoints.find_all("last"):
+                self._checkpoints.close()
+                raise InputError(
+                    f"--checkpointing.folder={cfg.checkpointing.folder} holds the checkpoints of a run. Go on with it: "
+                    "--checkpointing.load_auto_checkpoint and its --run_dir. Otherwise give another folder."
+                )
 
     def resume(self, fresh: TrainState) -> tuple[TrainState, Position, int | None]:
         """The state of the newest checkpoint on every rank, or ``fresh`` where there is none.
@@ -45,7 +68,7 @@ class Keeper:
         newest, values = self._group.gather((newest, attrs.asdict(position)))[0]
         return self._group.broadcast(state), Position(**values), newest
 
-    def weights_of(self, other: Path | str, fresh: TrainState, *, init: Any) -> TrainState:
+    def weights_of(self, other: Path | str, fresh: TrainState, *, init: Any) -> tuple[TrainState, tuple[str, ...]]:
         """The best weights of another run on every rank, with a new optimizer state.
 
         Args:
@@ -53,23 +76,28 @@ class Keeper:
           fresh: the state before the first step, on the CPU.
           init: makes the optimizer's state of parameters.
 
+        Returns:
+          The state, and the labels that the other run did not have, which ``training.finetune`` allows.
+
         Raises:
           InputError: when there is no such run, or it holds another model.
         """
         params, stats = fresh.params, fresh.stats
+        new: tuple[str, ...] = ()
         if self._group.rank == 0:
             from ds2f.checkpoint import load_model
+            from ds2f.convert import with_labels
 
             source, params, stats = load_model(other)
-            ours = self._cfg.model
-            alike = {name: getattr(source.model, name) for name in ("dropout", "kernel", "ctc", "sync_batch_norm")}
-            if source.model != attrs.evolve(ours, **alike):
+            if source.model.labels != self._cfg.model.labels and not self._cfg.training.finetune:
                 raise InputError(
-                    f"--checkpointing.continue_from={other} is another model; take the --model flags from "
-                    f"{other}/flags.txt"
+                    f"--checkpointing.continue_from={other} has other labels: give --data.labels_path as that run "
+                    "had it, or --training.finetune for a new output layer."
                 )
+            key = rng.fold_in(self._cfg.training.seed, "init")
+            params, new = with_labels(source.model, params, self._cfg.model, key=key)
         params, stats = self._group.broadcast((params, stats))
-        return fresh._replace(params=params, stats=stats, opt_state=init(params))
+        return fresh._replace(params=params, stats=stats, opt_state=init(params)), new
 
     def save(self, state: TrainState, position: Position, *, score: float | None = None) -> None:
         """Writes a checkpoint on rank 0; the others go on."""
@@ -77,11 +105,19 @@ class Keeper:
             self._checkpoints.save(position.iteration, state, attrs.asdict(position), score=score)
 
     def best_model(self, like: tuple[Params, Stats]) -> tuple[Params, Stats]:
-        """The weights and statistics with the best score, on every rank; ``like`` has their structure, on the CPU."""
+        """The weights and statistics with the best score, or the mean of the best ``checkpointing.average_models``.
+
+        Args:
+          like: of their structure, on the CPU.
+
+        Returns:
+          The same on every rank.
+        """
         if self._checkpoints is not None:
             from ds2f.checkpoint import load_model
 
-            _, *best = load_model(self._run_dir, which="best")
+            self._checkpoints.wait()
+            _, *best = load_model(self._run_dir, which=f"best:{self._cfg.checkpointing.average_models}")
             like = best[0], best[1]
         params, stats = self._group.broadcast(like)
         return params, stats

@@ -22,6 +22,13 @@ class Position:
     audio_seconds: float = 0.0
     training_seconds: float = 0.0  # data loading included, evaluation and start-up left out
     best_score: float = float("inf")
+    skipped_in_a_row: int = 0  # up to the last reading
+    # Of the epoch under way, up to the last reading:
+    epoch_loss: float = 0.0  # sum over the steps that were applied
+    epoch_steps: int = 0  # those steps
+    epoch_utterances: int = 0
+    epoch_seconds: float = 0.0
+    recent_losses: list[float] = attrs.field(factory=list)  # of the last log lines
 
 
 class _Pending(NamedTuple):
@@ -67,8 +74,11 @@ class Meter:
         self._start = self.restart()
 
     def restart(self) -> float:
-        """Begins an epoch."""
-        self._loss, self._steps, self._utterances, self._seconds = 0.0, 0, 0, 0.0
+        """Begins an epoch, or goes on in one."""
+        position = self._position
+        if position.batch == 0:
+            position.epoch_loss, position.epoch_steps = 0.0, 0
+            position.epoch_utterances, position.epoch_seconds = 0, 0.0
         self._new_utterances, self._new_audio = 0, 0.0
         return self.resume_clock()
 
@@ -89,19 +99,19 @@ class Meter:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._seconds += now - self._start
+        self._position.epoch_seconds += now - self._start
         self._position.training_seconds += now - self._start
         self._start = now
 
     @property
     def loss(self) -> float:
         """Mean over the steps of the epoch that were read and applied, natural log."""
-        return self._loss / max(self._steps, 1)
+        return self._position.epoch_loss / max(self._position.epoch_steps, 1)
 
     @property
     def utterances_per_second(self) -> float:
         """Of all ranks, over the epoch up to the last reading."""
-        return self._utterances / max(self._seconds, 1e-9)
+        return self._position.epoch_utterances / max(self._position.epoch_seconds, 1e-9)
 
     def read(self) -> dict[str, Any]:
         """Reads the metrics of all steps since the last reading; returns the last one's, empty without any."""
@@ -112,10 +122,12 @@ class Meter:
             losses = metrics.losses.cpu()
             share.infeasible.update(ids[losses == torch.inf].tolist())
             if bool(metrics.finite):
-                self._loss += float(metrics.loss)
-                self._steps += 1
+                self._position.epoch_loss += float(metrics.loss)
+                self._position.epoch_steps += 1
+                self._position.skipped_in_a_row = 0
             else:
                 self._position.skipped_steps += 1
+                self._position.skipped_in_a_row += 1
                 share.skipped.append((iteration, ids[losses.isnan()].tolist(), ids.tolist()))
         scales = {iteration: float(metrics.loss_scale) for iteration, _, metrics in self._pending}
         last = self._pending[-1].metrics
@@ -133,7 +145,7 @@ class Meter:
     def _take(self, shares: list[_Share], scales: dict[int, float]) -> None:
         """Adds up what all ranks tell, and reports what needs a person's attention."""
         utterances = sum(share.utterances for share in shares)
-        self._utterances += utterances
+        self._position.epoch_utterances += utterances
         self._position.utterances += utterances
         self._position.audio_seconds += sum(share.audio_seconds for share in shares)
         new = set().union(*(share.infeasible for share in shares)) - self._infeasible

@@ -1,27 +1,40 @@
-"""What the terminal asks of a run."""
+"""What the terminal and the scheduler ask of a run, which stops in order: a checkpoint, then a status of its own."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# Ctrl-C; what schedulers send before they take a machine away; a terminal that closes.
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+STATUSES = frozenset(128 + number for number in REQUESTS)  # with which a run ends that stopped on request
 
-class Stopped(KeyboardInterrupt):
-    """The user asked the run to stop, and it did so cleanly; the message says how to go on."""
+
+class Stopped(Exception):  # noqa: N818  # no error
+    """The run was asked to stop, and did so with all kept; the message says how to go on."""
+
+    def __init__(self, message: str, status: int) -> None:
+        """Takes the message and the exit status: 128 + the signal's number, as shells count."""
+        super().__init__(message)
+        self.status = status
 
 
 @contextmanager
-def stop_on_interrupt() -> Iterator[list[bool]]:
-    """Collects Ctrl-C in a list, which becomes true; a second Ctrl-C interrupts at once."""
-    asked: list[bool] = []
+def stop_on_request() -> Iterator[list[int]]:
+    """Collects requests to stop in a list, which becomes true; a second request interrupts at once."""
+    asked: list[int] = []
 
-    def handler(_: int, __: FrameType | None) -> None:
+    def handler(number: int, _: FrameType | None) -> None:
         if asked:
             raise KeyboardInterrupt("stopped at once: what was done since the last checkpoint is lost")
-        asked.append(True)
+        asked.append(number)
 
-    before = signal.signal(signal.SIGINT, handler)
+    before = {number: signal.getsignal(number) for number in REQUESTS}
+    for number, old in before.items():
+        if number == signal.SIGINT or old is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, handler)
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, old in before.items():
+            signal.signal(number, old)

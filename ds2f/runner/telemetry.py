@@ -1,102 +1,45 @@
 """What a run says while it goes and leaves when it ends: messages, scalars, progress, results."""
 
+import errno
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import attrs
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from ds2f import config
 from ds2f.config import Config
-from ds2f.errors import InputError
+from ds2f.runner.run_dir import write_atomically
 
 _LIBRARY = logging.getLogger("ds2f")
 
 
-def claim_run_dir(
-    run_dir: Path,
-    cfg: Config,
-    flags_text: Callable[[Config], str],
-    *,
-    ranks: int = 1,
-    job: str = "",
-    restarted: bool = False,
-) -> Config:
-    """Makes the run's folder and writes its settings: the first thing that a run does, on rank 0 alone.
+class _Lines:
+    """A text file that grows by lines. A full disk costs lines, not the run; what was lost is said in their place."""
 
-    Args:
-      run_dir: the folder; it may exist, but a run that it holds is only continued when
-        ``checkpointing.load_auto_checkpoint`` is set, or when the same job wrote it.
-      cfg: the settings.
-      flags_text: makes a flagfile that repeats a run, written to ``flags.txt``.
-      ranks: how many there are.
-      job: a name that all starts of one job share; empty when there is none.
-      restarted: whether this start follows another one of the same job.
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._lost = 0
 
-    Returns:
-      The settings as written to ``config.json``: with the global batch, which a continued run keeps whatever the number
-      of ranks, and with ``checkpointing.load_auto_checkpoint`` where the job has been here before.
+    def add(self, line: str) -> None:
+        gap = f"({self._lost} lines before this one found the disk full)\n" if self._lost else ""
+        try:
+            self._file.write(f"{gap}{line}\n".encode())
+            self._lost = 0
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._lost += 1
 
-    Raises:
-      InputError: when the folder holds another run, cannot be written, or holds a run of another model or global batch.
-    """
-    stored, metrics, claim = run_dir / "config.json", run_dir / "metrics.jsonl", run_dir / "job.txt"
-    if restarted or (job and claim.exists() and claim.read_text(encoding="utf-8") == job):
-        cfg = attrs.evolve(cfg, checkpointing=attrs.evolve(cfg.checkpointing, load_auto_checkpoint=True))
-    begun = metrics.exists() and metrics.stat().st_size > 0  # a run that failed before its first step is no run
-    if begun and not cfg.checkpointing.load_auto_checkpoint:
-        raise InputError(
-            f"{run_dir} already holds a run. Go on with it: --checkpointing.load_auto_checkpoint. "
-            "Start another: --run_dir=OTHER (or remove the folder)."
-        )
-    global_batch = cfg.data.global_batch_size or cfg.data.batch_size * ranks
-    if cfg.checkpointing.load_auto_checkpoint and stored.exists():
-        before = config.from_dict(json.loads(stored.read_text(encoding="utf-8")))
-        if begun:
-            _require_same_run(run_dir, before, cfg)
-        global_batch = before.data.global_batch_size or global_batch
-    cfg = attrs.evolve(cfg, data=attrs.evolve(cfg.data, global_batch_size=global_batch))
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(stored, json.dumps(config.to_dict(cfg), indent=2) + "\n")
-        write_atomically(run_dir / "flags.txt", flags_text(cfg))
-        if job:
-            write_atomically(claim, job)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"--run_dir={run_dir} cannot be written: {error}. Give another folder.") from error
-    return cfg
-
-
-def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:
-    changed = [
-        f"model.{name}" for name, value in attrs.asdict(cfg.model).items() if value != getattr(before.model, name)
-    ]
-    if changed:
-        raise InputError(
-            f"{run_dir} holds a run of another model ({', '.join(changed)} differ). "
-            f"Use --flagfile={run_dir / 'flags.txt'}, or another --run_dir."
-        )
-    kept = before.data.global_batch_size
-    if cfg.data.global_batch_size not in (0, kept):
-        raise InputError(
-            f"{run_dir} holds a run whose global batch is {kept}; --data.global_batch_size="
-            f"{cfg.data.global_batch_size} would change it in the middle. Leave the flag out, or use another --run_dir."
-        )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    def close(self) -> None:
+        self._file.close()
 
 
 class _Forward(logging.Handler):
@@ -117,14 +60,10 @@ class Telemetry:
         """Opens the files of ``run_dir`` for appending."""
         self._run_dir = run_dir
         self._console = console or terminal()
-        self._log = (run_dir / "log.txt").open("a", encoding="utf-8")
-        self._metrics = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
+        self._log = _Lines(run_dir / "log.txt")
+        self._metrics = _Lines(run_dir / "metrics.jsonl")
         self._show_progress = cfg.visualization.progress and self._console.is_terminal
-        self._tensorboard = None
-        if cfg.visualization.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run wants it
-
-            self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"))
+        self._tensorboard = _tensorboard(run_dir) if cfg.visualization.tensorboard else None
 
     def __enter__(self) -> Self:
         self._forward = _Forward(self.say)
@@ -150,17 +89,36 @@ class Telemetry:
     def say(self, message: str) -> None:
         """Prints a line and keeps it in ``log.txt`` with the time."""
         self._console.print(message, markup=False)
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
-        self._log.flush()
+        self._log.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
 
     def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
         """Adds a line to ``metrics.jsonl`` and its numbers to TensorBoard under ``kind/``."""
-        self._metrics.write(json.dumps({"kind": kind, "iteration": iteration, **values}) + "\n")
-        self._metrics.flush()
-        if self._tensorboard is not None:
+        self._metrics.add(json.dumps({"kind": kind, "iteration": iteration, **values}))
+        if self._tensorboard is None:
+            return
+        try:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, iteration)
+        except OSError as error:  # of its writing thread, which does not recover
+            self._tensorboard = None
+            self.say(f"no more scalars for TensorBoard, metrics.jsonl goes on: {error}")
+
+    def rewind(self, iteration: int, *, in_epoch: bool) -> None:
+        """Drops from ``metrics.jsonl`` what was logged after a checkpoint from which the run goes on.
+
+        Args:
+          iteration: of the checkpoint.
+          in_epoch: whether it was written in the middle of an epoch, whose summary it does not cover.
+        """
+        path = self._run_dir / "metrics.jsonl"
+        self._metrics.close()
+        kept = [line for line in _lines(path) if _is_before(line, iteration, in_epoch=in_epoch)]
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._metrics = _Lines(path)
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+            self._tensorboard = _tensorboard(self._run_dir, purge_step=iteration + 1)
 
     def progress(self, description: str, total: int, completed: int = 0) -> "StepProgress":
         """A progress bar over the steps of an epoch; it draws on a terminal only."""
@@ -173,6 +131,25 @@ class Telemetry:
         columns = {"FPS": f"{results['utterances_per_second']:.1f}", "epochs": str(results["epochs"])}
         columns |= {"AMP": results["amp"], "Torch": results["torch"].split("+")[0]}
         self._console.print(errors_table(results["name"], sets, **columns))
+
+
+def _tensorboard(run_dir: Path, purge_step: int | None = None) -> Any:
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run wants it
+
+    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a JSONL file; one that a kill cut off is left out."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
+
+
+def _is_before(line: Mapping[str, Any], iteration: int, *, in_epoch: bool) -> bool:
+    if line["iteration"] == iteration:
+        return line["kind"] != "epoch" or not in_epoch
+    return bool(line["iteration"] < iteration)
 
 
 class Relay(Telemetry):
@@ -195,6 +172,9 @@ class Relay(Telemetry):
 
     def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
         """Leaves the numbers to rank 0, which has the same."""
+
+    def rewind(self, iteration: int, *, in_epoch: bool) -> None:
+        """Leaves the file to rank 0."""
 
     def progress(self, description: str, total: int, completed: int = 0) -> "StepProgress":
         """A progress bar that never draws."""

@@ -10,15 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ds2f.errors import InputError
+from ds2f.errors import InputError, WorkerDied
 from ds2f.runner.collectives import PeerLost
+from ds2f.runner.signals import REQUESTS
 
 PEER_LOST = 75  # exit status: another rank failed (EX_TEMPFAIL of sysexits.h)
 GIVE_UP = 78  # exit status: this would fail again (EX_CONFIG)
-STOPPED = 130  # exit status: Ctrl-C
 
 GRACE = 3.0  # seconds in which an agent ends the peers of a rank that died
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # which an agent holds back until a rank can heed them
 
 
 class Job(NamedTuple):
@@ -56,18 +55,21 @@ def work(run: Callable[[], int]) -> int:
     _die_with_agent()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job of a shell
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
         return run()
     except InputError as error:
         _report(str(error))
         return GIVE_UP
+    except WorkerDied as error:
+        _report(str(error))
+        return 1
     except PeerLost as error:
         time.sleep(GRACE)
         _report(str(error))
         sys.stdout.flush()
         os._exit(PEER_LOST)  # the usual way out may wait for the lost rank
     except KeyboardInterrupt:
-        return STOPPED
+        return 128 + signal.SIGINT
 
 
 def _die_with_agent() -> None:

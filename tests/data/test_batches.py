@@ -8,7 +8,7 @@ import torch
 
 from ds2f import augment, ctc
 from ds2f.config import AugmentationConfig, Config, DataConfig
-from ds2f.data import batches, dataset
+from ds2f.data import dataset, shares
 from ds2f.data.batches import Loader
 from ds2f.data.manifest import Utterance
 from ds2f.errors import InputError
@@ -221,9 +221,9 @@ def test_an_empty_share_has_the_shapes_of_a_batch(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_broken_recording_surfaces_by_name(corpus, tmp_path, num_workers):
+def test_a_broken_recording_ends_an_evaluation_by_name(corpus, tmp_path, num_workers):
     corpus[7].audio.write_bytes(b"not audio at all")
-    built = dataset.build(corpus, _config(tmp_path), train=True)
+    built = dataset.build(corpus, _config(tmp_path), train=False)
     with pytest.raises(InputError, match=r"utterance-7\.wav") as caught:
         _all(built, num_workers=num_workers)
     assert "Traceback" not in str(caught.value)
@@ -239,7 +239,7 @@ def test_no_worker_outlives_a_loader_whose_epoch_failed_or_was_abandoned(corpus,
     loader.close()
     assert set(multiprocessing.active_children()) == before
     corpus[7].audio.unlink()
-    loader = Loader(built, batch_size=4, num_workers=2)
+    loader = Loader(dataset.build(corpus, _config(tmp_path), train=False), batch_size=4, num_workers=2)
     failing = loader.epoch(0)
     with pytest.raises(InputError):
         list(failing)
@@ -253,7 +253,7 @@ def test_cached_epochs_have_the_bits_of_computed_ones(corpus, tmp_path, num_work
     cached = dataset.build(corpus, _config(tmp_path, SPEEDS, cache_features=True), train=True)
     expected = _all(computed, epoch=1)
     _assert_same(expected, _all(cached, epoch=1, num_workers=num_workers))
-    monkeypatch.setattr(batches.audio, "load", lambda *_, **__: pytest.fail("read although it is cached"))
+    monkeypatch.setattr(shares.audio, "load", lambda *_, **__: pytest.fail("read although it is cached"))
     _assert_same(expected, _all(cached, epoch=1, num_workers=num_workers))
 
 

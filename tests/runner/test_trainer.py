@@ -1,7 +1,9 @@
 """The training loop on a corpus of tones: what it leaves behind, going on, and what it reports."""
 
 import json
+import os
 import shutil
+import signal
 
 import attrs
 import pytest
@@ -20,8 +22,12 @@ from ds2f.config import (
     resolve,
 )
 from ds2f.errors import InputError
-from ds2f.runner.telemetry import Telemetry, claim_run_dir
+from ds2f.runner import health
+from ds2f.runner.run_dir import claim_run_dir
+from ds2f.runner.signals import Stopped
+from ds2f.runner.telemetry import Telemetry
 from ds2f.runner.trainer import Trainer
+from ds2f.steps import Objective
 
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
 
@@ -130,6 +136,41 @@ def test_a_step_with_nan_is_skipped_and_its_utterance_named(tone_corpus, tmp_pat
     assert f"train{poisoned.row}.wav" in line
 
 
+class NanGradient(torch.autograd.Function):
+    """The identity, whose gradient is NaN."""
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return torch.full_like(cotangent, float("nan"))
+
+
+def test_a_step_whose_gradient_alone_is_nan_is_skipped_and_its_batch_named(tone_corpus, tmp_path):
+    trainer = open_trainer(config(tone_corpus), tmp_path / "run")
+    plain, calls = trainer._loss, iter(range(100))
+
+    def stages(stats, batch, *, key=None):
+        *chain, losses = plain.stages(stats, batch, key=key)
+        if next(calls) != 1:
+            return [*chain, losses]
+        return [*chain, losses._replace(fn=lambda params, x: losses.fn(params, NanGradient.apply(x)))]
+
+    trainer._loss = Objective(stages)
+    results = trainer.run()
+    assert (results["skipped_steps"], results["steps"]) == (1, 5)
+    line = next(line for line in log_of(tmp_path / "run").splitlines() if "skipped" in line)
+    assert "the losses are finite" in line
+    assert line.count(".wav") == 4
+    assert tree.all_finite(trainer._state.params)
+
+
 def test_a_global_batch_above_what_a_card_takes_comes_in_micro_batches(tone_corpus, tmp_path):
     base = config(tone_corpus)
     results = run(attrs.evolve(base, data=attrs.evolve(base.data, global_batch_size=8)), tmp_path / "run")
@@ -169,5 +210,127 @@ def test_starting_from_another_runs_weights(tone_corpus, tmp_path):
         _, params, _ = checkpoint.load_model(tmp_path / "first")
         assert torch.equal(started._state.params["output"]["weight"], params["output"]["weight"])
         wider = attrs.evolve(with_weights, model=attrs.evolve(cfg.model, hidden_size=9))
-        with pytest.raises(InputError, match="another model"):
+        with pytest.raises(InputError, match=r"model\.hidden_size is 9 and was 8"):
             Trainer(wider, tmp_path / "second", telemetry)
+
+
+def test_finetuning_takes_other_labels_and_says_which_are_new(tone_corpus, tmp_path):
+    cfg = config(tone_corpus, training=TrainingConfig(epochs=1))
+    run(cfg, tmp_path / "first")
+    _, params, _ = checkpoint.load_model(tmp_path / "first")
+    labels = ("_", "A", "B", "C", "Z", "!")
+    other = attrs.evolve(
+        cfg,
+        model=attrs.evolve(cfg.model, labels=labels),
+        checkpointing=CheckpointingConfig(continue_from=str(tmp_path / "first")),
+    )
+    with pytest.raises(InputError, match=r"--training\.finetune"):
+        open_trainer(other, tmp_path / "second")
+    tuned = attrs.evolve(other, training=TrainingConfig(epochs=1, finetune=True))
+    trainer = open_trainer(tuned, tmp_path / "second")
+    assert "the output layer is new for '!'" in log_of(tmp_path / "second")
+    kept = trainer._state.params["output"]["weight"]
+    assert torch.equal(kept[1], params["output"]["weight"][cfg.model.labels.index("A")])
+    assert torch.equal(trainer._state.params["rnn_0"]["forward"]["w_hh"], params["rnn_0"]["forward"]["w_hh"])
+    assert trainer.run()["steps"] == 3
+
+
+def test_recordings_that_vanish_while_training_are_left_out_and_listed_at_the_end(tone_corpus, tmp_path):
+    data = shutil.copytree(tone_corpus, tmp_path / "data")
+    trainer = open_trainer(config(data), tmp_path / "run")
+    (data / "train2.wav").unlink()
+    results = trainer.run()
+    assert (results["steps"], results["skipped_steps"]) == (6, 0)
+    log = log_of(tmp_path / "run")
+    assert "1 recording that could not be read, left out" in log
+    assert "train2.wav" in log.rpartition("could not be read")[2]
+
+
+def open_trainer(cfg, run_dir):
+    cfg = claim(run_dir, cfg)
+    return Trainer(cfg, run_dir, Telemetry(run_dir, cfg))
+
+
+def log_of(run_dir):
+    return (run_dir / "log.txt").read_text()
+
+
+def test_a_loss_that_jumps_turns_the_run_back_to_the_newest_checkpoint_and_on_with_the_data(
+    tone_corpus, tmp_path, monkeypatch
+):
+    cfg = config(
+        tone_corpus,
+        training=TrainingConfig(epochs=2, log_every=1, rollback_spike=3.0),
+        checkpointing=CheckpointingConfig(checkpoint_per_iteration=1),
+    )
+    trainer = open_trainer(cfg, tmp_path / "run")
+    spikes = iter([False, True])
+    monkeypatch.setattr(health, "spiked", lambda *_: next(spikes, False))
+    results = trainer.run()
+    assert "back to the state of checkpoint 1" in log_of(tmp_path / "run")
+    assert results["steps"] == 5  # one of six was undone
+    assert results["epochs"] == 2
+
+
+def test_a_run_without_a_finite_gradient_stops_with_a_diagnosis_and_keeps_its_checkpoint(tone_corpus, tmp_path):
+    cfg = config(tone_corpus, training=TrainingConfig(epochs=9, log_every=1, max_skipped_steps=2))
+    trainer = open_trainer(cfg, tmp_path / "run")
+    loader = trainer._data["train"].loader
+    load = loader.epoch
+
+    def poisoned(epoch, *, start=0):
+        for batch in load(epoch, start=start):
+            if epoch > 0:
+                batch.features[:, 5, 5] = float("nan")
+            yield batch
+
+    loader.epoch = poisoned
+    with pytest.raises(InputError, match="last 2 steps had no finite gradient"):
+        trainer.run()
+    trainer._keeper.close()
+    assert tree.all_finite(checkpoint.load_model(tmp_path / "run", which="last")[1])
+
+
+def test_a_request_during_validation_keeps_the_epoch_that_is_done(tone_corpus, tmp_path):
+    cfg = config(tone_corpus)
+    run(cfg, tmp_path / "whole")
+    trainer = open_trainer(cfg, tmp_path / "halved")
+    loader = trainer._data["val"].loader
+    load = loader.epoch
+
+    def interrupted(*arguments):
+        for batch in load(*arguments):
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    loader.epoch = interrupted
+    with pytest.raises(Stopped) as stopped:
+        trainer.run()
+    assert stopped.value.status == 143
+    results = run(attrs.evolve(cfg, checkpointing=CheckpointingConfig(load_auto_checkpoint=True)), tmp_path / "halved")
+    assert results["steps"] == 6
+    assert log_of(tmp_path / "halved").count("epoch 1/2") == 1
+    assert_same_end(tmp_path / "whole", tmp_path / "halved")
+
+
+def assert_same_end(first, second):
+    ends = [checkpoint.load_model(folder, which="last")[1:] for folder in (first, second)]
+    for path, leaf in tree.flatten_with_paths(ends[0]).items():
+        assert torch.equal(leaf, tree.flatten_with_paths(ends[1])[path]), path
+
+
+def test_a_checkpoint_is_due_by_the_clock(tone_corpus, tmp_path):
+    every_step = CheckpointingConfig(checkpoint_per_minutes=1e-9, save_n_recent_models=9)
+    run(config(tone_corpus, checkpointing=every_step), tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == list("123456")
+
+
+def test_the_end_may_be_the_mean_of_the_best_models(tone_corpus, tmp_path):
+    cfg = config(tone_corpus, checkpointing=CheckpointingConfig(average_models=2))
+    trainer = open_trainer(cfg, tmp_path / "run")
+    trainer.run()
+    _, mean, _ = checkpoint.load_model(tmp_path / "run", which="best:2")
+    parts = [checkpoint.load_model(tmp_path / "run", which=number)[1] for number in (3, 6)]
+    weights = [part["output"]["weight"] for part in parts]
+    assert not torch.equal(*weights)
+    torch.testing.assert_close(mean["output"]["weight"], (weights[0] + weights[1]) / 2)

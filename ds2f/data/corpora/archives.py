@@ -12,7 +12,10 @@ from ds2f.errors import InputError
 
 _ENDINGS = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
 _DEPTHS = ("", "*/", "*/*/")  # how far below a folder is looked
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
+_BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError),
+    RuntimeError,  # zipfile's for members that are encrypted or compressed in a way that it does not know
+)
 
 
 def locate(path: Path, *, marker: str, pattern: str) -> Path:

@@ -1,0 +1,127 @@
+"""What audio files say about their own size and health, compared with what is there: libsndfile hardly does.
+
+A recording that is cut short decodes without complaint, and then its transcript has words that nobody says in it.
+"""
+
+import io
+import os
+import struct
+import zlib
+from typing import BinaryIO
+
+from ds2f.errors import InputError
+
+_UNKNOWN_SIZE = 0x7FFFF000  # programs that write WAV to a pipe put a size from here to 2**32 - 1 in its header
+_SLACK = 64  # bytes: some programs count the header into the size of the samples
+_MOST_CHUNKS = 1000  # of a WAV file before its samples; a header full of zeros would have a chunk in every eight bytes
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # every byte with its bits in the other order
+_LAST_PAGE = 4  # flag of an Ogg page
+
+
+def check(file: BinaryIO, label: str, *, whole: bool) -> None:
+    """Raises when a file is empty, shorter than it says or damaged, and leaves it where it stood.
+
+    Args:
+      file: opened for reading, at the beginning of the recording.
+      label: what messages call it.
+      whole: whether checksums are compared too, for which an Ogg file is read to its end.
+
+    Raises:
+      InputError: says what is wrong.
+    """
+    start = file.tell()
+    size = file.seek(0, io.SEEK_END) - start
+    if not size:
+        raise InputError(f"{label}: the file is empty; copy or record it again")
+    file.seek(start)
+    magic = file.read(12)
+    declared = 0
+    if magic[:4] == b"RIFF" and magic[8:] == b"WAVE":
+        declared = _riff_data_end(file)
+    elif magic[:7] == b"NIST_1A":
+        file.seek(start)
+        declared = _sphere_data_end(file)
+    elif magic[:3] == b"ID3" or (len(magic) > 1 and magic[0] == 0xFF and magic[1] >= 0xE0):
+        file.seek(start)
+        declared = _mp3_end(file, magic)
+    elif magic[:4] == b"OggS" and whole:
+        file.seek(start)
+        _check_pages(file.read(), label)
+    file.seek(start)
+    if declared > size + _SLACK:
+        raise InputError(cut_short(label, f"its header says {declared} bytes, {size} are there"))
+
+
+def cut_short(label: str, evidence: str) -> str:
+    """The message for a recording of which a part is missing."""
+    return f"{label}: the recording is cut short: {evidence}; copy it again"
+
+
+def _riff_data_end(file: BinaryIO) -> int:
+    """Where the ``data`` chunk ends by its own account, in bytes from the file's beginning; 0: it does not say."""
+    position = 12
+    for _ in range(_MOST_CHUNKS):
+        header = file.read(8)
+        if len(header) < 8:
+            break
+        kind, size = struct.unpack("<4sI", header)
+        position += 8
+        if kind == b"data":
+            return position + size if size < _UNKNOWN_SIZE else 0
+        position += size + size % 2
+        file.seek(size + size % 2, os.SEEK_CUR)
+    return 0
+
+
+def _sphere_data_end(file: BinaryIO) -> int:
+    """Where a SPHERE file's samples end by its header's account, in bytes; 0: it does not say, or is compressed."""
+    header = file.read(1024)
+    if b"shorten" in header or b"shortpack" in header:
+        return 0
+    fields = {words[0]: words[2] for line in header.split(b"\n") if len(words := line.split()) == 3}
+    try:
+        header_bytes = int(header.split(b"\n", 2)[1])
+        frames, width = int(fields[b"sample_count"]), int(fields[b"sample_n_bytes"])
+        return header_bytes + frames * width * int(fields.get(b"channel_count", b"1"))
+    except (KeyError, ValueError, IndexError):
+        return 0
+
+
+def _mp3_end(file: BinaryIO, magic: bytes) -> int:
+    """Where an MP3's frames end by the account of the index that encoders put into the first; 0: there is none."""
+    tag = 0
+    if magic[:3] == b"ID3" and len(magic) >= 10:
+        tag = 10 + sum(byte << shift for byte, shift in zip(magic[6:10], (21, 14, 7, 0), strict=True))
+    file.seek(tag, os.SEEK_CUR)
+    frame = file.read(64)
+    at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    fields = frame[at + 4 : at + 16]
+    if at < 0 or len(fields) < 12:
+        return 0
+    flags, first, second = struct.unpack(">III", fields)
+    counts_frames, counts_bytes = flags & 1, flags & 2
+    return tag + (second if counts_frames else first) if counts_bytes else 0
+
+
+def _check_pages(content: bytes, label: str) -> None:
+    """Follows the pages of an Ogg file: decoders leave out those that are damaged, and the rest sounds complete."""
+    position, flags = 0, 0
+    while position < len(content):
+        header = content[position : position + 27]
+        sizes = content[position + 27 : position + 27 + header[26]] if len(header) == 27 else b""
+        end = position + 27 + len(sizes) + sum(sizes)
+        if header[:4] != b"OggS" or end > len(content) or len(sizes) < header[26]:
+            break
+        checksum = struct.unpack("<I", header[22:26])[0]
+        page = header[:22] + bytes(4) + content[position + 26 : end]
+        if _ogg_crc(page) != checksum:
+            raise InputError(f"{label}: damaged: the checksum of the page at byte {position} is wrong; copy it again")
+        position, flags = end, header[5]
+    if position < len(content) or not flags & _LAST_PAGE:
+        raise InputError(cut_short(label, f"after byte {position} a page is missing or broken"))
+
+
+def _ogg_crc(page: bytes) -> int:
+    """CRC-32 as Ogg has it: zlib's polynomial, most significant bit first, and beginning with zero."""
+    mirrored = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)

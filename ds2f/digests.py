@@ -1,0 +1,151 @@
+"""Digests: whether the files of a folder are, all of them and to the last bit, what was written.
+
+``digests.json`` lists every file of its folder with its size and SHA-256. It is written last and appears at once, so
+that a folder without it is unfinished, and one that does not agree with it is damaged. Folders are ``epath.Path``,
+local or in a bucket.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from etils import epath
+
+FILE = "digests.json"
+_PART = 1 << 26  # bytes that one thread digests at a time: most of a checkpoint is a single file
+_READ = 1 << 18  # bytes read at once: they stay in the processor's cache
+
+
+class _Digest(NamedTuple):
+    size: int  # bytes
+    sha256: list[str]  # one for every _PART bytes
+
+
+def write(folder: epath.Path) -> None:
+    """Writes ``digests.json`` over all files below ``folder``, once they are safe on the disk.
+
+    One thread reads the files, so that a training step that runs at the same time keeps its processor cores.
+
+    Raises:
+      OSError: when a file cannot be read or ``digests.json`` cannot be written.
+    """
+    names = sorted(_walk(folder))
+    for name in names:
+        _flush(folder / name)
+    text = _text(dict(zip(names, _digests(folder, names, threads=1), strict=True)))
+    temporary = folder / f"{FILE}.tmp"
+    temporary.write_text(text)
+    _flush(temporary)
+    temporary.replace(folder / FILE)
+    _flush_names(folder)
+
+
+def finished(folder: epath.Path) -> bool:
+    """Whether ``digests.json`` was written."""
+    return (folder / FILE).exists()
+
+
+def fault(folder: epath.Path, *, only: Iterable[str] | None = None) -> str | None:
+    """What is wrong with a finished folder.
+
+    Args:
+      folder: holds ``digests.json``.
+      only: the files to look at, relative to ``folder``; ``None`` looks at all, and for files that were not written.
+
+    Returns:
+      The path of a wrong file and what is wrong with it; ``None`` when every bit is as it was written.
+
+    Raises:
+      OSError: when a file is there and cannot be read, which says nothing about what it holds.
+    """
+    if not finished(folder):
+        return f"{folder / FILE}: missing, though written last; so the rest may be unfinished"
+    listed = _listed(folder)
+    if listed is None:
+        return f"{folder / FILE}: damaged"
+    present = set(_walk(folder))
+    if only is None and present - listed.keys():
+        return f"{folder / min(present - listed.keys())}: not part of what was written"
+    names = sorted(listed if only is None else only)
+    for name in names:
+        if name not in listed or name not in present:
+            return f"{folder / name}: missing"
+        size = (folder / name).stat().length
+        if size != listed[name].size:
+            return f"{folder / name}: {size} bytes instead of {listed[name].size}"
+    for name, digest in zip(names, _digests(folder, names, threads=os.cpu_count() or 1), strict=True):
+        if digest != listed[name]:
+            return f"{folder / name}: its bytes are not those that were written (SHA-256 differs)"
+    return None
+
+
+def _listed(folder: epath.Path) -> dict[str, _Digest] | None:
+    """What ``digests.json`` says; ``None`` when a byte of it is not as ``write`` leaves it."""
+    stored = (folder / FILE).read_bytes()
+    try:
+        listed = {name: _Digest(*entry) for name, entry in json.loads(stored)["files"].items()}
+        return listed if stored == _text(listed).encode() else None
+    except (ValueError, KeyError, TypeError, AttributeError):  # what flipped bits make of JSON
+        return None
+
+
+def _text(listed: dict[str, _Digest]) -> str:
+    """The one way in which a list is written, with a digest of itself: no byte of it can change unnoticed."""
+    files = json.dumps(listed, indent=1, sort_keys=True)
+    return f'{{"files": {files},\n"sha256": "{hashlib.sha256(files.encode()).hexdigest()}"}}\n'
+
+
+def _walk(folder: epath.Path) -> Iterator[str]:
+    """The paths of all files below ``folder``, relative to it, without ``digests.json``."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from (f"{path.name}/{name}" for name in _walk(path))
+        elif path.name != FILE:
+            yield path.name
+
+
+def _digests(folder: epath.Path, names: list[str], *, threads: int) -> list[_Digest]:
+    sizes = [(folder / name).stat().length for name in names]
+    parts = [(name, start) for name, size in zip(names, sizes, strict=True) for start in range(0, size, _PART)]
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(lambda part: _sha256(folder / part[0], start=part[1]), parts))
+    by_name: dict[str, list[str]] = {name: [] for name in names}
+    for (name, _), digest in zip(parts, found, strict=True):
+        by_name[name].append(digest)
+    return [_Digest(size, by_name[name]) for name, size in zip(names, sizes, strict=True)]
+
+
+def _sha256(path: epath.Path, *, start: int) -> str:
+    """Of the ``_PART`` bytes from ``start`` on, or what there is of them."""
+    digest, left = hashlib.sha256(), _PART
+    with path.open("rb") as file:
+        file.seek(start)
+        while left and (block := file.read(min(left, _READ))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
+
+
+def _flush(path: epath.Path) -> None:
+    """Waits until a file's bytes are on the disk, where the operating system alone would take its time."""
+    if local(path):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _flush_names(folder: epath.Path) -> None:
+    """The same for the names in a folder and of the folder itself."""
+    for path in (folder, folder.parent) if local(folder) else ():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def local(path: epath.Path) -> bool:
+    """Whether a path is one of this machine's file system, not a bucket's."""
+    return "://" not in os.fspath(path)

@@ -1,0 +1,89 @@
+"""The folder of a run: who may use it, and the settings that it is written with."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from ds2f import config
+from ds2f.config import Config
+from ds2f.errors import InputError
+
+
+def claim_run_dir(
+    run_dir: Path,
+    cfg: Config,
+    flags_text: Callable[[Config], str],
+    *,
+    ranks: int = 1,
+    job: str = "",
+    restarted: bool = False,
+) -> Config:
+    """Makes the run's folder and writes its settings: the first thing that a run does, on rank 0 alone.
+
+    Args:
+      run_dir: the folder; it may exist, but a run that it holds is only continued when
+        ``checkpointing.load_auto_checkpoint`` is set, or when the same job wrote it.
+      cfg: the settings.
+      flags_text: makes a flagfile that repeats a run, written to ``flags.txt``.
+      ranks: how many there are.
+      job: a name that all starts of one job share; empty when there is none.
+      restarted: whether this start follows another one of the same job.
+
+    Returns:
+      The settings as written to ``config.json``: with the global batch, which a continued run keeps whatever the number
+      of ranks, and with ``checkpointing.load_auto_checkpoint`` where the job has been here before.
+
+    Raises:
+      InputError: when the folder holds another run, cannot be written, or holds a run of another model or global batch.
+    """
+    stored, metrics, claim = run_dir / "config.json", run_dir / "metrics.jsonl", run_dir / "job.txt"
+    if restarted or (job and claim.exists() and claim.read_text(encoding="utf-8") == job):
+        cfg = attrs.evolve(cfg, checkpointing=attrs.evolve(cfg.checkpointing, load_auto_checkpoint=True))
+    begun = metrics.exists() and metrics.stat().st_size > 0  # a run that failed before its first step is no run
+    if begun and not cfg.checkpointing.load_auto_checkpoint:
+        raise InputError(
+            f"{run_dir} already holds a run. Go on with it: --checkpointing.load_auto_checkpoint. "
+            "Start another: --run_dir=OTHER (or remove the folder)."
+        )
+    global_batch = cfg.data.global_batch_size or cfg.data.batch_size * ranks
+    if cfg.checkpointing.load_auto_checkpoint and stored.exists():
+        before = config.load(stored)
+        if begun:
+            _require_same_run(run_dir, before, cfg)
+        global_batch = before.data.global_batch_size or global_batch
+    cfg = attrs.evolve(cfg, data=attrs.evolve(cfg.data, global_batch_size=global_batch))
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(stored, json.dumps(config.to_dict(cfg), indent=2) + "\n")
+        write_atomically(run_dir / "flags.txt", flags_text(cfg))
+        if job:
+            write_atomically(claim, job)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"--run_dir={run_dir} cannot be written: {error}. Give another folder.") from error
+    return cfg
+
+
+def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:
+    changed = [
+        f"model.{name}" for name, value in attrs.asdict(cfg.model).items() if value != getattr(before.model, name)
+    ]
+    if changed:
+        raise InputError(
+            f"{run_dir} holds a run of another model ({', '.join(changed)} differ). "
+            f"Use --flagfile={run_dir / 'flags.txt'}, or another --run_dir."
+        )
+    kept = before.data.global_batch_size
+    if cfg.data.global_batch_size not in (0, kept):
+        raise InputError(
+            f"{run_dir} holds a run whose global batch is {kept}; --data.global_batch_size="
+            f"{cfg.data.global_batch_size} would change it in the middle. Leave the flag out, or use another --run_dir."
+        )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,88 @@
+"""A run in words and figures: what it says when it begins, after an epoch, and at its end."""
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from ds2f.config import Config
+from ds2f.precision import Policy
+from ds2f.runner.backend import Backend
+from ds2f.runner.evaluator import Evaluation, as_results
+from ds2f.runner.meter import Position
+from ds2f.runner.splits import Split, global_batch, micro_batches
+from ds2f.runner.telemetry import duration
+
+_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+@attrs.frozen
+class Summary:
+    """What stays the same of a run while its position moves on."""
+
+    cfg: Config
+    run_dir: Path
+    policy: Policy
+    ranks: int
+    backend: Backend
+
+    @property
+    def amp(self) -> str:
+        """The optimisation level and what it came to, as in ``O2 bf16``."""
+        return f"{self.cfg.apex.opt_level} {_NAMES[self.policy.compute]}"
+
+    def greeting(self, data: dict[str, Split], *, parameters: int) -> list[str]:
+        """What is trained, on what, and on which data: two lines."""
+        cfg, ranks = self.cfg, self.ranks
+        parts, steps = ranks * micro_batches(cfg, ranks), data["train"].loader.steps
+        return [
+            f"{self.run_dir}: {cfg.model.hidden_layers} x {cfg.model.hidden_size} "
+            f"{'bidirectional ' if cfg.model.bidirectional else ''}{cfg.model.rnn_type}, "
+            f"{parameters / 1e6:.1f} M parameters, {self.amp}, "
+            f"{f'{ranks} ranks, each ' if ranks > 1 else ''}{self.backend.description}",
+            f"{len(data['train'].dataset.examples)} training utterances ({duration(data['train'].seconds)}), "
+            f"{len(data['val'].dataset.examples)} for validation; "
+            f"{steps} steps of {global_batch(cfg, ranks)} an epoch"
+            f"{f' in {parts} shares' if parts > 1 else ''}, {cfg.training.epochs} epochs",
+        ]
+
+    def epoch(
+        self, position: Position, *, loss: float, found: Evaluation | None, best: bool, speed: float, rate: float
+    ) -> str:
+        """How an epoch, or what was run of it, went."""
+        line = f"epoch {position.epoch}/{self.cfg.training.epochs}"
+        line += f" and {position.batch} steps  loss {loss:.3f}" if position.batch else f"  loss {loss:.3f}"
+        if found is not None:
+            line += f"  val loss {found.loss:.3f}  WER {found.counts.wer:.2f} %  CER {found.counts.cer:.2f} %"
+        return f"{line}{' *' if best else ''}  {speed:.1f} utt/s  lr {rate:.2e}"
+
+    def results(
+        self, position: Position, evaluations: dict[str, Evaluation], *, steps: int, wall_seconds: float
+    ) -> dict[str, Any]:
+        """What ``results.json`` holds; the README defines its fields."""
+        seconds = max(position.training_seconds, 1e-9)
+        found: dict[str, Any] = {
+            "name": self.run_dir.name,
+            "ranks": self.ranks,
+            "device": self.backend.description,
+            "amp": self.amp,
+            "torch": torch.__version__,
+            "seed": self.cfg.training.seed,
+            "epochs": position.epoch,
+            "steps": steps,
+            "skipped_steps": position.skipped_steps,
+            "batch_size": global_batch(self.cfg, self.ranks),
+            "wall_seconds": round(wall_seconds, 1),
+            "utterances_per_second": round(position.utterances / seconds, 3),
+            "audio_seconds_per_second": round(position.audio_seconds / seconds, 3),
+        }
+        return found | {split: as_results(evaluation.counts) for split, evaluation in evaluations.items()}
+
+    def how_to_go_on(self, position: Position) -> str:
+        """What a run that stopped on request says last."""
+        return (
+            f"stopped in epoch {position.epoch + 1} after batch {position.batch}; everything is kept. "
+            f"Go on with: python -m launch.train --flagfile={self.run_dir / 'flags.txt'} --run_dir={self.run_dir} "
+            "--checkpointing.load_auto_checkpoint"
+        )

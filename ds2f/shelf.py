@@ -1,0 +1,232 @@
+"""The shelf: the folder of a run's checkpoints; which of them are whole, which is the best, and which may go.
+
+Each checkpoint is a folder named by its iteration. A checkpoint without ``digests.json`` is unfinished, one at odds
+with it is damaged (see ``digests``), and neither is ever handed out. When an iteration is written again it goes to a
+folder of its own, ``12.1`` beside ``12``, so that nothing whole is removed before the next one is whole.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from ds2f import digests
+from ds2f.errors import InputError
+
+RUN = "run.json"  # what a checkpoint says about itself; "score" is what the best is chosen by
+# tensorstore's errors are ValueErrors with the system's words in them, or a status when the path is in a bucket.
+_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE)
+_STATUSES = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+_NAME = re.compile(r"(\d+)(?:\.(\d+))?")
+_WHICH = re.compile(r"(best|last)(?::([1-9]\d*))?|\d+")
+
+
+class Entry(NamedTuple):
+    """A checkpoint's folder; a later attempt at an iteration sorts after an earlier one."""
+
+    iteration: int
+    attempt: int
+    path: epath.Path
+
+
+class Shelf:
+    """A folder of checkpoints."""
+
+    def __init__(
+        self, folder: epath.Path, *, keep: int, keep_best: int, read_only: bool, warn: Callable[[str], None]
+    ) -> None:
+        """Makes the folder when it is missing, and tries whether it can be written.
+
+        Args:
+          folder: where the checkpoints are.
+          keep: how many of the newest whole checkpoints are kept.
+          keep_best: how many of those with the best scores are kept besides.
+          read_only: change nothing.
+          warn: told of checkpoints that are passed over.
+
+        Raises:
+          InputError: when the folder cannot be written: a run that cannot keep anything should not begin.
+        """
+        self._folder, self._keep, self._keep_best = folder, keep, keep_best
+        self._read_only, self._warn = read_only, warn
+        self._sound: set[epath.Path] = set()  # those that this process has written or found whole
+        self._unreadable: set[epath.Path] = set()  # those of which this process does not know
+        if not read_only:
+            _prove_writable(folder)
+
+    def entries(self) -> list[Entry]:
+        """All checkpoints, whole or not, the newest first."""
+        try:
+            named = [(path, _NAME.fullmatch(path.name)) for path in self._folder.iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted((Entry(int(name[1]), int(name[2] or 0), path) for path, name in named if name), reverse=True)
+
+    def new(self, iteration: int) -> epath.Path:
+        """A folder for another checkpoint of ``iteration``; it is not made."""
+        taken = [entry.attempt for entry in self.entries() if entry.iteration == iteration]
+        return self._folder / (f"{iteration}.{max(taken) + 1}" if taken else f"{iteration}")
+
+    def find(self, which: str | int) -> list[int]:
+        """The iterations of the checkpoints that ``which`` means; ``Checkpoints.find_all`` says how it goes."""
+        word, count = _parse(which)
+        faults: dict[Entry, str] = {}
+        entries = [entry for entry in self.entries() if word in ("best", "last", str(entry.iteration))]
+        found = self._whole(self._ranked(entries, faults), count, faults) if word == "best" else []
+        found = found or self._whole(entries, 1 if word == "best" else count, faults)
+        damaged = [fault for entry, fault in faults.items() if digests.finished(entry.path)]
+        if damaged and not found:
+            raise InputError(
+                f"no whole checkpoint ({which}) in {self._folder}: {'; '.join(damaged)}. Restore the files from a "
+                "copy, choose another checkpoint, or start over in another --run_dir."
+            )
+        for entry, fault in faults.items():
+            self._warn(f"checkpoint {entry.iteration} is passed over: {fault}")
+            if found:
+                self.discard(entry.path)
+        return [entry.iteration for entry in found]
+
+    def whole(self, iteration: int) -> epath.Path:
+        """The folder of a checkpoint, every bit of which is as it was written.
+
+        Raises:
+          InputError: when there is none, or it is damaged; the message names the file.
+        """
+        entries = [entry for entry in self.entries() if entry.iteration == iteration]
+        faults: dict[Entry, str] = {}
+        found = self._whole(entries, 1, faults)
+        if not found:
+            causes = "; ".join(faults.values()) or f"{self._folder / str(iteration)}: missing"
+            raise InputError(f"checkpoint {iteration} cannot be read: {causes}. Choose another one.")
+        return found[0].path
+
+    def clear(self, written: epath.Path) -> None:
+        """Removes what need not be kept, now that ``written`` is whole.
+
+        What is kept has been found whole by this process: a damaged checkpoint keeps no place that a whole one could
+        have had.
+        """
+        self._sound.add(written)
+        faults: dict[Entry, str] = {}
+        try:
+            entries = self.entries()
+        except OSError as error:
+            self._warn(f"old checkpoints in {self._folder} cannot be removed: {error.strerror or error}")
+            return
+        newest = self._whole(entries, self._keep, faults, trust=True)
+        best = self._whole(self._ranked(entries, faults), self._keep_best, faults, trust=True)
+        kept = {written, *(entry.path for entry in newest + best)}
+        for entry in entries:
+            if entry.path not in kept:
+                self.discard(entry.path)
+
+    def discard(self, path: epath.Path) -> None:
+        """Removes a checkpoint, the file that makes it whole first; what cannot be removed is reported.
+
+        One that could not be read stays: a disk or a network that fails for a while does not make it worthless.
+        """
+        if self._read_only or path in self._unreadable:
+            return
+        try:
+            (path / digests.FILE).unlink(missing_ok=True)
+            path.rmtree(missing_ok=True)
+        except OSError as error:
+            self._warn(f"{path} cannot be removed: {error.strerror or error}")
+
+    def _ranked(self, entries: Iterable[Entry], faults: dict[Entry, str]) -> list[Entry]:
+        """Those that have a score, the best first; among equals the oldest, as a run itself judges."""
+        scores = {}
+        for entry in entries:
+            fault = self._fault(entry.path, only=[RUN])  # a score is trusted as little as anything else
+            if fault is not None:
+                faults[entry] = fault
+            elif (score := about(entry.path)["score"]) is not None:
+                scores[entry] = score
+        return sorted(scores, key=lambda entry: (scores[entry], entry.iteration, -entry.attempt))
+
+    def _whole(
+        self, entries: Sequence[Entry], count: int, faults: dict[Entry, str], *, trust: bool = False
+    ) -> list[Entry]:
+        """The first ``count`` whole ones of different iterations; what is wrong with others is added to ``faults``.
+
+        Args:
+          entries: in the order of preference.
+          count: how many are wanted.
+          faults: entries that are known to be of no use, with the reason.
+          trust: do not look again through those that were whole before.
+        """
+        found: dict[int, Entry] = {}
+        for entry in entries:
+            if len(found) == count:
+                break
+            if entry.iteration in found or entry in faults:
+                continue
+            fault = None if trust and entry.path in self._sound else self._fault(entry.path)
+            if fault is None:
+                self._sound.add(entry.path)
+                found[entry.iteration] = entry
+            else:
+                faults[entry] = fault
+        return list(found.values())
+
+    def _fault(self, path: epath.Path, only: Sequence[str] | None = None) -> str | None:
+        """What is wrong with a checkpoint, or with some of its files."""
+        try:
+            fault = digests.fault(path, only=only)
+        except OSError as error:
+            self._unreadable.add(path)
+            return f"{error.filename or path}: {error.strerror or error}"
+        self._unreadable.discard(path)
+        return fault
+
+
+def about(path: epath.Path) -> dict[str, Any]:
+    """What the checkpoint in ``path`` says about itself."""
+    stored: dict[str, Any] = json.loads((path / RUN).read_text())
+    return stored
+
+
+def require_room(folder: epath.Path, size: int) -> None:
+    """Refuses to begin with what the disk cannot hold: filling it would fail whoever else writes to it, too.
+
+    Raises:
+      OSError: when fewer than ``size`` bytes are free. A bucket is always large enough.
+    """
+    if digests.local(folder) and shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(folder))
+
+
+def _prove_writable(folder: epath.Path) -> None:
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"checkpoints cannot be written to {folder}: {error.strerror or error}. Give another "
+            "--checkpointing.folder or --run_dir."
+        ) from error
+
+
+def _parse(which: str | int) -> tuple[str, int]:
+    """``best`` or ``last`` and how many, or a number (without leading zeros)."""
+    match = _WHICH.fullmatch(str(which))
+    if match is None:
+        raise InputError(
+            f"checkpoint {which!r}: choose best, last, best:N or last:N (the mean of that many), or a number"
+        )
+    return match[1] or str(int(match[0])), int(match[2] or 1)
+
+
+def refusal(error: Exception) -> str | None:
+    """What the file system has against writing; ``None`` when the error is not the file system's."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    words = (*map(os.strerror, _CODES), *_STATUSES)
+    return next((words for words in words if words in str(error)), None)
