@@ -1,5 +1,6 @@
 """What the terminal and the scheduler ask of a run, which stops in order: a checkpoint, then a status of its own."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +22,16 @@ class Stopped(Exception):  # noqa: N818  # no error
 
 @contextmanager
 def stop_on_request() -> Iterator[list[int]]:
-    """Collects requests to stop in a list, which becomes true; a second request interrupts at once."""
+    """Collects requests to stop in a list, which becomes true; a second Ctrl-C interrupts at once."""
     asked: list[int] = []
 
     def handler(number: int, _: FrameType | None) -> None:
-        if asked:
+        if not asked:
+            asked.append(number)
+        # A scheduler's signal to all processes comes twice: an agent passes on what it gets, ours as Ctrl-C. Ours also
+        # ends the ranks itself when it is asked again.
+        elif number == signal.SIGINT and "DS2F_AGENT" not in os.environ:
             raise KeyboardInterrupt("stopped at once: what was done since the last checkpoint is lost")
-        asked.append(number)
 
     before = {number: signal.getsignal(number) for number in REQUESTS}
     for number, old in before.items():

@@ -148,9 +148,8 @@ class Trainer:
             state, position, newest = self._keeper.resume(state)
             self._telemetry.rewind(position.iteration, in_epoch=position.batch > 0)
         if newest is not None:
-            self._chorus.say(
-                f"going on from checkpoint {newest}: epoch {position.epoch + 1}, batch {position.batch + 1}"
-            )
+            done = f"{position.epoch} epochs" + (f" and {position.batch} batches" if position.batch else "")
+            self._chorus.say(f"going on from checkpoint {newest}: {done} are done")
         elif cfg.checkpointing.continue_from:
             state, new = self._keeper.weights_of(cfg.checkpointing.continue_from, state, init=self._tx.init)
             labels = f"; the output layer is new for {', '.join(map(repr, new))}" if new else ""
@@ -308,6 +307,7 @@ class Trainer:
         params, stats = self._keeper.best_model(tree.to((self._state.params, self._state.stats), "cpu"))
         best = self._backend.place_state(self._state._replace(params=params, stats=stats))
         trained, self._state = self._state, best
-        evaluations = {split: self._evaluate(split) for split in self._splits()[1:]}
-        self._state = trained
-        return evaluations
+        try:
+            return {split: self._evaluate(split) for split in self._splits()[1:]}
+        finally:  # a request to stop saves the state that was trained last
+            self._state = trained
