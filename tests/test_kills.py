@@ -12,7 +12,8 @@ import time
 
 import pytest
 import torch
-from killing import ROOT, Moment, Run, differences, last_checkpoint, metrics, parent, wait_for
+from killing import ROOT, Moment, Run, differences, last_checkpoint, metrics, parent
+from waiting import wait_for
 
 from ds2f import checkpoint
 from ds2f.config import (

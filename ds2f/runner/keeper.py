@@ -122,7 +122,6 @@ class Keeper:
         params, stats = self._group.broadcast(like)
         return params, stats
 
-    def close(self) -> None:
-        """Releases what the checkpoints hold."""
-        if self._checkpoints is not None:
-            self._checkpoints.close()
+    def close(self) -> bool:
+        """Waits for the last checkpoint and returns whether it was written; rank 0 knows, the others say yes."""
+        return self._checkpoints is None or self._checkpoints.close()

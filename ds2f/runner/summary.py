@@ -79,10 +79,11 @@ class Summary:
         }
         return found | {split: as_results(evaluation.counts) for split, evaluation in evaluations.items()}
 
-    def how_to_go_on(self, position: Position) -> str:
-        """What a run that stopped on request says last."""
+    def how_to_go_on(self, position: Position, *, kept: bool) -> str:
+        """What a run that stopped on request says last; ``kept`` is whether its checkpoint could be written."""
+        state = "everything is kept" if kept else "what came after the last checkpoint is lost"
         return (
-            f"stopped in epoch {position.epoch + 1} after batch {position.batch}; everything is kept. "
+            f"stopped in epoch {position.epoch + 1} after batch {position.batch}; {state}. "
             f"Go on with: python -m launch.train --flagfile={self.run_dir / 'flags.txt'} --run_dir={self.run_dir} "
             "--checkpointing.load_auto_checkpoint"
         )

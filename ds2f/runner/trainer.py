@@ -109,9 +109,9 @@ class Trainer:
                 evaluations = self._evaluate_best()
             except _Asked:
                 self._save()
-                self._keeper.close()
+                kept = self._keeper.close()
                 status = 128 + (self._asked[0] if self._asked else signal.SIGINT)
-                raise Stopped(self._summary.how_to_go_on(self._position), status) from None
+                raise Stopped(self._summary.how_to_go_on(self._position, kept=kept), status) from None
         results = self._summary.results(
             self._position, evaluations, steps=int(self._state.step), wall_seconds=time.monotonic() - started
         )
@@ -148,8 +148,9 @@ class Trainer:
             state, position, newest = self._keeper.resume(state)
             self._telemetry.rewind(position.iteration, in_epoch=position.batch > 0)
         if newest is not None:
-            done = f"{position.epoch} epochs" + (f" and {position.batch} batches" if position.batch else "")
-            self._chorus.say(f"going on from checkpoint {newest}: {done} are done")
+            self._chorus.say(
+                f"going on from checkpoint {newest}: {position.epoch} epochs and {position.batch} batches are done"
+            )
         elif cfg.checkpointing.continue_from:
             state, new = self._keeper.weights_of(cfg.checkpointing.continue_from, state, init=self._tx.init)
             labels = f"; the output layer is new for {', '.join(map(repr, new))}" if new else ""
@@ -288,7 +289,8 @@ class Trainer:
             score = found.counts.wer + 1e-4 * found.counts.cer
             values |= {"val_loss": found.loss, "val_wer": found.counts.wer, "val_cer": found.counts.cer}
         best = score is not None and score < position.best_score
-        position.best_score = min(position.best_score, position.best_score if score is None else score)
+        if score is not None and best:
+            position.best_score = score
         speed, rate = meter.utterances_per_second, values["learning_rate"]
         self._telemetry.scalars(
             "epoch", position.iteration, values | {"utterances_per_second": speed, "seconds": position.training_seconds}

@@ -16,7 +16,8 @@ import time
 
 import pytest
 import torch
-from agents import Agent, alive, mentioning, steps_done, sweep, toy, train, wait_for
+from agents import Agent, alive, mentioning, steps_done, sweep, toy, train
+from waiting import wait_for
 
 from ds2f import checkpoint, tree
 from ds2f.config import Config

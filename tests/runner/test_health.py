@@ -28,7 +28,7 @@ def test_a_loss_scale_at_its_floor_is_no_cure_any_more():
 
 def test_no_limit_never_stops():
     unlimited = Config(training=TrainingConfig(max_skipped_steps=0))
-    health.require_progress(Position(skipped_in_a_row=10**6), 1.0, unlimited)
+    assert health.require_progress(Position(skipped_in_a_row=10**6), 1.0, unlimited) is None
 
 
 def test_a_spike_is_a_multiple_of_the_median_of_late_once_there_are_enough():

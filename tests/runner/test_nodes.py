@@ -11,7 +11,8 @@ import sys
 import uuid
 
 import pytest
-from agents import Agent, steps_done, sweep, train, wait_for
+from agents import Agent, steps_done, sweep, train
+from waiting import wait_for
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or os.geteuid() != 0 or shutil.which("ip") is None,
