@@ -1,12 +1,13 @@
 """Gradients as functions of parameter trees, by two engines that give the same bits.
 
-``func`` is ``torch.func.vjp`` with its cotangent function called under ``torch.no_grad()``. ``torch.func.grad`` is not
-used: it always records the backward pass, and fused recurrent kernels then fall apart into small differentiable
-operations, four times slower. ``autograd`` is ``torch.autograd.grad`` on detached leaves, for devices whose composite
-operators are overridden without a derivative of their own (there ``torch.func`` silently gives zeros).
+``func`` is ``torch.func.vjp`` whose backward pass runs under ``torch.no_grad()``. ``torch.func.grad`` is not used: it
+always records the backward pass, and fused recurrent kernels then fall apart into small differentiable operations,
+four times slower. ``autograd`` is ``torch.autograd.grad`` on detached leaves, for devices whose composite operators are
+overridden without a derivative of their own (there ``torch.func`` silently gives zeros).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 from ds2f import tree
 from ds2f.types import Stage
 
+StageFn = Callable[[Any, Any], tuple[Any, Any]]
 Pullback = Callable[[Any], tuple[Any, Any]]
+Vjp = Callable[[StageFn, Any, Any], tuple[Any, Any, Pullback]]  # (fn, params, x) -> (y, aux, pullback)
 
 
 def value_and_grad(fn: Callable[..., Any], *, has_aux: bool = False, engine: str = "func") -> Callable[..., Any]:
@@ -31,9 +34,9 @@ def value_and_grad(fn: Callable[..., Any], *, has_aux: bool = False, engine: str
 
     Returns:
       A function with ``fn``'s arguments. Gradients have the structure, shapes and dtypes of ``params``, are detached,
-      and are zero where the value does not depend on a leaf. It is a leaf: it runs the backward pass without a graph,
-      so it cannot be differentiated or vmapped, and raises ``RuntimeError`` when somebody tries. For that, take
-      ``torch.func.grad`` with the scan kernel and ``ctc.scan``.
+      may be written to, and are zero where the value does not depend on a leaf. It is a leaf: it runs the backward pass
+      without a graph, so it cannot be differentiated or vmapped, and raises ``RuntimeError`` when somebody tries. For
+      that, take ``torch.func.grad`` with the scan kernel and ``ctc.scan``.
     """
     vjp = _engine(engine)
 
@@ -52,7 +55,11 @@ def value_and_grad(fn: Callable[..., Any], *, has_aux: bool = False, engine: str
 
 
 def staged_value_and_grad(
-    stages: list[Stage], *, on_grads: Callable[[str, Any], Any] | None = None, engine: str = "func"
+    stages: list[Stage],
+    *,
+    on_grads: Callable[[str, Any], Any] | None = None,
+    engine: str = "func",
+    remat: bool = False,
 ) -> Callable[[Any, Any], tuple[tuple[Tensor, dict[str, Any]], Any]]:
     """Differentiates a chain of stages one by one, handing out each stage's gradients as soon as they exist.
 
@@ -63,6 +70,10 @@ def staged_value_and_grad(
       on_grads: called as ``on_grads(name, grads)`` from the last stage to the first, before the backward pass of the
         stage below starts. A tree that it returns takes the place of the stage's gradients.
       engine: ``"func"`` or ``"autograd"``.
+      remat: keep the stages' inputs alone, and run each stage's forward pass again right before its backward pass
+        (Chen et al. 2016, "Training deep nets with sublinear memory cost"). The same bits as without, if the stages are
+        functions: the same arguments, the same results. Stages that sum over ranks do so twice, in the same order on
+        all of them.
 
     Returns:
       A function ``(params, x) -> ((value, aux by stage), grads)``; the gradients have the structure of ``params``, as
@@ -78,7 +89,8 @@ def staged_value_and_grad(
         y: Any = ()  # what flows between the stages; the first one's input is not differentiated
         for index, stage in enumerate(stages):
             fn = stage.fn if index else _with_input(stage.fn, x)
-            y, auxiliary[stage.name], pullback = vjp(fn, tree.subtree(params, stage.name, default={}), y)
+            run = _keeping_inputs(vjp) if remat and stage is not stages[-1] else vjp
+            y, auxiliary[stage.name], pullback = run(fn, tree.subtree(params, stage.name, default={}), y)
             pullbacks.append((stage.name, pullback))
         value, cotangent = y, torch.ones_like(y)
         grads: Any = {}
@@ -89,56 +101,81 @@ def staged_value_and_grad(
             if tree.subtree(params, name) is not None:
                 replaced = on_grads(name, stage_grads) if on_grads is not None else None
                 grads = tree.grafted(grads, name, stage_grads if replaced is None else replaced)
+            del stage_grads  # which the next stage's backward pass would otherwise find still there
         return (value, auxiliary), grads
 
     return wrapped
 
 
-def _with_input(fn: Callable[[Any, Any], tuple[Any, Any]], x: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
+def _with_input(fn: StageFn, x: Any) -> StageFn:
     return lambda params, _: fn(params, x)
 
 
-def _engine(name: str) -> Callable[[Callable[[Any, Any], tuple[Any, Any]], Any, Any], tuple[Any, Any, Pullback]]:
+def _keeping_inputs(vjp: Vjp) -> Vjp:
+    """The same engine, but that its pullback runs ``fn`` again rather than keep what the backward pass reads.
+
+    The first run is recorded too, and the record dropped: without one, operators may choose another way to compute.
+    """
+
+    def keeping(fn: StageFn, params: Any, x: Any) -> tuple[Any, Any, Pullback]:
+        y, aux, _ = vjp(fn, params, x)
+        return y, aux, lambda cotangent: vjp(fn, params, x)[2](cotangent)
+
+    return keeping
+
+
+def _engine(name: str) -> Vjp:
     engines = {"func": _vjp_func, "autograd": _vjp_autograd}
     if name not in engines:
         raise ValueError(f"engine is one of {', '.join(engines)}, not {name!r}")
     return engines[name]
 
 
-def _vjp_func(fn: Callable[[Any, Any], tuple[Any, Any]], params: Any, x: Any) -> tuple[Any, Any, Pullback]:
-    unflatten: Callable[[list[Any]], Any]
+def _vjp_func(fn: StageFn, params: Any, x: Any) -> tuple[Any, Any, Pullback]:
+    unflatten_aux: Callable[[list[Any]], Any]
+    pullback: Pullback
 
-    def with_flat_aux(p: Any, y: Any) -> tuple[Any, tuple[Tensor, ...]]:
-        nonlocal unflatten
+    def recorded(p: Any, y: Any) -> tuple[Any, tuple[Tensor, ...]]:
+        nonlocal unflatten_aux, pullback
         value, aux = fn(p, y)
-        leaves, unflatten = tree.flatten(aux)  # vjp would turn NamedTuples into tuples
+        leaves, unflatten_aux = tree.flatten(aux)  # vjp would turn NamedTuples into tuples
+        pullback = partial(_pull, tree.leaves(value), *tree.flatten((p, y)))
         return value, tuple(leaves)
 
-    value, cotangent_fn, aux_leaves = torch.func.vjp(with_flat_aux, params, x, has_aux=True)  # type: ignore[misc]
-
-    def pullback(cotangent: Any) -> tuple[Any, Any]:
-        with torch.no_grad():  # otherwise the backward pass is recorded, and the fused kernels' becomes composite
-            return cotangent_fn(cotangent, retain_graph=False)
-
-    return value, unflatten(list(aux_leaves)), pullback
+    # vjp's own cotangent function does what _pull does, but imports torch's compiler first: seconds of every start.
+    value, _, aux_leaves = torch.func.vjp(recorded, params, x, has_aux=True)  # type: ignore[misc]
+    return value, unflatten_aux(list(aux_leaves)), pullback
 
 
-def _vjp_autograd(fn: Callable[[Any, Any], tuple[Any, Any]], params: Any, x: Any) -> tuple[Any, Any, Pullback]:
+def _vjp_autograd(fn: StageFn, params: Any, x: Any) -> tuple[Any, Any, Pullback]:
     inputs, unflatten = tree.flatten((params, x))
     inputs = [leaf.detach().requires_grad_() for leaf in inputs]
     with torch.enable_grad():
         value, aux = fn(*unflatten(inputs))
-
-    def pullback(cotangent: Any) -> tuple[Any, Any]:
-        pairs = zip(tree.leaves(value), tree.leaves(cotangent), strict=True)
-        recorded = [pair for pair in pairs if pair[0].requires_grad]
-        if not inputs or not recorded:
-            return unflatten([torch.zeros_like(leaf) for leaf in inputs])
-        outputs, cotangents = zip(*recorded, strict=True)
-        grads = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True, materialize_grads=True)
-        return unflatten(list(grads))
-
+    pullback = partial(_pull, tree.leaves(value), inputs, unflatten)
     return tree.map(torch.Tensor.detach, value), tree.map(torch.Tensor.detach, aux), pullback
+
+
+@torch.no_grad()  # otherwise the backward pass is recorded, and the fused kernels' becomes composite
+def _pull(outputs: list[Tensor], inputs: list[Tensor], unflatten: Callable[[list[Any]], Any], cotangent: Any) -> Any:
+    """Pulls the cotangents of recorded outputs back to the inputs, zeros where nothing depends on one."""
+    pairs = [pair for pair in zip(outputs, tree.leaves(cotangent), strict=True) if pair[0].requires_grad]
+    if not inputs or not pairs:
+        return unflatten([torch.zeros_like(leaf) for leaf in inputs])
+    outputs, cotangents = map(list, zip(*pairs, strict=True))
+    grads = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True, materialize_grads=True)
+    return unflatten(_apart(grads))
+
+
+def _apart(grads: Sequence[Tensor]) -> list[Tensor]:
+    """Gives every gradient memory of its own: for the terms of a sum, autograd hands out one tensor several times."""
+    taken, apart = set(), []
+    for leaf in grads:
+        memory = leaf.untyped_storage()
+        expanded = memory.nbytes() < leaf.numel() * leaf.element_size()
+        apart.append(leaf.clone(memory_format=torch.contiguous_format) if expanded or memory._cdata in taken else leaf)
+        taken.add(memory._cdata)
+    return apart
 
 
 def _refuse_nesting(arguments: Any) -> None:

@@ -192,14 +192,18 @@ def _global_gradients(
     micro_batches = [batch] if isinstance(batch, Batch) else list(batch)
     engine = "autograd" if cfg.training.engine == "autograd" else "func"
     buckets = Buckets(collectives, dtype=cfg.apex.reduce_dtype)
-    grads: Any = None
     value, losses, moments = torch.zeros_like(state.loss_scale.value), [], None
+    totals: dict[str, Any] = {}  # by stage, of the micro-batches so far
+
+    def accumulate(name: str, stage_grads: Any) -> Any:
+        if name in totals:
+            torch._foreach_add_(tree.leaves(totals[name]), tree.leaves(stage_grads))
+        return totals.setdefault(name, stage_grads)
 
     def reduce(name: str, stage_grads: Any) -> Any:
         """Takes the last micro-batch's gradients of a stage, as soon as they exist."""
-        if grads is not None:
-            stage_grads = tree.add(tree.subtree(grads, name), stage_grads)
-        summed = buckets.start(stage_grads)
+        accumulate(name, stage_grads)
+        summed = buckets.start(totals.pop(name))
         if not overlap:
             buckets.wait()
         return summed
@@ -208,14 +212,14 @@ def _global_gradients(
         drawn_from = _share_key(key, collectives.rank + collectives.size * index)
         chain = _chain(loss, state.stats, share, key=drawn_from)
         scaled = Stage("scaled", partial(_scaled_sum, factor=share.weight * state.loss_scale.value))
-        last = index == len(micro_batches) - 1
-        differentiate = staged_value_and_grad([*chain, scaled], on_grads=reduce if last else None, engine=engine)
-        (scaled_value, auxiliary), new_grads = differentiate(state.params, share.features)
+        on_grads = reduce if index == len(micro_batches) - 1 else accumulate
+        differentiate = staged_value_and_grad([*chain, scaled], on_grads=on_grads, engine=engine, remat=cfg.model.remat)
+        grads: Any = None  # what a sum over the ranks has taken over is not kept
+        (scaled_value, auxiliary), grads = differentiate(state.params, share.features)
         value = value + scaled_value
         losses.append(auxiliary.pop("scaled"))
         measured = _moments(auxiliary)
         moments = measured if moments is None else batch_norm.merge(moments, measured)
-        grads = new_grads if last or grads is None else tree.add(grads, new_grads)
     buckets.wait()
     value = sum_over_ranks(value / state.loss_scale.value, collectives)
     if not cfg.model.sync_batch_norm:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from live import peak_bytes
 
 from ds2f import grad, tree
 from ds2f.types import Stage
@@ -145,3 +146,89 @@ def test_one_stage_over_all_parameters_is_value_and_grad():
     (staged_value, _), staged = grad.staged_value_and_grad([Stage("", lstm_loss)])(params, x)
     assert torch.equal(value, staged_value)
     assert all(torch.equal(grads[name], staged[name]) for name in params)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_recomputation_runs_every_stage_but_the_last_twice_and_from_the_top_down(remat):
+    params = {"first": {"w": torch.ones(3, 4)}, "second": {"w": torch.ones(4, 2), "b": torch.ones(2)}}
+    ran = []
+
+    def noted(stage):
+        def fn(p, x):
+            ran.append(stage.name)
+            return stage.fn(p, x)
+
+        return stage._replace(fn=fn)
+
+    grad.staged_value_and_grad([noted(stage) for stage in chain()], remat=remat)(params, torch.ones(5, 3))
+    assert ran == ["first", "second", "last"] + (["second", "first"] if remat else [])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_recomputation_gives_the_same_bits_and_auxiliary_outputs(engine):
+    generator = torch.Generator().manual_seed(0)
+    params = {
+        "lstm": lstm_params(),
+        "first": {"w": torch.randn(4, 4, generator=generator)},
+        "second": {"b": torch.randn(2, generator=generator), "w": torch.randn(4, 2, generator=generator)},
+    }
+
+    def layer(p, x):
+        zeros = x.new_zeros(1, x.shape[1], 4)
+        y, *_ = torch.lstm(
+            x, (zeros, zeros), [p[n] for n in ("w_ih", "w_hh", "b_ih", "b_hh")], True, 1, 0.0, False, False, False
+        )
+        return y, {"mean": y.mean()}
+
+    stages, x = [Stage("lstm", layer), *chain()], torch.randn(7, 3, 5, generator=generator)
+    (value, aux), grads = grad.staged_value_and_grad(stages, engine=engine)(params, x)
+    (again, aux_again), grads_again = grad.staged_value_and_grad(stages, engine=engine, remat=True)(params, x)
+    for ours, theirs in zip(
+        tree.leaves((again, aux_again, grads_again)), tree.leaves((value, aux, grads)), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_recomputation_needs_little_more_memory_than_the_inputs_of_the_stages(engine):
+    def deep(p, x):
+        for _ in range(8):
+            x = torch.tanh(x * p)
+        return x, {}
+
+    def last(_, x):
+        return x.square().sum(), {}
+
+    depth, x = 10, torch.ones(1000, 8)
+    params = {f"{index}": torch.full((1000, 8), 0.9) for index in range(depth)}
+    stages = [*(Stage(name, deep) for name in params), Stage("last", last)]
+    size = x.numel() * 4
+    kept, recomputed = (
+        peak_bytes(lambda remat=remat: grad.staged_value_and_grad(stages, engine=engine, remat=remat)(params, x))
+        for remat in (False, True)
+    )
+    assert kept >= 8 * depth * size  # every tanh keeps its result
+    assert recomputed <= (2 * depth + 2 * 8 + 4) * size  # inputs and gradients of all stages, what one of them keeps
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_stages_gradients_are_not_held_when_its_caller_has_put_them_elsewhere(engine):
+    def layer(p, x):
+        return torch.tanh(x @ p), {}
+
+    depth, x = 12, torch.ones(2, 100)
+    params = {f"{index}": torch.full((100, 100), 0.01) for index in range(depth)}
+    stages = [*(Stage(name, layer) for name in params), Stage("last", lambda _, x: (x.sum(), {}))]
+    run = grad.staged_value_and_grad(stages, on_grads=lambda name, grads: torch.zeros(()), engine=engine)
+    assert peak_bytes(lambda: run(params, x)) <= 1.5 * params["0"].numel() * 4
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradients_of_the_terms_of_a_sum_share_no_memory(engine):
+    params = {"a": torch.ones(2), "b": torch.ones(2), "c": torch.ones(3)}
+    _, grads = grad.value_and_grad(lambda p: 2 * (p["a"] + p["b"]).sum() + p["c"].sum(), engine=engine)(params)
+    for leaf in grads.values():
+        leaf.mul_(5)
+    assert torch.equal(grads["a"], torch.full((2,), 10.0))
+    assert torch.equal(grads["b"], torch.full((2,), 10.0))
+    assert torch.equal(grads["c"], torch.full((3,), 5.0))

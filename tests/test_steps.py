@@ -1,8 +1,11 @@
 """train_step as one pure function: what it leaves alone, what it skips, what scaling and summing must not change."""
 
+from functools import partial
+
 import attrs
 import pytest
 import torch
+from live import peak_bytes
 
 from ds2f import optim, steps, tree
 from ds2f.config import ApexConfig, Config, ModelConfig, OptimConfig
@@ -216,6 +219,64 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch():
     for path, leaf in tree.flatten_with_paths(new_state.params).items():
         expected = tree.flatten_with_paths(state.params)[path] - 0.1 * tree.flatten_with_paths(grads)[path]
         torch.testing.assert_close(leaf, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("engine", ["func", "autograd"])
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("collectives", [SINGLE, Mirror()])
+def test_recomputing_activations_changes_no_bit(engine, bidirectional, collectives):
+    tx, parts = optim.adamw(0.01), [make_batch(size=2, seed=seed) for seed in (3, 4)]
+    results = []
+    for remat in (False, True):
+        model = attrs.evolve(MODEL, dropout=0.3, bidirectional=bidirectional, remat=remat)
+        cfg = attrs.evolve(CFG, model=model, training=attrs.evolve(CFG.training, engine=engine))
+        loss, state = steps.objective(model), steps.init_state(cfg, tx, key=1)
+        for key in (5, 6):
+            state, metrics = steps.train_step(
+                state, parts, loss=loss, tx=tx, collectives=collectives, cfg=cfg, key=key, donate=True
+            )
+        results.append((state, metrics))
+    assert_same_bits(*results)
+
+
+def test_recomputing_activations_takes_less_memory():
+    batch, tx, peaks = make_batch(size=6), optim.sgd(0.1), []
+    batch = batch._replace(features=batch.features.repeat(1, 1, 5), lengths=batch.lengths * 5)
+    for remat in (False, True):
+        model = attrs.evolve(MODEL, hidden_size=16, hidden_layers=6, remat=remat)
+        cfg = attrs.evolve(CFG, model=model)
+        step = partial(steps.train_step, batch=batch, loss=steps.objective(model), tx=tx, cfg=cfg, donate=True)
+        peaks.append(peak_bytes(partial(step, steps.init_state(cfg, tx, key=1))))
+    assert peaks[1] < 0.5 * peaks[0]
+
+
+@pytest.mark.parametrize("collectives", [SINGLE, Mirror()])
+def test_more_micro_batches_need_no_more_memory_than_two(collectives):
+    state, batch, tx = steps.init_state(CFG, optim.sgd(0.1), key=1), make_batch(), optim.sgd(0.1)
+
+    def peak(count):
+        return peak_bytes(
+            lambda: steps.train_step(
+                state, [batch] * count, loss=steps.objective(MODEL), tx=tx, collectives=collectives, cfg=CFG
+            )
+        )
+
+    size = 4 * tree.size(state.params)
+    assert peak(4) <= peak(2) + 0.05 * size
+
+
+def test_parameters_that_are_only_added_up_are_scaled_once_each():
+    batch, state = make_batch(), steps.init_state(CFG, optim.sgd(1.0), key=1)
+    state = state._replace(params={"a": torch.zeros(3), "b": torch.zeros(3)}, stats={}, opt_state=None)
+    cfg = attrs.evolve(CFG, apex=ApexConfig(loss_scale="8"))
+    tx = optim.sgd(1.0, momentum=0.0, nesterov=False)
+
+    def loss(params, stats, batch, *, key=None):
+        return (params["a"] + params["b"]) * torch.tensor([1.0, 2.0, 3.0]), {}
+
+    new_state, _ = steps.train_step(state._replace(opt_state=tx.init(state.params)), batch, loss=loss, tx=tx, cfg=cfg)
+    for leaf in new_state.params.values():
+        torch.testing.assert_close(leaf, -torch.tensor([1.0, 2.0, 3.0]) / 3)
 
 
 def test_each_share_of_a_batch_draws_its_own_dropout():
