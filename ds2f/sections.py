@@ -29,6 +29,20 @@ class DataConfig:
         "the number of cards changes it is kept, and each card takes several micro-batches of at most data.batch_size.",
         within(0),
     )
+    max_frames: int = setting(
+        0,
+        "Frames, padding included, that a card's batch holds at most; 0: no limit. Batches of long utterances then have "
+        "fewer than data.batch_size; how many follows from the recordings' lengths at the slowest speed, so that every "
+        "epoch has the same number of steps.",
+        within(0),
+    )
+    padded_shapes: int = setting(
+        0,
+        "Pad batches to one of at most so many lengths, chosen to pad the fewest frames, for devices that compile a "
+        "program for every shape (NPU); 0: to the next multiple of 8 frames. Each set of recordings has its own "
+        "lengths. The number of utterances differs in the last batch only, if data.max_frames is 0.",
+        within(0),
+    )
     num_workers: int = setting(1, "Loader processes; 0 loads in the training process.", within(0))
     labels_path: str = setting("", "JSON list of the labels, blank '_' included; empty: blank, apostrophe, A-Z, space.")
     min_duration: float = setting(0.0, "Training utterances shorter than this are left out, seconds.", within(0))

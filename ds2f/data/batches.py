@@ -26,7 +26,7 @@ class Loader:
     exist, which a forked process would inherit half. Nothing that is random is left to them.
 
     Attributes:
-      steps: global batches in an epoch.
+      steps: global batches in an epoch, the same number in every epoch.
       notes: what was remarked on while loading (resampled, silent, cache not writable), with the recordings.
       unreadable: recordings that training had to do without here, with the reasons. Each is tried again in every epoch.
     """
@@ -47,7 +47,8 @@ class Loader:
 
         Args:
           dataset: what to load.
-          batch_size: utterances in a global batch: of all ranks and micro-batches together.
+          batch_size: utterances in a global batch, of all ranks and micro-batches together; fewer where
+            ``data.max_frames`` says so.
           num_workers: loader processes; 0 loads in this process, when a batch is asked for.
           rank: which share of every global batch is loaded here.
           ranks: how many ranks there are.
@@ -57,7 +58,7 @@ class Loader:
         """
         self.dataset = dataset
         self.batch_size = batch_size
-        self.steps = -(-len(dataset.examples) // batch_size)
+        self.steps = len(slots(dataset, batch_size))
         self.notes: dict[str, set[Path]] = {}
         self.unreadable: dict[Path, str] = {}
         self._mine = [rank + ranks * index for index in range(micro_batches)]
@@ -154,17 +155,28 @@ class Loader:
             raise InputError("\n  ".join([headline, *self.unreadable.values()]))
 
 
+def slots(dataset: Dataset, batch_size: int) -> list[sampler.Slot]:
+    """The sizes of the epoch's global batches of at most ``batch_size`` utterances.
+
+    They follow from the data and the settings alone. The limit of ``data.max_frames`` counts for each of as many cards
+    as ``data.batch_size`` makes necessary, however many ranks there happen to be: their shares are no larger.
+    """
+    max_frames, cards = dataset.data.max_frames, -(-batch_size // dataset.data.batch_size)
+    longest = dataset.longest() if max_frames else [0] * len(dataset.examples)
+    return sampler.slots(longest, batch_size=batch_size, cards=cards, max_frames=max_frames, shapes=dataset.shapes)
+
+
 def plan(dataset: Dataset, *, epoch: int, batch_size: int) -> list[tuple[list[int], float]]:
     """The global batches of an epoch, with their weights: 1 / the number of feasible utterances, 0 when there is none.
 
     Whether an utterance is feasible depends on the speed and tempo drawn for it in this epoch.
     """
-    frames = dataset.num_frames(epoch)
+    frames, places = dataset.num_frames(epoch), slots(dataset, batch_size)
     if dataset.train and not (epoch == 0 and dataset.data.sort_first_epoch):
         jitter, seed = dataset.data.bucket_jitter, dataset.seed
-        batches = sampler.plan_epoch(frames, batch_size=batch_size, seed=seed, epoch=epoch, jitter=jitter)
+        batches = sampler.plan_epoch(frames, places, seed=seed, epoch=epoch, jitter=jitter)
     else:
-        batches = sampler.plan_sorted(frames, batch_size=batch_size)
+        batches = sampler.plan_sorted(frames, places)
     feasible = shares.feasible(dataset, range(len(frames)), frames)
     counts = [sum(feasible[index] for index in batch) for batch in batches]
     return [(batch, 1 / count if count else 0.0) for batch, count in zip(batches, counts, strict=True)]

@@ -10,6 +10,7 @@ import torch
 
 from ds2f import augment, ctc, features, rng, text
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
+from ds2f.data import shapes
 from ds2f.data.cache import FeatureCache
 from ds2f.data.manifest import Utterance
 from ds2f.errors import InputError
@@ -58,6 +59,7 @@ class Dataset:
     augmentation: AugmentationConfig
     noises: tuple[Path, ...]
     cache: FeatureCache | None
+    shapes: tuple[int, ...]  # frames that batches are padded to, from short to long; none: the multiples of 8
 
     def key(self, index: int, epoch: int) -> int:
         """The key of all that is drawn for one example in one epoch."""
@@ -75,6 +77,11 @@ class Dataset:
             )
             for index in (range(len(self.examples)) if indices is None else indices)
         ]
+
+    def longest(self) -> list[int]:
+        """Frames that each example's spectrogram has at most, in whatever epoch."""
+        slowest = _perturbations(self.augmentation if self.train else None)[0]
+        return [features.num_frames(slowest.num_samples(each.num_samples), self.spect) for each in self.examples]
 
 
 def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Dataset:
@@ -116,7 +123,7 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Datas
     )
     if not examples:
         raise InputError("\n  ".join(["the manifest leaves no utterance to use", *map(str, remarks)]))
-    return Dataset(
+    dataset = Dataset(
         examples=tuple(examples),
         remarks=remarks,
         train=train,
@@ -126,7 +133,49 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Datas
         augmentation=cfg.augmentation,
         noises=_noises(cfg.augmentation) if train else (),
         cache=FeatureCache(Path(cfg.data_path) / "cache", cfg.spect) if cfg.data.cache_features else None,
+        shapes=_shapes(examples, cfg, train=train),
     )
+    _require_room(dataset)
+    return dataset
+
+
+def _perturbations(cfg: AugmentationConfig | None) -> list[augment.Perturbation]:
+    """What stands for all that may be drawn of an utterance's length, from the slowest on; None: nothing is drawn.
+
+    Every speed, each at the lowest, the mean and the highest tempo.
+    """
+    if cfg is None:
+        return [augment.Perturbation()]
+    tempos = sorted({cfg.tempo_min, (cfg.tempo_min + cfg.tempo_max) / 2, cfg.tempo_max})
+    speeds = sorted(cfg.speeds or (1.0,))
+    return [augment.Perturbation(speed=speed, tempo=tempo) for speed in speeds for tempo in tempos]
+
+
+def _shapes(examples: list[Example], cfg: Config, *, train: bool) -> tuple[int, ...]:
+    if not cfg.data.padded_shapes:
+        return ()
+    lengths = (
+        features.num_frames(how.num_samples(example.num_samples), cfg.spect)
+        for how in _perturbations(cfg.augmentation if train else None)
+        for example in examples
+    )
+    return shapes.choose(lengths, count=cfg.data.padded_shapes)
+
+
+def _require_room(dataset: Dataset) -> None:
+    """Raises when ``data.max_frames`` has no room for some utterance alone."""
+    limit = dataset.data.max_frames
+    if not limit:
+        return
+    frames = [shapes.padded(longest, dataset.shapes) for longest in dataset.longest()]
+    most, more = max(frames), sum(each > limit for each in frames) - 1
+    if most > limit:
+        recording = dataset.examples[frames.index(most)].audio
+        raise InputError(
+            f"{recording}: up to {most} frames with padding, more than data.max_frames={limit} allows a whole batch"
+            f"{f', and so have {more} others' if more else ''}. Take --data.max_frames={most} or more"
+            f"{', or leave long recordings out, --data.max_duration=SECONDS' if dataset.train else ''}"
+        )
 
 
 def _pruned(duration: float, cfg: DataConfig) -> str | None:

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from ds2f import augment, rng
-from ds2f.data import audio
+from ds2f.data import audio, shapes
 from ds2f.data.dataset import Dataset
 from ds2f.errors import InputError
 from ds2f.features import log_spectrogram
 from ds2f.model.deepspeech2 import output_lengths
 from ds2f.types import Batch
-
-_FRAMES = 8  # padded lengths are multiples: oneDNN keeps a program for each, and makes one anew in a tenth of a step
 
 
 class Share(NamedTuple):
@@ -57,10 +55,12 @@ def load(dataset: Dataset, share: Share) -> Loaded:
                 raise
             unreadable.append((dataset.examples[index].audio, str(error)))
     examples = [dataset.examples[index] for index in members]
+    lengths, labels = [spectrum.shape[-1] for spectrum in spectra], [torch.tensor(each.labels) for each in examples]
+    frames = shapes.padded(max(lengths, default=0), dataset.shapes)
     batch = Batch(
-        features=_pad(spectra, (dataset.spect.num_bins,), torch.float32, multiple=_FRAMES),
-        lengths=torch.tensor([spectrum.shape[-1] for spectrum in spectra], dtype=torch.int64),
-        labels=_pad([torch.tensor(example.labels, dtype=torch.int64) for example in examples], (), torch.int64),
+        features=_pad(spectra, (dataset.spect.num_bins, frames), torch.float32),
+        lengths=torch.tensor(lengths, dtype=torch.int64),
+        labels=_pad(labels, (max([1, *map(len, labels)]),), torch.int64),
         label_lengths=torch.tensor([len(example.labels) for example in examples], dtype=torch.int64),
         ids=torch.tensor([example.row for example in examples], dtype=torch.int64),
         weight=torch.tensor(_weight(dataset, share, members), dtype=torch.float32),
@@ -121,13 +121,9 @@ def _noise(path: Path, sample_rate: int) -> Tensor:
     return torch.from_numpy(audio.load(path, sample_rate=sample_rate).samples)
 
 
-def _pad(rows: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype, *, multiple: int = 1) -> Tensor:
-    """Rows [*shape, N] of different N as one tensor [B, *shape, N'], filled up with zeros.
-
-    N' is the longest N, and at least 1, rounded up to a multiple of ``multiple``.
-    """
-    longest = max([1, *(row.shape[-1] for row in rows)])
-    padded = torch.zeros(len(rows), *shape, -(-longest // multiple) * multiple, dtype=dtype)
+def _pad(rows: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Rows [..., N] of different N as one tensor [B, *shape], filled up with zeros at their ends."""
+    padded = torch.zeros(len(rows), *shape, dtype=dtype)
     for target, row in zip(padded, rows, strict=True):
         target[..., : row.shape[-1]] = row
     return padded

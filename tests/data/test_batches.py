@@ -220,6 +220,62 @@ def test_an_empty_share_has_the_shapes_of_a_batch(corpus, tmp_path):
     assert batch.weight == 1
 
 
+LIMITED = {"max_frames": 200, "padded_shapes": 3, "batch_size": 3}
+
+
+@pytest.mark.parametrize("sort_first_epoch", [False, True])
+def test_a_limit_of_frames_holds_in_every_epoch_and_every_epoch_has_as_many_steps(corpus, tmp_path, sort_first_epoch):
+    cfg = _config(tmp_path, max_frames=200, batch_size=4, sort_first_epoch=sort_first_epoch)
+    built = dataset.build(corpus, cfg, train=True)
+    loader = Loader(built, batch_size=8)
+    for epoch in range(4):
+        batches = list(loader.epoch(epoch))
+        assert len(batches) == loader.steps
+        assert sorted(torch.cat([batch.ids for batch in batches]).tolist()) == list(range(13))
+        # Two cards share the global batch of 8, and each may hold 200 frames.
+        assert max(-(-len(batch.ids) // 2) * batch.features.shape[-1] for batch in batches) <= 200
+    loader.close()
+    assert max(len(batch.ids) for batch in batches) > 2 > 200 // max(built.longest())
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_padded_lengths_are_few_and_the_same_in_every_epoch(corpus, tmp_path, train):
+    built = dataset.build(corpus, _config(tmp_path, padded_shapes=2), train=train)
+    seen = {batch.features.shape[-1] for epoch in range(4) for batch in _all(built, epoch=epoch, batch_size=2)}
+    assert seen == set(built.shapes)
+    assert len(seen) == 2
+
+
+def test_a_shape_changes_nothing_but_the_padding(corpus, tmp_path):
+    plain = _all(dataset.build(corpus, _config(tmp_path), train=True), epoch=1)
+    shaped = _all(dataset.build(corpus, _config(tmp_path, padded_shapes=1), train=True), epoch=1)
+    for left, right in zip(plain, shaped, strict=True):
+        frames = left.features.shape[-1]
+        assert torch.equal(left.features, right.features[..., :frames])
+        assert right.features[..., frames:].count_nonzero() == 0
+        _assert_same([left[1:]], [right[1:]])
+
+
+def test_limited_batches_do_not_depend_on_workers_and_can_be_begun_late(corpus, tmp_path):
+    built = dataset.build(corpus, _config(tmp_path, **LIMITED), train=True)
+    alone = _all(built, epoch=2, batch_size=6)
+    _assert_same(alone, _all(built, epoch=2, batch_size=6, num_workers=2))
+    _assert_same(alone[2:], _all(built, epoch=2, batch_size=6, start=2))
+
+
+@pytest.mark.parametrize(("ranks", "micro_batches"), [(2, 1), (1, 2), (3, 1)])
+def test_the_ranks_share_the_limited_batches_of_one_and_stay_within_the_limit(corpus, tmp_path, ranks, micro_batches):
+    built = dataset.build(corpus, _config(tmp_path, **LIMITED), train=True)
+    whole = _all(built, epoch=1, batch_size=6)
+    steps = [[] for _ in whole]
+    for rank in range(ranks):
+        share = _all(built, epoch=1, batch_size=6, rank=rank, ranks=ranks, micro_batches=micro_batches)
+        for index, batch in enumerate(share):
+            assert len(batch.ids) * batch.features.shape[-1] <= 200
+            steps[index // micro_batches].extend(batch.ids.tolist())
+    assert [sorted(ids) for ids in steps] == [sorted(batch.ids.tolist()) for batch in whole]
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_broken_recording_ends_an_evaluation_by_name(corpus, tmp_path, num_workers):
     corpus[7].audio.write_bytes(b"not audio at all")

@@ -6,7 +6,7 @@ import torch
 
 from ds2f import ctc
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
-from ds2f.data import dataset
+from ds2f.data import dataset, shapes
 from ds2f.data.manifest import Utterance
 from ds2f.errors import InputError
 
@@ -114,3 +114,40 @@ def test_a_noise_folder_is_searched_in_depth_and_must_hold_recordings(tmp_path):
         tmp_path / "a.flac",
         tmp_path / "street" / "b.WAV",
     )
+
+
+def test_the_longest_is_what_the_slowest_draw_makes_of_an_utterance():
+    utterances = [_utterance(row, duration=1 + row / 7) for row in range(5)]
+    cfg = attrs.evolve(CFG, augmentation=AugmentationConfig(speeds=(1.1, 0.8), tempo_min=0.9, tempo_max=1.2))
+    training, evaluation = (dataset.build(utterances, cfg, train=train) for train in (True, False))
+    assert evaluation.longest() == evaluation.num_frames(0)
+    drawn = [training.num_frames(epoch) for epoch in range(200)]
+    for longest, *frames in zip(training.longest(), *drawn, strict=True):
+        assert 0.97 * longest <= max(frames) <= longest
+    assert training.longest()[0] == round(16000 / 0.8 / 0.9) // 160 + 1
+
+
+def test_an_utterance_that_is_longer_than_a_whole_batch_may_be_is_named_with_the_remedy():
+    utterances = [_utterance(0), _utterance(1, duration=3.0), _utterance(2, duration=2.5)]
+    assert dataset.build(utterances, _with_data(max_frames=304), train=True).longest() == [101, 301, 251]
+    with pytest.raises(
+        InputError,
+        match=r"^1\.wav: up to 304 frames with padding, more than data\.max_frames=303 .*=304 or more.*max_duration",
+    ):
+        dataset.build(utterances, _with_data(max_frames=303), train=True)
+    with pytest.raises(InputError, match=r"and so have 1 others\. Take --data\.max_frames=304 or more$"):
+        dataset.build(utterances, _with_data(max_frames=200), train=False)
+    slower = attrs.evolve(_with_data(max_frames=304), augmentation=AugmentationConfig(speeds=(0.5, 1.0)))
+    with pytest.raises(InputError, match="up to 608 frames"):
+        dataset.build(utterances, slower, train=True)
+
+
+def test_padded_shapes_follow_from_the_lengths_and_speeds_and_not_from_the_seed():
+    utterances = [_utterance(row, duration=1 + row % 7) for row in range(30)]
+    cfg = attrs.evolve(_with_data(padded_shapes=3), augmentation=AugmentationConfig(speeds=(0.5, 1.0)))
+    built = dataset.build(utterances, cfg, train=True)
+    assert built.shapes == shapes.choose([101 + 100 * (row % 7) for row in range(30)] + built.longest(), count=3)
+    reseeded = attrs.evolve(cfg, training=attrs.evolve(cfg.training, seed=9))
+    assert dataset.build(utterances[::-1], reseeded, train=True).shapes == built.shapes
+    assert dataset.build(utterances, cfg, train=False).shapes[-1] == 704
+    assert dataset.build(utterances, CFG, train=True).shapes == ()
