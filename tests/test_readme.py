@@ -68,7 +68,7 @@ def update() -> None:
 
 def launcher_flags() -> set[str]:
     """Flags that launchers define besides the settings."""
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "launch").glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "launch").rglob("*.py"))
     return set(re.findall(r'absl_flags\.DEFINE_\w+\(\s*"(\w+)"', source))
 
 
@@ -99,7 +99,12 @@ def test_every_file_and_command_that_is_named_exists() -> None:
     missing = {name for name in named if not (ROOT / name).exists()}
     assert missing == set()
     commands = set(re.findall(r"python -m ([\w.]+)", text))
-    assert {name for name in commands if not (ROOT / f"{name.replace('.', '/')}.py").exists()} == set()
+    programs = {name: ROOT / name.replace(".", "/") for name in commands}
+    assert {
+        name
+        for name, path in programs.items()
+        if not path.with_suffix(".py").exists() and not (path / "__main__.py").exists()
+    } == set()
     assert {"launch/quickstart.sh", "configs/an4_cpu.flags"} <= named
     assert {"launch.prepare", "launch.train", "launch.evaluate"} <= commands
 

@@ -1,0 +1,102 @@
+"""Measures what the package's parts measure: python -m launch.bench [--parts=step,epoch] [--presets=5x1024]."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+from absl import flags as absl_flags
+
+from ds2f import config
+from ds2f.config import Config, OptimConfig
+from ds2f.errors import InputError
+from launch import flags
+from launch.bench.options import CONTESTANTS, Options, cases, require_known
+from launch.bench.parts import PARTS
+
+BASE = Config(optim=OptimConfig(schedule="constant", learning_rate=3e-4))
+PRESETS = ("5x1024", "3x512")
+
+sys.argv[0] = str(Path(__file__).parent)  # what messages and --help call the program
+FLAGS = absl_flags.FLAGS
+flags.define(
+    only=("device", "model", "apex", "spect", "augmentation", "data_path", "training.seed", "training.engine")
+    + ("data.dataset", "data.train_manifest", "data.test_manifest", "data.num_workers", "data.cache_features")
+)
+absl_flags.DEFINE_list("parts", ["step"], f"What to measure: {', '.join(PARTS)}.")
+absl_flags.DEFINE_list(
+    "presets",
+    [],
+    f"Models, layers x units. Default: {','.join(PRESETS)}, or the one that --model.hidden_layers and "
+    "--model.hidden_size describe.",
+)
+absl_flags.DEFINE_list(
+    "batch_sizes", ["10", "32", "64"], "Utterances per batch; parts that are no steps take the first."
+)
+absl_flags.DEFINE_list("contestants", list(Options().contestants), f"Whose steps: {', '.join(CONTESTANTS)}.")
+absl_flags.DEFINE_integer("rounds", Options().rounds, "Rounds that are timed.", lower_bound=1)
+absl_flags.DEFINE_integer("warmup", Options().warmup, "Steps before, on the shortest batch.", lower_bound=0)
+absl_flags.DEFINE_integer("steps", Options().steps, "Batches of the loader and the epoch; 0: all.", lower_bound=0)
+absl_flags.DEFINE_string("json", "", "Also write the results to this file.")
+absl_flags.DEFINE_string(
+    "trace", "", "Also write a profile of our step, the first model's and batch size's, for chrome://tracing."
+)
+
+
+def main(_: list[str]) -> None:
+    """Measures the parts, prints each when it is done, and writes what is known where ``--json`` says."""
+    cfg = config.resolve(flags.config_from_flags(BASE))
+    require_known("parts", FLAGS.parts, list(PARTS))
+    require_known("contestants", FLAGS.contestants, CONTESTANTS)
+    given = list(cases(cfg, _presets(), FLAGS.batch_sizes))
+    if not given:
+        raise InputError("--batch_sizes: name at least one")
+    _require_folder("json", FLAGS.json)
+    _require_folder("trace", FLAGS.trace)
+
+    from rich.console import Console
+
+    from ds2f.runner.backend import open_backend
+    from ds2f.runner.run_dir import write_atomically
+    from launch.bench import machine
+
+    options = Options(
+        rounds=FLAGS.rounds,
+        warmup=FLAGS.warmup,
+        contestants=tuple(FLAGS.contestants),
+        steps=FLAGS.steps,
+        trace=FLAGS.trace,
+    )
+    console = Console(highlight=False)
+    results = {"machine": machine.describe(cfg, open_backend(cfg.device)), "options": attrs.asdict(options)}
+    console.print(machine.headline(results["machine"]))
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for name in FLAGS.parts:
+        room, parts[name] = PARTS[name].open(), []
+        for case in given if PARTS[name].every_case else given[:1]:
+            title = f"{name}: {case.model.hidden_layers} x {case.model.hidden_size}, batch {case.data.batch_size}"
+            with Console(stderr=True).status(title):
+                parts[name].append(room.measure(case, options))
+            if name == "step":
+                options = attrs.evolve(options, trace="")
+            if FLAGS.json:
+                write_atomically(Path(FLAGS.json), json.dumps(results | {"parts": parts}, indent=2) + "\n")
+        room.show(parts[name], console)
+
+
+def _presets() -> list[str]:
+    """The models to measure; none for the one that the flags describe."""
+    own = FLAGS["model.hidden_layers"].present or FLAGS["model.hidden_size"].present
+    if own and FLAGS.presets:
+        raise InputError("--presets names models, and so do --model.hidden_layers and --model.hidden_size; take one")
+    return list(FLAGS.presets or ([] if own else PRESETS))
+
+
+def _require_folder(flag: str, target: str) -> None:
+    if target and not Path(target).parent.is_dir():
+        raise InputError(f"--{flag}={target}: there is no folder {Path(target).parent}; make it first")
+
+
+if __name__ == "__main__":
+    flags.run(main)

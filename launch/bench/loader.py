@@ -1,0 +1,71 @@
+"""The loader alone: how many utterances a second it hands over, the cache of features cold and warm."""
+
+import tempfile
+import time
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import attrs
+from rich.console import Console
+from rich.table import Table
+
+from ds2f.config import Config, manifest_path
+from ds2f.runner.splits import Split
+from ds2f.types import Batch
+from launch.bench.options import Options
+
+_WORKERS = (0, 1)
+
+
+def measure(cfg: Config, options: Options) -> dict[str, Any]:
+    """Loads an epoch of the training set twice, into an empty cache and out of it, with each number of workers.
+
+    The cache is a temporary one. An epoch begins when its first batch is asked for.
+
+    Raises:
+      InputError: when the training manifest or what it names cannot be used.
+    """
+    found = []
+    for workers in _WORKERS:
+        with tempfile.TemporaryDirectory() as folder:
+            own = _with_cache_in(cfg, folder, workers)
+            split = Split.open("train", own, train=True)
+            for cache in ("cold", "warm"):
+                batches = islice(split.loader.epoch(), options.steps or None)
+                found.append({"workers": workers, "cache": cache} | _drain(batches, cfg.spect.window_stride))
+            split.loader.close()
+    return {"batch_size": cfg.data.batch_size, "epochs": found}
+
+
+def _with_cache_in(cfg: Config, folder: str, workers: int) -> Config:
+    manifest = str(manifest_path(cfg, "train").absolute())
+    data = attrs.evolve(cfg.data, train_manifest=manifest, num_workers=workers, cache_features=True)
+    return attrs.evolve(cfg, data=data, data_path=str(Path(folder)))
+
+
+def _drain(batches: Iterable[Batch], frame_seconds: float) -> dict[str, float]:
+    started, utterances, frames = time.perf_counter(), 0, 0
+    for batch in batches:
+        utterances += len(batch.ids)
+        frames += int(batch.lengths.sum())
+    seconds = time.perf_counter() - started
+    return {
+        "utterances": utterances,
+        "seconds": seconds,
+        "utterances_per_second": utterances / seconds,
+        "times_real_time": frames * frame_seconds / seconds,
+    }
+
+
+def show(results: list[dict[str, Any]], console: Console) -> None:
+    """Prints a row per number of workers and state of the cache."""
+    table = Table("workers", "cache", title="loader", title_justify="left")
+    for heading in ("utt/s", "times real time"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        for epoch in result["epochs"]:
+            rate, times = epoch["utterances_per_second"], epoch["times_real_time"]
+            table.add_row(str(epoch["workers"]), epoch["cache"], f"{rate:.0f}", f"{times:.0f}")
+    console.print(table)

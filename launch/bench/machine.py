@@ -1,0 +1,91 @@
+"""What was measured on, and how times are taken and summed up."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+import ds2f
+from ds2f.config import Config
+from ds2f.runner.backend import Backend
+from launch.bench.ours import policy_of
+
+
+def describe(cfg: Config, backend: Backend) -> dict[str, Any]:
+    """Machine, versions, thread counts and precision, ready for JSON."""
+    policy = policy_of(cfg, backend)
+    return {
+        "device": backend.description,
+        "processor": _processor(),
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "system": platform.platform(),
+        "versions": {
+            "ds2f": ds2f.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "cuda": torch.version.cuda,
+        },
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "opt_level": cfg.apex.opt_level,
+        "dtype": dtype_name(policy.compute),
+        "engine": backend.engine if cfg.training.engine == "auto" else cfg.training.engine,
+    }
+
+
+def headline(machine: dict[str, Any]) -> str:
+    """The same for people, in three lines."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    return (
+        f"{machine['processor']}, {machine['processors']} processors, load {machine['load']:.1f}; {machine['device']}\n"
+        f"{versions}; {machine['threads']} threads, {machine['interop_threads']} between operators\n"
+        f"{machine['opt_level']} in {machine['dtype']}, gradients by {machine['engine']}"
+    )
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def seconds_of(work: Callable[[], Any], backend: Backend) -> float:
+    """How long ``work`` takes until the device has finished it."""
+    backend.synchronize()
+    started = time.perf_counter()
+    work()
+    backend.synchronize()
+    return time.perf_counter() - started
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Least, median and largest."""
+    return {"min": min(values), "median": median(values), "max": max(values)}
+
+
+def model_of(cfg: Config) -> dict[str, Any]:
+    """A case, ready for JSON."""
+    model = cfg.model
+    return {
+        "preset": f"{model.hidden_layers}x{model.hidden_size}",
+        "rnn_type": model.rnn_type,
+        "bidirectional": model.bidirectional,
+        "kernel": model.kernel,
+        "ctc": model.ctc,
+        "batch_size": cfg.data.batch_size,
+    }
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

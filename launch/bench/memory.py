@@ -1,0 +1,92 @@
+"""Peak memory of a training by each contestant, in a process of its own."""
+
+import multiprocessing
+import resource
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ds2f.config import Config
+from ds2f.runner.backend import open_backend
+from ds2f.types import Batch
+from launch.bench import contest
+from launch.bench.machine import model_of
+from launch.bench.options import Options
+from launch.bench.ours import policy_of
+from launch.noise import epoch_batches
+
+
+def measure(cfg: Config, options: Options) -> dict[str, Any]:
+    """Lets every contestant train on batches of as many lengths as there are rounds, short ones first."""
+    backend = open_backend(cfg.device)
+    half, device = policy_of(cfg, backend).compute, backend.device
+    found: dict[str, int | None] = {}
+    for name in options.contestants:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            try:
+                found[name] = pool.submit(peak, cfg, name, options.rounds, half=half, device=device).result()
+            except BrokenProcessPool:  # the system ended it, as it does for want of memory
+                found[name] = None
+    ours = found.get("ours")
+    return {
+        **model_of(cfg),
+        "steps": options.rounds,
+        "peak_bytes": found,
+        "ours_over": {name: ours / peak for name, peak in found.items() if ours and peak and name != "ours"},
+    }
+
+
+def peak(cfg: Config, name: str, steps: int, *, half: torch.dtype, device: torch.device) -> int:
+    """Trains in this process and returns the most bytes in use so far: resident ones, or on an accelerator its own.
+
+    What ``open_backend`` tells malloc and oneDNN is for our step; on a CPU the rivals run as they do without it.
+    """
+    if name == "ours":
+        backend = open_backend(cfg.device)
+        program: contest.Program = contest.make(name, cfg, backend)
+        place = backend.place
+    else:
+        program = contest.make_rival(name, cfg, half=half, device=device)
+        place = partial(_place, device=device)
+    for batch in epoch_batches(cfg, steps):
+        float(program.step(place(batch)))
+    return _peak_resident() if device.type == "cpu" else torch.accelerator.max_memory_allocated(device)
+
+
+def _place(batch: Batch, *, device: torch.device) -> Batch:
+    return batch._replace(features=batch.features.to(device), labels=batch.labels.to(device))
+
+
+def _peak_resident() -> int:
+    """Of this program alone; the limit that getrusage tells is inherited from the process that started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+        return 1024 * int(lines["VmHWM"].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def show(results: list[dict[str, Any]], console: Console) -> None:
+    """Prints a row per case and contestant."""
+    table = Table("model", "batch", "training", title="peak memory", title_justify="left")
+    for heading in ("GB", "ours / it"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        for index, (name, peak_bytes) in enumerate(result["peak_bytes"].items()):
+            ratio = result["ours_over"].get(name)
+            table.add_row(
+                "" if index else result["preset"],
+                "" if index else str(result["batch_size"]),
+                name,
+                f"{peak_bytes / 1e9:.2f}" if peak_bytes else "killed",
+                f"{ratio:.2f}" if ratio else "",
+                end_section=index == len(result["peak_bytes"]) - 1,
+            )
+    console.print(table)

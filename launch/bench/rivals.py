@@ -1,0 +1,190 @@
+"""DeepSpeech2 and its training step as PyTorch programs have them: ``nn.Module``, ``backward()``, ``torch.optim``.
+
+Nothing of our model, loss, gradients or optimizers is used here. One module serves every rival: its recurrent layers
+read packed sequences, as deepspeech.pytorch's do, or padded ones, with one fused call per direction.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from ds2f.config import Config, ModelConfig
+from ds2f.types import Batch
+
+_CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
+class _Layer(nn.Module):
+    """Batch norm, then a recurrent layer whose directions are summed."""
+
+    def __init__(self, size: int, *, normalise: bool) -> None:
+        super().__init__()
+        self.batch_norm = nn.BatchNorm1d(size) if normalise else None
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """[T, B, I] and lengths from long to short to [T, B, H], zero past the utterances' ends."""
+        if self.batch_norm is not None:
+            x = self.batch_norm(x.flatten(0, 1)).view_as(x)
+        return self.recur(x, lengths)
+
+    def recur(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """What the classes below differ in."""
+        raise NotImplementedError
+
+
+class PackedLayer(_Layer):
+    """Reads packed sequences."""
+
+    def __init__(self, cfg: ModelConfig, size: int, *, normalise: bool) -> None:
+        super().__init__(size, normalise=normalise)
+        self.rnn = _CELLS[cfg.rnn_type](size, cfg.hidden_size, bidirectional=cfg.bidirectional)
+
+    def recur(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """One call for both directions."""
+        packed, _ = self.rnn(pack_padded_sequence(x, lengths))
+        y, _ = pad_packed_sequence(packed, total_length=x.shape[0])
+        return y.view(*y.shape[:2], 2, -1).sum(2) if self.rnn.bidirectional else y
+
+
+class PaddedLayer(_Layer):
+    """Reads padded sequences, one fused call per direction."""
+
+    def __init__(self, cfg: ModelConfig, size: int, *, normalise: bool) -> None:
+        super().__init__(size, normalise=normalise)
+        self.rnn = _CELLS[cfg.rnn_type](size, cfg.hidden_size)
+        self.reverse = _CELLS[cfg.rnn_type](size, cfg.hidden_size) if cfg.bidirectional else None
+
+    def recur(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """The direction from the end reads every utterance turned round, its padding still behind it."""
+        lengths = lengths.to(x.device, non_blocking=True)
+        frame = torch.arange(x.shape[0], device=x.device)[:, None]
+        ended = frame >= lengths
+        y, _ = self.rnn(x)
+        if self.reverse is not None:
+            utterances = torch.arange(x.shape[1], device=x.device)
+            rows = (torch.where(ended, frame, lengths - frame - 1) * x.shape[1] + utterances).flatten()
+            from_end, _ = self.reverse(x.flatten(0, 1).index_select(0, rows).view_as(x))
+            y = y + from_end.flatten(0, 1).index_select(0, rows).view_as(from_end)
+        return y.masked_fill(ended[..., None], 0.0)
+
+
+class Network(nn.Module):
+    """DeepSpeech2, from features to logits."""
+
+    def __init__(self, cfg: ModelConfig, *, packed: bool) -> None:
+        """Draws the first parameters as torch's layers do; ``packed`` chooses the recurrent layers."""
+        super().__init__()
+        hidden, width = cfg.hidden_size, 32 * -(-cfg.num_bins // 4)
+        self.conv = nn.Sequential(
+            nn.Conv2d(1, 32, (41, 11), stride=(2, 2), padding=(20, 5)),
+            nn.BatchNorm2d(32),
+            nn.Hardtanh(0, 20, inplace=True),
+            nn.Conv2d(32, 32, (21, 11), stride=(2, 1), padding=(10, 5)),
+            nn.BatchNorm2d(32),
+            nn.Hardtanh(0, 20, inplace=True),
+        )
+        layer = PackedLayer if packed else PaddedLayer
+        sizes = [width] + [hidden] * (cfg.hidden_layers - 1)
+        self.rnns = nn.ModuleList(layer(cfg, size, normalise=index > 0) for index, size in enumerate(sizes))
+        self.lookahead = None
+        if not cfg.bidirectional:
+            self.lookahead = nn.Conv1d(hidden, hidden, cfg.lookahead_context, groups=hidden, bias=False)
+        self.head = nn.Sequential(nn.BatchNorm1d(hidden), nn.Linear(hidden, len(cfg.labels), bias=False))
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, F, T] and lengths [B] on the CPU to logits [T', B, V] and their lengths."""
+        lengths = (lengths + 1) // 2
+        x = features[:, None]
+        ended = None
+        for module in self.conv:
+            x = module(x)
+            if ended is None:
+                ended = torch.arange(x.shape[-1], device=x.device) >= lengths.to(x.device)[:, None, None, None]
+            if isinstance(module, nn.Hardtanh):
+                x = x.masked_fill(ended, 0.0)
+        x = x.flatten(1, 2).permute(2, 0, 1).contiguous()
+        for layer in self.rnns:
+            x = layer(x, lengths)
+        if self.lookahead is not None:
+            by_unit = F.pad(x.permute(1, 2, 0), (0, self.lookahead.kernel_size[0] - 1))
+            x = F.hardtanh(self.lookahead(by_unit), 0, 20).permute(2, 0, 1)
+        return self.head(x.flatten(0, 1)).unflatten(0, x.shape[:2]), lengths
+
+
+class Rival:
+    """A network and the optimizer that changes it."""
+
+    def __init__(
+        self, cfg: Config, *, packed: bool, dtype: torch.dtype, fused: bool, device: torch.device | str = "cpu"
+    ) -> None:
+        """Makes the network, and AdamW at ``cfg.optim.learning_rate``, a constant.
+
+        Args:
+          cfg: ``model``, ``optim`` and ``apex`` (the first loss scale) are read.
+          packed: packed sequences, or padded ones.
+          dtype: float32, or the half-precision type of autocast; float16 brings a gradient scaler.
+          fused: AdamW as one kernel, or as it is when nothing is said.
+          device: where to compute.
+        """
+        self.network = Network(cfg.model, packed=packed).to(device)
+        self._blank, self._max_norm, self._dtype = cfg.model.blank, cfg.optim.max_norm, dtype
+        self._device = torch.device(device).type
+        self._optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=cfg.optim.learning_rate,
+            betas=(cfg.optim.beta1, cfg.optim.beta2),
+            eps=cfg.optim.eps,
+            weight_decay=cfg.optim.weight_decay,
+            fused=True if fused else None,
+        )
+        self._scaler = torch.amp.GradScaler(
+            self._device,
+            init_scale=cfg.apex.initial_scale,
+            growth_interval=cfg.apex.growth_interval,
+            enabled=dtype is torch.float16,
+        )
+
+    def step(self, batch: Batch) -> Tensor:
+        """Takes a training step and returns the mean loss of the batch before it, natural log."""
+        with torch.autocast(self._device, self._dtype, enabled=self._dtype is not torch.float32):
+            logits, lengths = self.network(batch.features, batch.lengths)
+        log_probs = logits.float().log_softmax(-1)
+        losses = F.ctc_loss(
+            *(log_probs, batch.labels, lengths, batch.label_lengths),
+            blank=self._blank,
+            reduction="sum",
+            zero_infinity=True,
+        )
+        loss = losses / len(batch.ids)
+        self._optimizer.zero_grad()
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self._optimizer)
+        clip_grad_norm_(self.network.parameters(), self._max_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return loss.detach()
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Takes parameters and statistics under deepspeech.pytorch's names."""
+        own = self.network.state_dict()
+        self.network.load_state_dict(
+            {name: weights[_usual_name(name)] if own[name].is_floating_point() else own[name] for name in own}
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters and statistics under deepspeech.pytorch's names."""
+        return {_usual_name(name): value.detach() for name, value in self.network.state_dict().items()}
+
+
+_NAMES = {"conv": "conv.seq_module", "rnns": "rnns", "lookahead": "lookahead.0.conv", "head": "fc.0.module"}
+
+
+def _usual_name(name: str) -> str:
+    """What deepspeech.pytorch calls a parameter or statistic of ``Network``."""
+    part, _, rest = name.partition(".")
+    rest = rest.replace("batch_norm.", "batch_norm.module.")
+    if "reverse." in rest:
+        rest = f"{rest.replace('reverse.', 'rnn.')}_reverse"
+    return f"{_NAMES[part]}.{rest}"

@@ -1,0 +1,126 @@
+"""Training steps side by side: every round, all contestants in turn take one on the same batch."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import profiler
+
+from ds2f.config import Config
+from ds2f.runner.backend import Backend, open_backend
+from ds2f.types import Batch
+from launch.bench import contest
+from launch.bench.contest import Program
+from launch.bench.limit import limit_of
+from launch.bench.machine import model_of, seconds_of, spread
+from launch.bench.options import Options
+from launch.bench.work import training_flops
+from launch.noise import epoch_batches, padding_share
+
+
+def measure(cfg: Config, options: Options) -> dict[str, Any]:
+    """Times the contestants on batches from the shortest to the longest of an epoch, one a round.
+
+    Who begins changes from round to round. What a program does when it first sees a shape counts, as it does in a
+    training's first epoch; what it does when it first runs does not: the warm-up is on the shortest batch.
+
+    Raises:
+      RuntimeError: when the contestants do not compute the same, or a loss is not finite.
+    """
+    backend = open_backend(cfg.device)
+    agreement = contest.require_agreement(cfg, backend)
+    batches = [backend.place(batch) for batch in epoch_batches(cfg, options.rounds)]
+    programs = {name: contest.make(name, cfg, backend) for name in options.contestants}
+    limit = limit_of(cfg, backend)
+    for _ in range(options.warmup):
+        for name, program in programs.items():
+            _step(name, program, batches[0], backend)
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    limits = []
+    for index, batch in enumerate(batches):
+        limits.append(limit.flops_per_second())
+        first = index % len(programs)
+        for name in [*programs, *programs][first : first + len(programs)]:
+            seconds[name].append(_step(name, programs[name], batch, backend))
+    if options.trace and "ours" in programs:
+        _trace(programs["ours"], batches[0], Path(options.trace))
+    return {
+        **model_of(cfg),
+        "frames": {
+            "mean": sum(float(batch.lengths.float().mean()) for batch in batches) / len(batches),
+            "longest": [int(batch.lengths.max()) for batch in batches],
+            "padding_share": padding_share(batches),
+        },
+        "rounds": options.rounds,
+        "agreement": agreement,
+        "limit_flops_per_second": spread(limits),
+        **_compare(cfg, batches, seconds, limit=spread(limits)["median"]),
+    }
+
+
+def _step(name: str, program: Program, batch: Batch, backend: Backend) -> float:
+    losses = []
+    seconds = seconds_of(lambda: losses.append(program.step(batch)), backend)
+    if not math.isfinite(float(losses[0])):
+        raise RuntimeError(f"{name}: the loss is {float(losses[0])}, so that times mean nothing")
+    return seconds
+
+
+def _compare(cfg: Config, batches: list[Batch], seconds: dict[str, list[float]], *, limit: float) -> dict[str, Any]:
+    """Speeds over all rounds, and how many times faster ours was, over all rounds and in each."""
+    utterances = sum(len(batch.ids) for batch in batches)
+    flops = sum(training_flops(cfg.model, frames) for batch in batches for frames in batch.lengths.tolist())
+    contestants = {
+        name: {
+            "seconds": times,
+            "utterances_per_second": utterances / sum(times),
+            "flops_per_second": flops / sum(times),
+            "share_of_limit": flops / sum(times) / limit,
+        }
+        for name, times in seconds.items()
+    }
+    ratios = {}
+    for name, times in seconds.items():
+        if name != "ours" and "ours" in seconds:
+            rounds = [theirs / mine for theirs, mine in zip(times, seconds["ours"], strict=True)]
+            ratios[name] = {"total": sum(times) / sum(seconds["ours"]), "rounds": rounds, **spread(rounds)}
+    return {"gflop_per_utterance": flops / utterances / 1e9, "contestants": contestants, "ours_over": ratios}
+
+
+def _trace(program: Program, batch: Batch, target: Path) -> None:
+    """Writes a profile of one step, for chrome://tracing or Perfetto."""
+    with profiler.profile() as profile:
+        program.step(batch)
+    profile.export_chrome_trace(str(target))
+
+
+def show(results: list[dict[str, Any]], console: Console) -> None:
+    """Prints a row per case and contestant."""
+    table = Table("model", "batch", "step", title="training step", title_justify="left")
+    for heading in ("utt/s", "of limit", "ours / it", "each round"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        for index, (name, found) in enumerate(result["contestants"].items()):
+            ratio = result["ours_over"].get(name)
+            table.add_row(
+                "" if index else result["preset"],
+                "" if index else str(result["batch_size"]),
+                name,
+                f"{found['utterances_per_second']:.3g}",
+                f"{100 * found['share_of_limit']:.1f} %",
+                f"{ratio['total']:.2f}" if ratio else "",
+                f"{ratio['min']:.2f} to {ratio['max']:.2f}" if ratio else "",
+                end_section=index == len(result["contestants"]) - 1,
+            )
+    console.print(table)
+    console.print("ours / it: how many times as many utterances per second ours has, over all rounds and in each.")
+    for name in results[0]["contestants"]:
+        console.print(f"{name}: {contest.WHAT_THEY_ARE[name]}")
+    limits = [result["limit_flops_per_second"]["median"] for result in results]
+    padding = max(result["frames"]["padding_share"] for result in results)
+    console.print(
+        f"The limit, measured in the same rounds: {min(limits) / 1e9:.0f} to {max(limits) / 1e9:.0f} GFLOP/s. "
+        f"Padding, at most {100 * padding:.1f} % of frames, is no work."
+    )

@@ -1,0 +1,33 @@
+"""What a training step asks of the machine: floating-point operations of its products, valid frames alone."""
+
+from ds2f.config import ModelConfig
+from ds2f.model.recurrent import GATES
+from ds2f.model.structure import CONVOLUTIONS, output_lengths
+
+
+def forward_flops(cfg: ModelConfig, frames: int) -> dict[str, int]:
+    """Operations, a product and its addition counted as two, that one utterance of ``frames`` costs, by stage."""
+    length = output_lengths(frames)
+    found, channels, bins = {}, 1, cfg.num_bins
+    for index, conv in enumerate(CONVOLUTIONS):
+        bins = (bins + 2 * conv.padding[0] - conv.kernel[0]) // conv.stride[0] + 1
+        found[f"conv_{index}"] = 2 * conv.channels * channels * conv.kernel[0] * conv.kernel[1] * bins * length
+        channels = conv.channels
+    directions, hidden = 1 + cfg.bidirectional, cfg.hidden_size
+    for index in range(cfg.hidden_layers):
+        size = hidden if index else channels * bins
+        found[f"rnn_{index}"] = 2 * directions * GATES[cfg.rnn_type] * hidden * (size + hidden) * length
+    found["output"] = 2 * hidden * len(cfg.labels) * length
+    if not cfg.bidirectional:
+        found["output"] += 2 * hidden * cfg.lookahead_context * length
+    return found
+
+
+def training_flops(cfg: ModelConfig, frames: int) -> int:
+    """Operations of a training step for one utterance.
+
+    The backward pass has two products for each one of the forward pass, but for the first convolution, whose input
+    needs no gradient.
+    """
+    forward = forward_flops(cfg, frames)
+    return 3 * sum(forward.values()) - forward["conv_0"]

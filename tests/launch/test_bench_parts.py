@@ -1,0 +1,191 @@
+"""Tests of what the parts of launch.bench report, on tiny models and corpora."""
+
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+from ds2f import ctc, steps, tree
+from ds2f.config import Config, DataConfig, ModelConfig, OptimConfig
+from ds2f.model import deepspeech2
+from ds2f.runner.backend import open_backend
+from launch.bench import decode, epoch, features, limit, loader, memory, stages, step
+from launch.bench.options import Options
+from launch.bench.ours import Ours
+from launch.bench.work import training_flops
+from launch.noise import make_batch
+
+CFG = Config(
+    model=ModelConfig(hidden_size=8, hidden_layers=2),
+    data=DataConfig(batch_size=2, num_workers=0, dataset="tones", cache_features=False),
+    optim=OptimConfig(schedule="constant", learning_rate=1e-3),
+)
+OPTIONS = Options(rounds=2, warmup=0)
+
+
+def shown(room, result) -> str:
+    console = Console(width=100)
+    with console.capture() as capture:
+        room.show([result], console)
+    return capture.get()
+
+
+def test_contestants_take_turns_on_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    class Program:
+        def __init__(self, name):
+            self.name = name
+
+        def step(self, batch):
+            taken.append((self.name, int(batch.lengths.max()), batch.features.sum().item()))
+            time.sleep({"ours": 0.01, "usual": 0.04, "best": 0.02}[self.name])
+            return torch.tensor(1.0)
+
+    monkeypatch.setattr(step.contest, "make", lambda name, cfg, backend: Program(name))
+    monkeypatch.setattr(step.contest, "require_agreement", lambda cfg, backend: {})
+    monkeypatch.setattr(limit, "SIZE", 64)
+    result = step.measure(CFG, Options(rounds=3, warmup=1))
+    names = [name for name, *_ in taken]
+    everyone = ["ours", "usual", "best"]
+    assert names == everyone * 2 + ["usual", "best", "ours"] + ["best", "ours", "usual"]
+    rounds = [{each[1:] for each in taken[at : at + 3]} for at in range(0, 12, 3)]
+    assert all(len(batches) == 1 for batches in rounds), "the same batch for all"
+    longest = [batches.pop()[0] for batches in rounds]
+    assert longest[0] == longest[1] < longest[2] < longest[3], "the warm-up is on the shortest"
+
+    seconds = {name: found["seconds"] for name, found in result["contestants"].items()}
+    for name in ("usual", "best"):
+        ratio = result["ours_over"][name]
+        assert ratio["rounds"] == [b / a for a, b in zip(seconds["ours"], seconds[name], strict=True)]
+        assert ratio["total"] == pytest.approx(sum(seconds[name]) / sum(seconds["ours"]))
+        assert ratio["min"] <= ratio["median"] <= ratio["max"]
+    assert result["ours_over"]["usual"]["total"] > result["ours_over"]["best"]["total"] > 1
+    ours = result["contestants"]["ours"]
+    assert ours["utterances_per_second"] == pytest.approx(3 * CFG.data.batch_size / sum(seconds["ours"]))
+    assert ours["share_of_limit"] == pytest.approx(
+        ours["utterances_per_second"] * result["gflop_per_utterance"] * 1e9 / result["limit_flops_per_second"]["median"]
+    )
+
+
+def test_times_of_a_loss_that_is_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step.contest, "require_agreement", lambda cfg, backend: {})
+    monkeypatch.setattr(Ours, "step", lambda self, batch: torch.tensor(float("nan")))
+    with pytest.raises(RuntimeError, match="ours: the loss is nan"):
+        step.measure(CFG, Options(rounds=1, warmup=0, contestants=("ours",)))
+
+
+@pytest.mark.parametrize("engine", ["func", "autograd"])
+def test_the_timed_step_is_the_step_and_its_parts_add_up(engine: str) -> None:
+    cfg = attrs.evolve(CFG, training=attrs.evolve(CFG.training, engine=engine))
+    result = stages.measure(cfg, OPTIONS)
+    parts = result["parts"]
+    chain = ["conv", "rnn_0/forward", "rnn_0/backward", "rnn_1", "output", "losses"]
+    assert list(parts) == [
+        *(f"{name} forward" for name in chain),
+        *(f"{name} backward" for name in reversed(chain)),
+        *("norm and verdict", "optimizer", "rest"),
+    ]
+    assert all(min(part["seconds"]) >= 0 for part in parts.values())
+    assert sum(part["share"] for part in parts.values()) == pytest.approx(1)
+    assert sum(sum(part["seconds"]) for part in parts.values()) == pytest.approx(2 * result["seconds"])
+    assert parts["conv forward"]["share"] + parts["conv backward"]["share"] > 0.5, "the only work there is"
+    assert "rnn_0/backward" in shown(stages, result)
+
+    backend = open_backend("cpu")
+    marks = stages.Marks(backend)
+    timed = Ours(
+        cfg,
+        backend,
+        around_loss=lambda loss: stages.noted_loss(loss, marks),
+        around_optimizer=lambda tx: stages.noted_optimizer(tx, marks),
+    )
+    plain, batch = Ours(cfg, backend), make_batch(cfg, [50, 41])
+    for _ in range(2):
+        assert torch.equal(timed.step(batch), plain.step(batch))
+    for name, value in plain.weights().items():
+        assert torch.equal(timed.weights()[name], value), name
+
+
+@pytest.mark.parametrize("model", [{}, {"rnn_type": "gru", "hidden_layers": 3}, {"bidirectional": False}])
+def test_the_work_of_a_step_is_what_torch_counts(model: dict) -> None:
+    cfg = ModelConfig(**{"hidden_size": 64, "hidden_layers": 2} | model, kernel="scan")
+    params, stats = deepspeech2.init(cfg, key=0)
+    params = tree.map(torch.Tensor.requires_grad_, params)
+    batch = make_batch(attrs.evolve(CFG, model=cfg), [120])
+    with FlopCounterMode(display=False) as counter:
+        losses, _ = steps.objective(cfg, criterion=ctc.native)(params, stats, batch)
+        losses.sum().backward()
+    # The first frame's recurrent product has no gradient to hand on.
+    assert training_flops(cfg, 120) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_the_work_is_the_published_one() -> None:
+    assert training_flops(ModelConfig(), 300) == pytest.approx(89e9, rel=0.03)
+
+
+def test_the_limit_is_the_work_of_the_products_over_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    multiply = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b: calls.append((a.shape, b.shape)) or multiply(a, b))
+    monkeypatch.setattr(limit, "seconds_of", lambda work, backend: work() or 0.1)
+    product = limit.Product((16, 32, 48), torch.float32, open_backend("cpu"))
+    calls.clear()
+    rate = product.flops_per_second()
+    assert set(calls) == {((16, 32), (32, 48))}
+    assert len(calls) == 3, "0.3 seconds of 0.1 each"
+    assert rate == pytest.approx(3 * 2 * 16 * 32 * 48 / 0.1)
+
+
+def test_memory_is_that_of_a_process_that_inherits_none() -> None:
+    here = torch.ones(2**28)  # 1 GiB, resident in this process
+    result = memory.measure(CFG, Options(rounds=1, contestants=("ours", "best")))
+    del here
+    peaks = result["peak_bytes"]
+    assert all(2e8 < peak < 1e9 for peak in peaks.values())
+    assert result["ours_over"] == {"best": peaks["ours"] / peaks["best"]}
+    assert "best" in shown(memory, result)
+
+
+def test_the_loader_is_drained_with_and_without_worker_and_cache(tone_corpus: Path) -> None:
+    result = loader.measure(attrs.evolve(CFG, data_path=str(tone_corpus)), OPTIONS)
+    found = result["epochs"]
+    assert [(each["workers"], each["cache"]) for each in found] == [
+        (workers, cache) for workers in (0, 1) for cache in ("cold", "warm")
+    ]
+    assert {each["utterances"] for each in found} == {10}
+    assert not (tone_corpus / "cache").exists(), "the corpus's own cache is left alone"
+    assert "cold" in shown(loader, result)
+
+
+def test_features_are_timed_on_one_thread_and_threads_are_put_back(tone_corpus: Path) -> None:
+    threads = torch.get_num_threads()
+    result = features.measure(attrs.evolve(CFG, data_path=str(tone_corpus)), OPTIONS)
+    assert torch.get_num_threads() == threads
+    assert result["recordings"] == 10
+    assert result["spectrogram_times_real_time"] > result["with_reading_times_real_time"] > 1
+    assert "10 recordings" in shown(features, result)
+
+
+def test_decoding_takes_the_test_set_or_makes_one_up(tone_corpus: Path, tmp_path: Path) -> None:
+    real, made_up = (
+        decode.measure(attrs.evolve(CFG, data_path=str(path)), OPTIONS) for path in (tone_corpus, tmp_path)
+    )
+    assert (real["utterances"], real["words"], real["made_up"]) == (3, 3, False)
+    assert (made_up["utterances"], made_up["made_up"]) == (130, True)
+    assert made_up["characters"] == pytest.approx(1922, rel=0.4), "about as much as AN4's"
+    assert "made-up" in shown(decode, made_up)
+
+
+def test_an_epoch_trains_on_every_utterance_and_accounts_for_its_time(tone_corpus: Path) -> None:
+    cfg = attrs.evolve(CFG, data_path=str(tone_corpus), data=attrs.evolve(CFG.data, batch_size=4))
+    result = epoch.measure(cfg, OPTIONS)
+    assert (result["steps"], result["steps_of_the_epoch"], result["utterances"]) == (3, 3, 10)
+    assert 0.9 < result["step_share"] + result["waiting_share"] <= 1
+    assert result["utterances_per_second"] == pytest.approx(10 / result["seconds"])
+    assert epoch.measure(cfg, Options(steps=1))["steps"] == 1
+    assert "3 of 3 steps" in shown(epoch, result)

@@ -1,0 +1,109 @@
+"""Tests of the rivals: they compute what our step computes, each in its own way, without our code."""
+
+import ast
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from reference_model import ReferenceModel
+
+from ds2f.config import ApexConfig, Config, ModelConfig, OptimConfig
+from ds2f.runner.backend import open_backend
+from launch.bench import contest, rivals
+from launch.bench.rivals import Network, Rival
+from launch.noise import make_batch
+
+OPTIM = OptimConfig(schedule="constant", learning_rate=0.1, eps=0.1, max_norm=5.0)
+CFG = Config(model=ModelConfig(hidden_size=12, hidden_layers=2, num_bins=41), optim=OPTIM)
+FULL, BF16 = torch.float32, torch.bfloat16
+
+
+def rival(cfg: Config, *, packed: bool, dtype: torch.dtype = FULL, fused: bool = False) -> Rival:
+    return Rival(cfg, packed=packed, dtype=dtype, fused=fused)
+
+
+@pytest.mark.parametrize("rnn_type", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_all_contestants_take_the_same_steps(rnn_type: str, bidirectional: bool) -> None:
+    model = attrs.evolve(CFG.model, rnn_type=rnn_type, bidirectional=bidirectional)
+    apart = contest.require_agreement(attrs.evolve(CFG, model=model), open_backend("cpu"))
+    assert set(apart) == {"ours", "usual", "best", "amp"}
+    assert 0 < max(apart.values()) < contest.TOLERANCE
+
+
+@pytest.mark.parametrize("fault", ["clipping", "loss", "direction"])
+def test_a_rival_that_computes_something_else_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if fault == "clipping":
+        monkeypatch.setattr(rivals, "clip_grad_norm_", lambda parameters, norm: None)
+    elif fault == "loss":
+        step = Rival.step
+        monkeypatch.setattr(Rival, "step", lambda self, batch: 1.01 * step(self, batch))
+    else:
+        recur = rivals.PaddedLayer.recur
+        monkeypatch.setattr(rivals.PaddedLayer, "recur", lambda self, x, lengths: recur(self, x, lengths - 1))
+    with pytest.raises(RuntimeError, match="compute different things"):
+        contest.require_agreement(CFG, open_backend("cpu"))
+
+
+def test_packed_and_padded_sequences_come_to_the_same_with_padding_too() -> None:
+    batch = make_batch(CFG, [71, 58, 40, 39])
+    packed, padded = rival(CFG, packed=True), rival(CFG, packed=False, fused=True)
+    start = {name: value.clone() for name, value in packed.weights().items()}
+    padded.load(start)
+    for _ in range(2):
+        torch.testing.assert_close(packed.step(batch), padded.step(batch), rtol=1e-4, atol=0)
+    for name, expected in packed.weights().items():
+        if expected.is_floating_point():
+            assert not torch.equal(expected, start[name]), name
+            torch.testing.assert_close(padded.weights()[name], expected, rtol=1e-3, atol=2e-4)
+
+
+def test_autocast_computes_in_half_precision_and_nearly_the_same() -> None:
+    batch = make_batch(CFG, [64, 64])
+    full, half = rival(CFG, packed=False), rival(CFG, packed=False, dtype=BF16)
+    half.load(full.weights())
+    losses = full.step(batch), half.step(batch)
+    assert losses[0] != losses[1]
+    torch.testing.assert_close(*losses, rtol=0.03, atol=0)
+
+
+def test_the_scaler_skips_a_step_that_overflows_in_fp16() -> None:
+    cfg = attrs.evolve(CFG, apex=ApexConfig(initial_scale=2.0**60))
+    half = rival(cfg, packed=False, dtype=torch.float16)
+    parameters = [parameter.detach().clone() for parameter in half.network.parameters()]
+    half.step(make_batch(cfg, [40, 40]))
+    for before, after in zip(parameters, half.network.parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_the_model_is_that_of_deepspeech_pytorch(packed: bool, bidirectional: bool) -> None:
+    model = attrs.evolve(CFG.model, bidirectional=bidirectional)
+    reference, one = ReferenceModel(model), rival(attrs.evolve(CFG, model=model), packed=packed)
+    reference.load_state_dict(one.weights())
+    batch = make_batch(CFG, [64, 64, 64])
+    with torch.no_grad():
+        expected, _ = reference.train()(batch.features, batch.lengths)
+        found, lengths = one.network(batch.features, batch.lengths)
+    torch.testing.assert_close(found.transpose(0, 1), expected, rtol=1e-4, atol=1e-5)
+    assert lengths.tolist() == [32, 32, 32]
+
+
+def test_packed_layers_are_one_call_and_padded_ones_a_call_per_direction() -> None:
+    def sizes(packed: bool) -> list[int]:
+        modules = Network(CFG.model, packed=packed).modules()
+        return [1 + module.bidirectional for module in modules if isinstance(module, torch.nn.LSTM)]
+
+    assert (sizes(True), sizes(False)) == ([2, 2], [1, 1, 1, 1])
+
+
+def test_the_rivals_use_none_of_our_computing() -> None:
+    source = ast.parse(Path(rivals.__file__).read_text())
+    modules = {node.module for node in ast.walk(source) if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in ast.walk(source) if isinstance(node, ast.Import) for alias in node.names}
+    assert {name for name in modules if name and name.split(".")[0] in ("ds2f", "launch")} == {
+        "ds2f.config",
+        "ds2f.types",
+    }

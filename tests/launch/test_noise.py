@@ -1,0 +1,71 @@
+"""Tests of made-up batches: they look like AN4's."""
+
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+from ds2f import ctc
+from ds2f.config import Config, DataConfig
+from ds2f.data import manifest
+from ds2f.features import num_frames
+from ds2f.model.structure import output_lengths
+from launch import noise
+
+CFG = Config(data=DataConfig(batch_size=32))
+MANIFEST = Path(__file__).parents[2] / "data" / "an4_train_manifest.csv"
+
+
+def test_an_epoch_is_as_long_as_an4s() -> None:
+    lengths = noise.epoch_like_an4()
+    assert len(lengths) == 846
+    assert lengths == sorted(lengths)
+    assert (lengths[0], lengths[-1]) == (pytest.approx(71, abs=2), pytest.approx(631, abs=5))
+    # 2,271 seconds of training recordings, at 100 frames a second.
+    assert sum(lengths) / 100 == pytest.approx(2271 + 8, rel=0.01)
+
+
+def test_the_table_is_that_of_the_training_recordings() -> None:
+    if not MANIFEST.exists():
+        pytest.skip("needs AN4 in data/: python -m launch.prepare --dataset=an4")
+    frames = [num_frames(round(each.duration * 16000), CFG.spect) for each in manifest.read(MANIFEST)]
+    assert len(frames) == noise.UTTERANCES
+    assert tuple(np.quantile(frames, np.linspace(0, 1, 21)).round()) == noise.QUANTILES
+
+
+def test_batches_are_spread_from_short_to_long_and_little_padded() -> None:
+    batches = noise.epoch_batches(CFG, 3)
+    longest = [int(batch.lengths.max()) for batch in batches]
+    assert longest == sorted(longest)
+    assert longest[0] < 200 < longest[1] < 330 < longest[2]
+    assert {len(batch.ids) for batch in batches} == {32}
+    assert 0 < noise.padding_share(batches) < 0.1
+    frames = sum(int(batch.lengths.sum()) for batch in batches)
+    computed = sum(32 * batch.features.shape[2] for batch in batches)
+    assert noise.padding_share(batches) == pytest.approx(1 - frames / computed)
+
+
+def test_a_batch_may_be_larger_than_the_epoch() -> None:
+    cfg = attrs.evolve(CFG, data=DataConfig(batch_size=1000))
+    (batch,) = noise.epoch_batches(cfg, 1)
+    assert len(batch.ids) == 1000
+
+
+def test_a_batch_can_be_trained_on_and_is_the_same_again() -> None:
+    batch, again, other = (noise.make_batch(CFG, [40, 71, 300], key=key) for key in (0, 0, 1))
+    assert batch.lengths.tolist() == [300, 71, 40]
+    assert batch.features.shape == (3, 161, 304), "padded to a multiple of 8, as the loader does"
+    assert not batch.features[2, :, 40:].any()
+    assert torch.equal(batch.features, again.features)
+    assert not torch.equal(batch.features, other.features)
+    assert (batch.labels != CFG.model.blank).all()
+    assert (ctc.min_frames(batch.labels, batch.label_lengths) <= output_lengths(batch.lengths)).all()
+    assert float(batch.weight) == pytest.approx(1 / 3)
+
+
+def test_a_drawn_batch_has_the_frames_that_are_asked_for() -> None:
+    assert noise.draw_batch(CFG, batch_size=5, frames=90).lengths.tolist() == [90] * 5
+    drawn = noise.draw_batch(CFG, batch_size=500).lengths.float()
+    assert float(drawn.mean()) == pytest.approx(269, rel=0.06)
