@@ -31,9 +31,9 @@ class DataConfig:
     )
     max_frames: int = setting(
         0,
-        "Frames, padding included, that a card's batch holds at most; 0: no limit. Batches of long utterances then have "
-        "fewer than data.batch_size; how many follows from the recordings' lengths at the slowest speed, so that every "
-        "epoch has the same number of steps.",
+        "Frames, padding included, that a card's batch holds at most; 0: no limit. Batches of long utterances then "
+        "have fewer than data.batch_size; how many follows from the recordings' lengths at the slowest speed, so that "
+        "every epoch has the same number of steps.",
         within(0),
     )
     padded_shapes: int = setting(
