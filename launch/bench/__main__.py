@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ FLAGS = absl_flags.FLAGS
 flags.define(
     only=("device", "model", "apex", "spect", "augmentation", "data_path", "training.seed", "training.engine")
     + ("data.dataset", "data.train_manifest", "data.test_manifest", "data.num_workers", "data.cache_features")
+    + ("data.max_frames", "data.padded_shapes", "data.bucket_jitter")
 )
 absl_flags.DEFINE_list("parts", ["step"], f"What to measure: {', '.join(PARTS)}.")
 absl_flags.DEFINE_list(
@@ -68,7 +70,7 @@ def main(_: list[str]) -> None:
         steps=FLAGS.steps,
         trace=FLAGS.trace,
     )
-    console = Console(highlight=False)
+    console, aside = Console(highlight=False), Console(stderr=True, highlight=False)
     results = {"machine": machine.describe(cfg, open_backend(cfg.device)), "options": attrs.asdict(options)}
     console.print(machine.headline(results["machine"]))
     parts: dict[str, list[dict[str, Any]]] = {}
@@ -76,8 +78,10 @@ def main(_: list[str]) -> None:
         room, parts[name] = PARTS[name].open(), []
         for case in given if PARTS[name].every_case else given[:1]:
             title = f"{name}: {case.model.hidden_layers} x {case.model.hidden_size}, batch {case.data.batch_size}"
-            with Console(stderr=True).status(title):
+            began = time.monotonic()
+            with aside.status(title):
                 parts[name].append(room.measure(case, options))
+            aside.print(f"{title}: measured in {time.monotonic() - began:.0f} s")
             if name == "step":
                 options = attrs.evolve(options, trace="")
             if FLAGS.json:

@@ -46,26 +46,31 @@ def _with_cache_in(cfg: Config, folder: str, workers: int) -> Config:
 
 
 def _drain(batches: Iterable[Batch], frame_seconds: float) -> dict[str, float]:
-    started, utterances, frames = time.perf_counter(), 0, 0
+    started = time.perf_counter()
+    utterances = frames = computed = 0
     for batch in batches:
         utterances += len(batch.ids)
         frames += int(batch.lengths.sum())
+        computed += batch.features.shape[0] * batch.features.shape[2]
     seconds = time.perf_counter() - started
     return {
         "utterances": utterances,
         "seconds": seconds,
         "utterances_per_second": utterances / seconds,
         "times_real_time": frames * frame_seconds / seconds,
+        "padding_share": 1 - frames / computed,
     }
 
 
 def show(results: list[dict[str, Any]], console: Console) -> None:
     """Prints a row per number of workers and state of the cache."""
-    table = Table("workers", "cache", title="loader", title_justify="left")
-    for heading in ("utt/s", "times real time"):
-        table.add_column(heading, justify="right")
     for result in results:
+        padding = 100 * result["epochs"][0]["padding_share"]
+        title = f"loader, batch {result['batch_size']}, padding {padding:.1f} % of frames"
+        table = Table("workers", "cache", title=title, title_justify="left")
+        for heading in ("utt/s", "times real time"):
+            table.add_column(heading, justify="right")
         for epoch in result["epochs"]:
             rate, times = epoch["utterances_per_second"], epoch["times_real_time"]
             table.add_row(str(epoch["workers"]), epoch["cache"], f"{rate:.0f}", f"{times:.0f}")
-    console.print(table)
+        console.print(table)

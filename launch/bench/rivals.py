@@ -4,6 +4,8 @@ Nothing of our model, loss, gradients or optimizers is used here. One module ser
 read packed sequences, as deepspeech.pytorch's do, or padded ones, with one fused call per direction.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +18,24 @@ from ds2f.types import Batch
 _CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
+class Ends(NamedTuple):
+    """Where the utterances of a padded batch end, made once for all layers."""
+
+    lengths: Tensor  # [B] on the CPU, frames
+    ended: Tensor  # [T, B] bool: true past an utterance's end
+    turned: (
+        Tensor  # [T * B]: rows of (frame, utterance) that turn every utterance round and leave its padding behind it
+    )
+
+
+def _ends(lengths: Tensor, frames: int, device: torch.device) -> Ends:
+    on_device = lengths.to(device, non_blocking=True)
+    frame, utterance = torch.arange(frames, device=device)[:, None], torch.arange(len(lengths), device=device)
+    ended = frame >= on_device
+    turned = torch.where(ended, frame, on_device - frame - 1) * len(lengths) + utterance
+    return Ends(lengths, ended, turned.flatten())
+
+
 class _Layer(nn.Module):
     """Batch norm, then a recurrent layer whose directions are summed."""
 
@@ -23,51 +43,46 @@ class _Layer(nn.Module):
         super().__init__()
         self.batch_norm = nn.BatchNorm1d(size) if normalise else None
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """[T, B, I] and lengths from long to short to [T, B, H], zero past the utterances' ends."""
+    def forward(self, x: Tensor, ends: Ends) -> Tensor:
+        """[T, B, I], from long to short, to [T, B, H], zero past the utterances' ends."""
         if self.batch_norm is not None:
             x = self.batch_norm(x.flatten(0, 1)).view_as(x)
-        return self.recur(x, lengths)
+        return self.recur(x, ends)
 
-    def recur(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def recur(self, x: Tensor, ends: Ends) -> Tensor:
         """What the classes below differ in."""
         raise NotImplementedError
 
 
 class PackedLayer(_Layer):
-    """Reads packed sequences."""
+    """Reads packed sequences, both directions in one call."""
 
     def __init__(self, cfg: ModelConfig, size: int, *, normalise: bool) -> None:
         super().__init__(size, normalise=normalise)
         self.rnn = _CELLS[cfg.rnn_type](size, cfg.hidden_size, bidirectional=cfg.bidirectional)
 
-    def recur(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """One call for both directions."""
-        packed, _ = self.rnn(pack_padded_sequence(x, lengths))
+    def recur(self, x: Tensor, ends: Ends) -> Tensor:
+        """[T, B, I] to [T, B, H]."""
+        packed, _ = self.rnn(pack_padded_sequence(x, ends.lengths))
         y, _ = pad_packed_sequence(packed, total_length=x.shape[0])
         return y.view(*y.shape[:2], 2, -1).sum(2) if self.rnn.bidirectional else y
 
 
 class PaddedLayer(_Layer):
-    """Reads padded sequences, one fused call per direction."""
+    """Reads padded sequences, a call per direction: the second one reads every utterance turned round."""
 
     def __init__(self, cfg: ModelConfig, size: int, *, normalise: bool) -> None:
         super().__init__(size, normalise=normalise)
         self.rnn = _CELLS[cfg.rnn_type](size, cfg.hidden_size)
         self.reverse = _CELLS[cfg.rnn_type](size, cfg.hidden_size) if cfg.bidirectional else None
 
-    def recur(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """The direction from the end reads every utterance turned round, its padding still behind it."""
-        lengths = lengths.to(x.device, non_blocking=True)
-        frame = torch.arange(x.shape[0], device=x.device)[:, None]
-        ended = frame >= lengths
+    def recur(self, x: Tensor, ends: Ends) -> Tensor:
+        """[T, B, I] to [T, B, H]."""
         y, _ = self.rnn(x)
         if self.reverse is not None:
-            utterances = torch.arange(x.shape[1], device=x.device)
-            rows = (torch.where(ended, frame, lengths - frame - 1) * x.shape[1] + utterances).flatten()
-            from_end, _ = self.reverse(x.flatten(0, 1).index_select(0, rows).view_as(x))
-            y = y + from_end.flatten(0, 1).index_select(0, rows).view_as(from_end)
-        return y.masked_fill(ended[..., None], 0.0)
+            from_end, _ = self.reverse(x.flatten(0, 1).index_select(0, ends.turned).view_as(x))
+            y = y + from_end.flatten(0, 1).index_select(0, ends.turned).view_as(from_end)
+        return y.masked_fill(ends.ended[..., None], 0.0)
 
 
 class Network(nn.Module):
@@ -96,17 +111,15 @@ class Network(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, F, T] and lengths [B] on the CPU to logits [T', B, V] and their lengths."""
         lengths = (lengths + 1) // 2
-        x = features[:, None]
-        ended = None
+        ends = _ends(lengths, (features.shape[-1] + 1) // 2, features.device)
+        x, ended = features[:, None], ends.ended.T[:, None, None]
         for module in self.conv:
             x = module(x)
-            if ended is None:
-                ended = torch.arange(x.shape[-1], device=x.device) >= lengths.to(x.device)[:, None, None, None]
             if isinstance(module, nn.Hardtanh):
                 x = x.masked_fill(ended, 0.0)
         x = x.flatten(1, 2).permute(2, 0, 1).contiguous()
         for layer in self.rnns:
-            x = layer(x, lengths)
+            x = layer(x, ends)
         if self.lookahead is not None:
             by_unit = F.pad(x.permute(1, 2, 0), (0, self.lookahead.kernel_size[0] - 1))
             x = F.hardtanh(self.lookahead(by_unit), 0, 20).permute(2, 0, 1)
@@ -148,6 +161,7 @@ class Rival:
 
     def step(self, batch: Batch) -> Tensor:
         """Takes a training step and returns the mean loss of the batch before it, natural log."""
+        self._optimizer.zero_grad()
         with torch.autocast(self._device, self._dtype, enabled=self._dtype is not torch.float32):
             logits, lengths = self.network(batch.features, batch.lengths)
         log_probs = logits.float().log_softmax(-1)
@@ -158,7 +172,6 @@ class Rival:
             zero_infinity=True,
         )
         loss = losses / len(batch.ids)
-        self._optimizer.zero_grad()
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._optimizer)
         clip_grad_norm_(self.network.parameters(), self._max_norm)

@@ -40,9 +40,9 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     limits = []
     for index, batch in enumerate(batches):
-        limits.append(limit.flops_per_second())
         first = index % len(programs)
         for name in [*programs, *programs][first : first + len(programs)]:
+            limits.append(limit.flops_per_second())
             seconds[name].append(_step(name, programs[name], batch, backend))
     if options.trace and "ours" in programs:
         _trace(programs["ours"], batches[0], Path(options.trace))
@@ -121,6 +121,6 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
     limits = [result["limit_flops_per_second"]["median"] for result in results]
     padding = max(result["frames"]["padding_share"] for result in results)
     console.print(
-        f"The limit, measured in the same rounds: {min(limits) / 1e9:.0f} to {max(limits) / 1e9:.0f} GFLOP/s. "
+        f"The limit, measured before every step: {min(limits) / 1e9:.0f} to {max(limits) / 1e9:.0f} GFLOP/s. "
         f"Padding, at most {100 * padding:.1f} % of frames, is no work."
     )
