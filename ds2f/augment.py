@@ -171,23 +171,24 @@ def perturb(waveform: Tensor, how: Perturbation, key: int, *, sample_rate: int, 
     return add_noise(waveform, noise, key, snr=how.snr)
 
 
-def spec_augment(features: Tensor, key: int, cfg: AugmentationConfig) -> Tensor:
+def spec_augment(features: Tensor, key: int, cfg: AugmentationConfig, *, donate: bool = False) -> Tensor:
     """Hides a few bands of frequencies and stretches of time behind zeros, which is an utterance's mean.
 
     The widths are drawn from 0 to ``cfg.frequency_width`` bins and 0 to ``cfg.time_width`` frames, the latter at most
     a fifth of the utterance, the places uniformly over all that fit.
 
     Args:
-      features: [F, T] float of one utterance, without padding, of zero mean; not changed.
+      features: [F, T] float of one utterance, without padding, of zero mean; not changed without ``donate``.
       key: draws the masks.
       cfg: the ``augmentation`` section.
+      donate: writes the zeros into ``features`` and returns it.
 
     Returns:
-      [F, T], a new tensor.
+      [F, T], a new tensor without ``donate``.
 
     Source: Park et al., "SpecAugment", Interspeech 2019, without time warping.
     """
-    masked = features.clone()
+    masked = features if donate else features.clone()
     num_bins, num_frames = features.shape
     for index in range(cfg.frequency_masks):
         masked[_mask(key, "frequency", index, size=num_bins, widest=min(cfg.frequency_width, num_bins))] = 0
@@ -204,9 +205,9 @@ def _mask(key: int, axis: str, index: int, *, size: int, widest: int) -> slice:
 
 def _uniform(key: int, use: str, low: float, high: float) -> float:
     """A number in [low, high]; exactly ``low`` when the two are the same."""
-    return low + (high - low) * (rng.fold_in(key, use) / 2**63)
+    return low if low == high else low + (high - low) * (rng.fold_in(key, use) / 2**63)
 
 
 def _integer(key: int, *use: int | str, high: int) -> int:
     """An integer from 0 to ``high`` inclusive; the modulo's bias is below 2**-40 for any size here."""
-    return rng.fold_in(key, *use) % (high + 1)
+    return rng.fold_in(key, *use) % (high + 1) if high else 0

@@ -143,6 +143,8 @@ def test_spec_augment_hides_whole_bins_and_frames_and_never_more_than_allowed(bi
     before = features.clone()
     masked = augment.spec_augment(features, key, cfg)
     assert torch.equal(features, before)
+    donated = augment.spec_augment(before.clone(), key, cfg, donate=True)
+    assert torch.equal(donated, masked)
     hidden_bins, hidden_frames = (masked == 0).all(dim=1), (masked == 0).all(dim=0)
     visible = torch.outer(~hidden_bins, ~hidden_frames)
     assert torch.equal(masked, torch.where(visible, before, torch.zeros(())))
@@ -169,3 +171,10 @@ def test_each_mask_and_each_key_is_drawn_anew():
     assert len(set(hidden)) > 15
     stretches = [sum(b and not a for a, b in zip((False, *mask), mask, strict=False)) for mask in hidden]
     assert max(stretches) == 2
+
+
+def test_donated_features_are_written_into():
+    features = torch.ones(161, 50)
+    cfg = AugmentationConfig(frequency_masks=2, frequency_width=40)
+    assert augment.spec_augment(features, 1, cfg, donate=True) is features
+    assert (features == 0).any()

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import uuid
 import zlib
@@ -19,6 +20,7 @@ from ds2f.config import SpectConfig
 _FORMAT = 1  # raise it when features of the same settings change by a single bit
 _RESERVE = 0.05  # share of the disk that the cache leaves free
 _CHECKSUM_BYTES = 4
+_PREAMBLE = 10  # bytes of an .npy file before its header, of which the last two say how long that is
 
 
 class FeatureCache:
@@ -35,6 +37,7 @@ class FeatureCache:
     def __init__(self, root: Path, cfg: SpectConfig) -> None:
         settings = json.dumps({"format": _FORMAT, **attrs.asdict(cfg)}, sort_keys=True)
         self.directory = root / _digest(settings)
+        self._num_bins = cfg.num_bins
         self.problem: str | None = None
 
     def features(self, recording: Path, speed: float, compute: Callable[[], Tensor]) -> Tensor:
@@ -49,7 +52,7 @@ class FeatureCache:
             path = self.path(recording, speed)
         except OSError:
             return compute()  # which reads the same file and says what is wrong with it
-        cached = _read(path)
+        cached = _read(path, self._num_bins)
         if cached is not None:
             return cached
         features = compute()
@@ -61,11 +64,11 @@ class FeatureCache:
         """Where the features of ``recording``, as it is now, at ``speed`` are kept."""
         status = recording.stat()
         name = _digest(repr((str(recording.absolute()), status.st_size, status.st_mtime_ns, float(speed))))
-        return self.directory / name[:2] / f"{name}.npy"
+        return self.directory / f"{name[:2]}/{name}.npy"
 
     def _write(self, path: Path, features: Tensor) -> None:
         buffer = io.BytesIO()
-        np.save(buffer, features.numpy())
+        np.save(buffer, np.ascontiguousarray(features.numpy(), dtype=np.float32))
         content = buffer.getbuffer()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,17 +92,19 @@ def _write_whole(path: Path, *parts: bytes | memoryview) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Tensor | None:
+def _read(path: Path, num_bins: int) -> Tensor | None:
+    """What ``_write`` wrote, or None. Twice as fast as ``np.load``, which parses the header as Python."""
     try:
-        content = memoryview(path.read_bytes())
+        with path.open("rb", buffering=0) as file:
+            content = bytearray(os.fstat(file.fileno()).st_size)
+            file.readinto(content)
     except OSError:
         return None
-    if len(content) <= _CHECKSUM_BYTES:
+    array, checksum = memoryview(content)[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+    if len(array) < _PREAMBLE or zlib.crc32(array) != int.from_bytes(checksum, "little"):
         return None
-    array, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
-    if zlib.crc32(array) != int.from_bytes(checksum, "little"):
-        return None
-    return torch.from_numpy(np.load(io.BytesIO(array), allow_pickle=False))
+    header = int.from_bytes(array[_PREAMBLE - 2 : _PREAMBLE], "little")
+    return torch.frombuffer(array, dtype=torch.float32, offset=_PREAMBLE + header).view(num_bins, -1)
 
 
 def _digest(text: str) -> str:

@@ -1,12 +1,15 @@
 """One share of a global batch: its recordings read, augmented and padded, without what cannot be read."""
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from ds2f import augment, rng
 from ds2f.data import audio, shapes
@@ -32,6 +35,15 @@ class Loaded(NamedTuple):
     notes: list[tuple[Path, str]]  # a recording, and a remark on it
     unreadable: list[tuple[Path, str]]  # a recording that the batch had to do without, and the reason
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Small tensors travel as arrays: torch opens a connection and shared memory for each that stays a tensor."""
+        features, *small = self.batch
+        return _received, (features, [tensor.numpy() for tensor in small], self.notes, self.unreadable)
+
+
+def _received(features: Tensor, small: list[NDArray[Any]], *remarks: list[tuple[Path, str]]) -> Loaded:
+    return Loaded(Batch(features, *map(torch.from_numpy, small)), *remarks)
+
 
 def load(dataset: Dataset, share: Share) -> Loaded:
     """Loads, augments and pads one share of a global batch, in training without what cannot be read.
@@ -55,12 +67,13 @@ def load(dataset: Dataset, share: Share) -> Loaded:
                 raise
             unreadable.append((dataset.examples[index].audio, str(error)))
     examples = [dataset.examples[index] for index in members]
-    lengths, labels = [spectrum.shape[-1] for spectrum in spectra], [torch.tensor(each.labels) for each in examples]
+    labels = [torch.tensor(example.labels, dtype=torch.int64) for example in examples]
+    lengths = [spectrum.shape[-1] for spectrum in spectra]
     frames = shapes.padded(max(lengths, default=0), dataset.shapes)
     batch = Batch(
-        features=_pad(spectra, (dataset.spect.num_bins, frames), torch.float32),
+        features=_pad(spectra, _zeros(len(spectra), dataset.spect.num_bins, frames)),
         lengths=torch.tensor(lengths, dtype=torch.int64),
-        labels=_pad(labels, (max([1, *map(len, labels)]),), torch.int64),
+        labels=_pad(labels, torch.zeros(len(labels), max([1, *map(len, labels)]), dtype=torch.int64)),
         label_lengths=torch.tensor([len(example.labels) for example in examples], dtype=torch.int64),
         ids=torch.tensor([example.row for example in examples], dtype=torch.int64),
         weight=torch.tensor(_weight(dataset, share, members), dtype=torch.float32),
@@ -113,7 +126,7 @@ def _features(
             notes.append((path, f"features are no longer kept: {cache.problem}"))
     else:
         features = compute()
-    return augment.spec_augment(features, key, dataset.augmentation) if dataset.train else features
+    return augment.spec_augment(features, key, dataset.augmentation, donate=True) if dataset.train else features
 
 
 @functools.lru_cache(maxsize=16)
@@ -121,9 +134,18 @@ def _noise(path: Path, sample_rate: int) -> Tensor:
     return torch.from_numpy(audio.load(path, sample_rate=sample_rate).samples)
 
 
-def _pad(rows: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Rows [..., N] of different N as one tensor [B, *shape], filled up with zeros at their ends."""
-    padded = torch.zeros(len(rows), *shape, dtype=dtype)
+def _pad(rows: Sequence[Tensor], padded: Tensor) -> Tensor:
+    """Writes rows [..., N] of different N over the beginnings of those of ``padded`` and returns it."""
     for target, row in zip(padded, rows, strict=True):
         target[..., : row.shape[-1]] = row
     return padded
+
+
+def _zeros(*shape: int) -> Tensor:
+    """Float32 zeros; in a loader process they lie where its parent reads them, or else they would be copied there."""
+    size = math.prod(shape)
+    if get_worker_info() is None or not size:
+        return torch.zeros(shape)
+    # As torch's own collation allocates. The system hands out shared memory as zeros.
+    shared = torch.UntypedStorage._new_shared(size * torch.float32.itemsize)
+    return torch.empty(0).set_(shared).view(shape)

@@ -104,6 +104,22 @@ def test_spawned_workers_load_what_forked_ones_do(corpus, tmp_path):
     _assert_same(_all(built, num_workers=1), _all(built, num_workers=1, start_method="spawn"))
 
 
+def test_only_features_come_from_a_worker_in_shared_memory_and_they_are_not_copied_there(corpus, tmp_path, monkeypatch):
+    load = shares.load
+
+    def require_shared(*share):
+        loaded = load(*share)
+        if not loaded.batch.features.is_shared():
+            raise InputError("features will be copied into shared memory")
+        return loaded
+
+    monkeypatch.setattr(shares, "load", require_shared)
+    built = dataset.build(corpus, _config(tmp_path), train=True)
+    for batch in _all(built, num_workers=1):
+        assert [tensor.is_shared() for tensor in batch] == [True] + [False] * 5
+        assert all(tensor.zero_().count_nonzero() == 0 for tensor in batch), "none is read-only"
+
+
 def test_loading_leaves_the_global_random_state_alone(corpus, tmp_path):
     built = dataset.build(corpus, _config(tmp_path), train=True)
     before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -213,9 +229,10 @@ def test_the_shares_of_all_ranks_make_up_the_global_batch(corpus, tmp_path, rank
                 assert torch.equal(features[:, :width], batch.features[row, :, :width])
 
 
-def test_an_empty_share_has_the_shapes_of_a_batch(corpus, tmp_path):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_empty_share_has_the_shapes_of_a_batch(corpus, tmp_path, num_workers):
     built = dataset.build(corpus[:1], _config(tmp_path), train=True)
-    (batch,) = _all(built, rank=1, ranks=2)
+    (batch,) = _all(built, rank=1, ranks=2, num_workers=num_workers)
     assert [tuple(x.shape) for x in batch] == [(0, 161, 8), (0,), (0, 1), (0,), (0,), ()]
     assert batch.weight == 1
 

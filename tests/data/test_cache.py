@@ -1,5 +1,6 @@
 import os
 import shutil
+import zlib
 
 import numpy as np
 import pytest
@@ -51,6 +52,29 @@ def test_a_cached_file_opens_with_numpy_and_stands_alone(cache, recording):
     files = [path for path in cache.directory.rglob("*") if path.is_file()]
     assert files == [cache.path(recording, 1.0)]
     np.testing.assert_array_equal(np.load(files[0]), features)
+
+
+def test_what_numpy_saved_with_its_checksum_is_read(cache, recording):
+    features = np.random.default_rng(0).normal(size=(161, 33)).astype(np.float32)
+    path = cache.path(recording, 1.0)
+    path.parent.mkdir(parents=True)
+    np.save(path, features)
+    content = path.read_bytes()
+    path.write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
+    np.testing.assert_array_equal(cache.features(recording, 1.0, _never), features)
+
+
+def test_features_in_another_order_of_memory_are_kept_as_they_are(cache, recording):
+    features = torch.randn(20, 161).T
+    cache.features(recording, 1.0, lambda: features)
+    assert torch.equal(cache.features(recording, 1.0, _never), features)
+
+
+def test_what_is_read_may_be_written_to_and_changes_nothing_kept(cache, recording):
+    features = torch.randn(161, 20)
+    cache.features(recording, 1.0, lambda: features)
+    cache.features(recording, 1.0, _never).zero_()
+    assert torch.equal(cache.features(recording, 1.0, _never), features)
 
 
 def test_speeds_recordings_and_settings_do_not_mix(tmp_path, cache, recording):
