@@ -1,6 +1,7 @@
 """Checkpoints: a TrainState and its position in the data, to and from a folder, through orbax.
 
-This is the only room that knows orbax, and jax, which comes with it and is kept on the CPU. In a checkpoint's folder
+This is the only room that knows orbax, and jax, which comes with it and is kept on the CPU. Both are imported when a
+checkpoint is first written or read: it takes a second, which no first step should wait for. In a checkpoint's folder
 ``state/`` holds every leaf under its path, ``position.json`` the position, and ``run.json`` the score, the version of
 the code, the configuration, and every leaf's type and shape. Which checkpoints are whole is ``shelf``'s to know.
 """
@@ -8,15 +9,15 @@ the code, the configuration, and every leaf's type and shape. Which checkpoints 
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported: it must not claim an accelerator
 
 import numpy as np
-import orbax.checkpoint as ocp
 import torch
 from etils import epath
 from torch import Tensor
@@ -35,28 +36,54 @@ _LOG = logging.getLogger(__name__)
 _STATE, _POSITION = "state", "position.json"
 
 
-class _Arrays(ocp.type_handlers.NumpyHandler):
-    """How orbax writes arrays, but that the end of all of them is awaited before the first error is raised.
-
-    Otherwise those that are still being written when one fails go on in a folder that is being removed, and complain
-    that nobody waits for them.
-    """
+class _Store:
+    """Arrays by name, to and from a folder through orbax."""
 
     def __init__(self) -> None:
-        super().__init__(deepcopy_host_arrays=False)  # what it gets is a copy already
-        self._errors: list[Exception] = []
+        import orbax.checkpoint as ocp
 
-    async def _open_and_write(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            await super()._open_and_write(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  raised below
-            self._errors.append(error)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file it touches, and what it raises
 
-    async def _background_serialize(self, *args: Any, **kwargs: Any) -> None:
-        self._errors.clear()
-        await super()._background_serialize(*args, **kwargs)
-        if self._errors:
-            raise self._errors[0]
+        class Arrays(ocp.type_handlers.NumpyHandler):
+            """How orbax writes arrays, but that the end of all of them is awaited before the first error is raised.
+
+            Otherwise those that are still being written when one fails go on in a folder that is being removed, and
+            complain that nobody waits for them.
+            """
+
+            def __init__(self) -> None:
+                super().__init__(deepcopy_host_arrays=False)  # what it gets is a copy already
+                self._errors: list[Exception] = []
+
+            async def _open_and_write(self, *args: Any, **kwargs: Any) -> None:
+                try:
+                    await super()._open_and_write(*args, **kwargs)
+                except Exception as error:  # noqa: BLE001  raised below
+                    self._errors.append(error)
+
+            async def _background_serialize(self, *args: Any, **kwargs: Any) -> None:
+                self._errors.clear()
+                await super()._background_serialize(*args, **kwargs)
+                if self._errors:
+                    raise self._errors[0]
+
+        registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, Arrays()))
+        # Without compression, which costs time and makes next to nothing of weights.
+        handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+        self._checkpointer, self._args = ocp.Checkpointer(handler), ocp.args
+
+    def save(self, folder: epath.Path, arrays: dict[str, np.ndarray]) -> None:
+        """Writes the arrays into a folder, which is made."""
+        self._checkpointer.save(folder, args=self._args.PyTreeSave(arrays))
+
+    def restore(self, folder: epath.Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Reads some of the arrays in a folder."""
+        wanted = dict.fromkeys(names, 0)
+        return self._checkpointer.restore(folder, args=self._args.PyTreeRestore(item=wanted, partial_restore=True))
+
+    def close(self) -> None:
+        """Releases orbax's threads."""
+        self._checkpointer.close()
 
 
 class Checkpoints:
@@ -91,20 +118,20 @@ class Checkpoints:
         Raises:
           InputError: when the folder cannot be written.
         """
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file it touches, and what it raises
         path = epath.Path(folder or Path(run_dir) / "checkpoints")
         self._folder = path if path.is_absolute() else path.resolve()  # resolving would spoil a bucket's name
         self._cfg, self._warn = cfg, warn
         self._shelf = shelf.Shelf(
             self._folder, keep=max(keep, 2), keep_best=max(keep_best, 1), read_only=read_only, warn=warn
         )
-        registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, _Arrays()))
-        # Without compression, which costs time and makes next to nothing of weights.
-        handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
-        self._orbax = ocp.Checkpointer(handler)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._under_way: Future[bool] | None = None
         self._buffers: dict[str, Tensor] = {}
+
+    @cached_property
+    def _store(self) -> _Store:
+        """Made by whoever needs it first: the writing thread, or who reads when that thread has nothing to do."""
+        return _Store()
 
     def save(self, iteration: int, state: TrainState, position: Position, *, score: float | None = None) -> None:
         """Copies the state and has the copy written; waits only for a checkpoint that is still being written.
@@ -146,7 +173,8 @@ class Checkpoints:
             return self.wait()
         finally:
             self._thread.shutdown()
-            self._orbax.close()
+            if "_store" in vars(self):
+                self._store.close()
 
     def find(self, which: str | int = "last") -> int | None:
         """The iteration of the ``best`` or ``last`` whole checkpoint, or of one given by number: see ``find_all``.
@@ -212,8 +240,7 @@ class Checkpoints:
                 f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''} missing, unknown or of another shape or type. "
                 "Use the flags that the run was started with (flags.txt beside it)."
             )
-        item = {name: 0 for name, leaf in wanted.items() if leaf.numel()}
-        arrays = self._orbax.restore(path / _STATE, args=ocp.args.PyTreeRestore(item=item, partial_restore=True))
+        arrays = self._store.restore(path / _STATE, (name for name, leaf in wanted.items() if leaf.numel()))
         tensors = {
             name: to_tensor(arrays[name]).to(leaf.dtype) if name in arrays else torch.empty_like(leaf, device="cpu")
             for name, leaf in wanted.items()
@@ -259,7 +286,7 @@ class Checkpoints:
         try:
             path.mkdir(parents=True)
             shelf.require_room(path, sum(array.nbytes for array in arrays.values()))
-            self._orbax.save(path / _STATE, args=ocp.args.PyTreeSave(arrays))
+            self._store.save(path / _STATE, arrays)
             for name, text in texts.items():
                 (path / name).write_text(text)
             digests.write(path)

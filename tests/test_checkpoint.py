@@ -111,7 +111,7 @@ def test_saving_returns_before_the_checkpoint_is_written_and_writes_the_state_as
         written.set()
 
     monkeypatch.setattr(digests, "write", slow)
-    monkeypatch.setattr(checkpoints._orbax, "save", after(go_on, checkpoints._orbax.save))
+    monkeypatch.setattr(checkpoints._store, "save", after(go_on, checkpoints._store.save))
     state, position = make_state(), {"epoch": 1}
     expected = tree.map(torch.clone, state)
     checkpoints.save(1, state, position)

@@ -10,7 +10,9 @@ from typing import Any
 import attrs
 
 from ds2f import rng
+from ds2f.checkpoint import Checkpoints, load_model
 from ds2f.config import Config
+from ds2f.convert import with_labels
 from ds2f.errors import InputError
 from ds2f.runner.collectives import Group
 from ds2f.runner.meter import Position
@@ -32,8 +34,6 @@ class Keeper:
         self._run_dir, self._cfg, self._group = run_dir, cfg, group
         self._checkpoints = None
         if group.rank == 0:
-            from ds2f.checkpoint import Checkpoints  # brings jax, which the other ranks need not load
-
             self._checkpoints = Checkpoints(
                 run_dir,
                 keep=cfg.checkpointing.save_n_recent_models,
@@ -85,9 +85,6 @@ class Keeper:
         params, stats = fresh.params, fresh.stats
         new: tuple[str, ...] = ()
         if self._group.rank == 0:
-            from ds2f.checkpoint import load_model
-            from ds2f.convert import with_labels
-
             source, params, stats = load_model(other)
             if source.model.labels != self._cfg.model.labels and not self._cfg.training.finetune:
                 raise InputError(
@@ -114,8 +111,6 @@ class Keeper:
           The same on every rank.
         """
         if self._checkpoints is not None:
-            from ds2f.checkpoint import load_model
-
             self._checkpoints.wait()
             _, *best = load_model(self._run_dir, which=f"best:{self._cfg.checkpointing.average_models}")
             like = best[0], best[1]

@@ -115,3 +115,22 @@ def test_mistakes_end_in_one_message_and_status_1(tmp_path, module, flags, expec
     assert "Traceback" not in err
     if module == "train" and "nowhere" in flags[0]:
         assert launch(module, *flags, cwd=tmp_path)[2] == err, "the failed start must not stand in the way"
+
+
+def test_neither_orbax_nor_torchs_compiler_is_imported_before_the_first_step_is_done(tone_corpus, tmp_path):
+    code = (
+        "import os, sys\n"
+        "from ds2f.runner import telemetry\n"
+        "slow = ('jax', 'orbax', 'tensorstore', 'torch._dynamo', 'torch._inductor')\n"
+        "def scalars(self, kind, iteration, values):\n"
+        "    print(kind, iteration, [name for name in slow if name in sys.modules], flush=True)\n"
+        "    os._exit(0)\n"
+        "telemetry.Telemetry.scalars = scalars\n"
+        "import runpy\n"
+        "runpy.run_module('launch.train', run_name='__main__', alter_sys=True)\n"
+    )
+    flags = (*TINY, f"--data_path={tone_corpus}", "--training.max_steps=1", "--run_dir=run")
+    result = subprocess.run(
+        [sys.executable, "-c", code, *flags], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert result.stdout.splitlines()[-1:] == ["train 1 []"], result.stderr
