@@ -1,5 +1,6 @@
 """The contestants by name, and the proof that they compute the same."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import attrs
@@ -60,6 +61,17 @@ def make_rival(name: str, cfg: Config, *, half: torch.dtype, device: torch.devic
     return Rival(cfg, packed=packed, dtype=dtype, fused=fused, device=device)
 
 
+def line_up(names: Iterable[str], cfg: Config, backend: Backend) -> dict[str, Program]:
+    """Makes contestants that start from the same parameters, ours, if it is one of them."""
+    programs = {name: make(name, cfg, backend) for name in names}
+    rivals = [program for program in programs.values() if isinstance(program, Rival)]
+    if "ours" in programs and rivals:
+        start = programs["ours"].weights()
+        for rival in rivals:
+            rival.load(start)
+    return programs
+
+
 def require_agreement(cfg: Config, backend: Backend) -> dict[str, float]:
     """Lets all contestants take two steps of a small model in fp32, on a batch without padding.
 
@@ -80,12 +92,10 @@ def require_agreement(cfg: Config, backend: Backend) -> dict[str, float]:
         optim=attrs.evolve(cfg.optim, learning_rate=0.1, eps=0.1, max_norm=10.0, weight_decay=0.1),
     )
     batch = backend.place(make_batch(small, [64, 64, 64]))
-    start = _on_cpu(make("ours", small, backend).weights())
+    programs = line_up(WHAT_THEY_ARE, small, backend)
+    start = _on_cpu(programs["ours"].weights())
     losses, ends = {}, {}
-    for name in WHAT_THEY_ARE:
-        program = make(name, small, backend)
-        if isinstance(program, Rival):
-            program.load(start)
+    for name, program in programs.items():
         losses[name] = [float(program.step(batch)) for _ in range(2)]
         ends[name] = _on_cpu(program.weights())
     apart = {name: max(_loss_distance(losses, name), _distance(ends, name, start)) for name in WHAT_THEY_ARE}

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +20,13 @@ from launch.bench.work import training_flops
 from launch.noise import epoch_batches, padding_share
 
 
+class _Taken(NamedTuple):
+    """A step that was timed."""
+
+    seconds: float
+    loss: float
+
+
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
     """Times the contestants on batches from the shortest to the longest of an epoch, one a round.
 
@@ -32,18 +39,18 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     backend = open_backend(cfg.device)
     agreement = contest.require_agreement(cfg, backend)
     batches = [backend.place(batch) for batch in epoch_batches(cfg, options.rounds)]
-    programs = {name: contest.make(name, cfg, backend) for name in options.contestants}
+    programs = contest.line_up(options.contestants, cfg, backend)
     limit = limit_of(cfg, backend)
     for _ in range(options.warmup):
         for name, program in programs.items():
             _step(name, program, batches[0], backend)
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    taken: dict[str, list[_Taken]] = {name: [] for name in programs}
     limits = []
     for index, batch in enumerate(batches):
         first = index % len(programs)
         for name in [*programs, *programs][first : first + len(programs)]:
             limits.append(limit.flops_per_second())
-            seconds[name].append(_step(name, programs[name], batch, backend))
+            taken[name].append(_step(name, programs[name], batch, backend))
     if options.trace and "ours" in programs:
         _trace(programs["ours"], batches[0], Path(options.trace))
     return {
@@ -56,37 +63,46 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
         "rounds": options.rounds,
         "agreement": agreement,
         "limit_flops_per_second": spread(limits),
-        **_compare(cfg, batches, seconds, limit=spread(limits)["median"]),
+        **_compare(cfg, batches, taken, limit=spread(limits)["median"]),
     }
 
 
-def _step(name: str, program: Program, batch: Batch, backend: Backend) -> float:
+def _step(name: str, program: Program, batch: Batch, backend: Backend) -> _Taken:
     losses = []
     seconds = seconds_of(lambda: losses.append(program.step(batch)), backend)
-    if not math.isfinite(float(losses[0])):
-        raise RuntimeError(f"{name}: the loss is {float(losses[0])}, so that times mean nothing")
-    return seconds
+    loss = float(losses[0])
+    if not math.isfinite(loss):
+        raise RuntimeError(f"{name}: the loss is {loss}, so that times mean nothing")
+    return _Taken(seconds, loss)
 
 
-def _compare(cfg: Config, batches: list[Batch], seconds: dict[str, list[float]], *, limit: float) -> dict[str, Any]:
+def _compare(cfg: Config, batches: list[Batch], taken: dict[str, list[_Taken]], *, limit: float) -> dict[str, Any]:
     """Speeds over all rounds, and how many times faster ours was, over all rounds and in each."""
     utterances = sum(len(batch.ids) for batch in batches)
     flops = sum(training_flops(cfg.model, frames) for batch in batches for frames in batch.lengths.tolist())
-    contestants = {
-        name: {
-            "seconds": times,
-            "utterances_per_second": utterances / sum(times),
-            "flops_per_second": flops / sum(times),
-            "share_of_limit": flops / sum(times) / limit,
+    contestants = {}
+    for name, steps in taken.items():
+        seconds = sum(step.seconds for step in steps)
+        contestants[name] = {
+            "seconds": [step.seconds for step in steps],
+            "losses": [step.loss for step in steps],
+            "utterances_per_second": utterances / seconds,
+            "flops_per_second": flops / seconds,
+            "share_of_limit": flops / seconds / limit,
         }
-        for name, times in seconds.items()
-    }
-    ratios = {}
-    for name, times in seconds.items():
-        if name != "ours" and "ours" in seconds:
-            rounds = [theirs / mine for theirs, mine in zip(times, seconds["ours"], strict=True)]
-            ratios[name] = {"total": sum(times) / sum(seconds["ours"]), "rounds": rounds, **spread(rounds)}
+    ratios = {name: _ratio(steps, taken["ours"]) for name, steps in taken.items() if name != "ours" and "ours" in taken}
     return {"gflop_per_utterance": flops / utterances / 1e9, "contestants": contestants, "ours_over": ratios}
+
+
+def _ratio(theirs: list[_Taken], ours: list[_Taken]) -> dict[str, Any]:
+    pairs = list(zip(theirs, ours, strict=True))
+    rounds = [their.seconds / our.seconds for their, our in pairs]
+    return {
+        "total": sum(step.seconds for step in theirs) / sum(step.seconds for step in ours),
+        "rounds": rounds,
+        **spread(rounds),
+        "loss_difference": max(abs(their.loss / our.loss - 1) for their, our in pairs),
+    }
 
 
 def _trace(program: Program, batch: Batch, target: Path) -> None:
@@ -124,3 +140,8 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
         f"The limit, measured before every step: {min(limits) / 1e9:.0f} to {max(limits) / 1e9:.0f} GFLOP/s. "
         f"Padding, at most {100 * padding:.1f} % of frames, is no work."
     )
+    apart = [ratio["loss_difference"] for result in results for ratio in result["ours_over"].values()]
+    if apart:
+        console.print(
+            f"All start from the same parameters; in these steps their losses part by at most {100 * max(apart):.2g} %."
+        )

@@ -47,7 +47,7 @@ def test_contestants_take_turns_on_the_same_batches(monkeypatch: pytest.MonkeyPa
         def step(self, batch):
             taken.append((self.name, int(batch.lengths.max()), batch.features.sum().item()))
             time.sleep({"ours": 0.01, "usual": 0.04, "best": 0.02}[self.name])
-            return torch.tensor(1.0)
+            return torch.tensor({"ours": 2.0, "usual": 2.0, "best": 1.5}[self.name])
 
     monkeypatch.setattr(step.contest, "make", lambda name, cfg, backend: Program(name))
     monkeypatch.setattr(step.contest, "require_agreement", lambda cfg, backend: {})
@@ -67,6 +67,7 @@ def test_contestants_take_turns_on_the_same_batches(monkeypatch: pytest.MonkeyPa
         assert ratio["rounds"] == [b / a for a, b in zip(seconds["ours"], seconds[name], strict=True)]
         assert ratio["total"] == pytest.approx(sum(seconds[name]) / sum(seconds["ours"]))
         assert ratio["min"] <= ratio["median"] <= ratio["max"]
+    assert [result["ours_over"][name]["loss_difference"] for name in ("usual", "best")] == [0, 0.25]
     assert result["ours_over"]["usual"]["total"] > result["ours_over"]["best"]["total"] > 1
     ours = result["contestants"]["ours"]
     assert ours["utterances_per_second"] == pytest.approx(3 * CFG.data.batch_size / sum(seconds["ours"]))
@@ -82,9 +83,16 @@ def test_times_of_a_loss_that_is_not_finite_are_refused(monkeypatch: pytest.Monk
         step.measure(CFG, Options(rounds=1, warmup=0, contestants=("ours",)))
 
 
-@pytest.mark.parametrize("engine", ["func", "autograd"])
-def test_the_timed_step_is_the_step_and_its_parts_add_up(engine: str) -> None:
+def test_contestants_start_from_the_same_parameters() -> None:
+    result = step.measure(CFG, Options(rounds=1, warmup=0, contestants=("usual", "ours")))
+    assert result["ours_over"]["usual"]["loss_difference"] < 0.01, "their batch norms differ in padding alone"
+    assert "part by at most" in shown(step, result)
+
+
+@pytest.mark.parametrize(("engine", "remat"), [("func", False), ("autograd", False), ("func", True)])
+def test_the_timed_step_is_the_step_and_its_parts_add_up(engine: str, remat: bool) -> None:
     cfg = attrs.evolve(CFG, training=attrs.evolve(CFG.training, engine=engine))
+    cfg = attrs.evolve(cfg, model=attrs.evolve(cfg.model, remat=remat))
     result = stages.measure(cfg, OPTIONS)
     parts = result["parts"]
     chain = ["conv", "rnn_0/forward", "rnn_0/backward", "rnn_1", "output", "losses"]
