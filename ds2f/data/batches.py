@@ -65,6 +65,8 @@ class Loader:
         self._count = ranks * micro_batches
         self._shares: list[Share] = []
         self._running: Generator[Batch, None, None] | None = None
+        self._loads_ahead = dataset.train and num_workers > 0
+        self._ahead: tuple[int, Iterator[Loaded | InputError]] | None = None  # an epoch that nobody has asked for yet
         self._watch = workers.Watch()
         self._loader: torch_data.DataLoader[Loaded | InputError] | None = torch_data.DataLoader(
             _Shares(dataset),
@@ -85,6 +87,9 @@ class Loader:
     def epoch(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
         """Begins to load an epoch; one that is still under way ends.
 
+        When a training epoch has been taken to its end, the workers go on with the first batches of the next one, for
+        the time in which nobody wants any.
+
         Args:
           epoch: counted from 0; it decides batches and augmentation in training, and nothing in evaluation.
           start: global batches to leave out at the beginning, to go on in the middle of an epoch.
@@ -101,18 +106,16 @@ class Loader:
         if self._loader is None:
             raise RuntimeError("the loader is closed")
         self._end_epoch()
-        self._shares[:] = [
-            Share(epoch, tuple(sampler.shard(members, index=index, count=self._count)), weight)
-            for members, weight in plan(self.dataset, epoch=epoch, batch_size=self.batch_size)[start:]
-            for index in self._mine
-        ]
-        self._running = self._batches()
+        if start or self._ahead is None or self._ahead[0] != epoch:
+            self._ahead = None
+            self._schedule(epoch, start)
+        self._running = self._batches(epoch)
         return self._running
 
     def close(self) -> None:
         """Ends an epoch that is under way and stops the workers."""
         self._end_epoch()
-        self._loader = None  # the last reference, with which torch's workers end
+        self._loader = self._ahead = None  # the last references, with which torch's workers end
         self._watch.stop()
 
     def _end_epoch(self) -> None:
@@ -120,17 +123,32 @@ class Loader:
             self._running.close()
             self._running = None
 
-    def _batches(self) -> Generator[Batch, None, None]:
+    def _schedule(self, epoch: int, start: int = 0) -> None:
+        self._shares[:] = [
+            Share(epoch, tuple(sampler.shard(members, index=index, count=self._count)), weight)
+            for members, weight in plan(self.dataset, epoch=epoch, batch_size=self.batch_size)[start:]
+            for index in self._mine
+        ]
+
+    def _begin(self) -> Iterator[Loaded | InputError]:
+        """Sets the workers to what is scheduled, if they are not at it already."""
+        ahead, self._ahead = self._ahead, None
+        return ahead[1] if ahead else iter(self._loader or ())
+
+    def _batches(self, epoch: int) -> Generator[Batch, None, None]:
         try:
             self._watch.wait()
             # The loop alone holds torch's iterator: a variable would keep the workers alive with an error's traceback.
-            for item in self._loader or ():
+            for item in self._begin():
                 self._watch.rest()
                 if isinstance(item, InputError):
                     raise item
                 self._take_note(item)
                 yield item.batch
                 self._watch.wait()
+            if self._loads_ahead:
+                self._schedule(epoch + 1)
+                self._ahead = (epoch + 1, self._begin())
         except (RuntimeError, OSError, EOFError) as error:  # what torch or Python make of a process that is gone
             self._watch.explain(error)
             raise

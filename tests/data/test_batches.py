@@ -1,10 +1,13 @@
+import itertools
 import multiprocessing
+import time
 
 import attrs
 import numpy as np
 import pytest
 import soundfile
 import torch
+from waiting import wait_for
 
 from ds2f import augment, ctc
 from ds2f.config import AugmentationConfig, Config, DataConfig
@@ -142,6 +145,51 @@ def test_one_loader_serves_epoch_after_epoch_even_abandoned_ones(corpus, tmp_pat
     loader.close()
     with pytest.raises(RuntimeError, match="closed"):
         loader.epoch(3)
+
+
+def _count_loads(monkeypatch):
+    """A counter of the shares that have been loaded, by whatever process."""
+    load, loads = shares.load, multiprocessing.Value("i", 0)
+
+    def counted(*share):
+        with loads.get_lock():
+            loads.value += 1
+        return load(*share)
+
+    monkeypatch.setattr(shares, "load", counted)
+    return loads
+
+
+def test_the_next_training_epoch_is_begun_while_nobody_asks_for_it(corpus, tmp_path, monkeypatch):
+    built = dataset.build(corpus, _config(tmp_path), train=True)
+    expected = _all(built, epoch=4)
+    loads = _count_loads(monkeypatch)
+    loader = Loader(built, batch_size=4, num_workers=1)
+    assert len(list(loader.epoch(3))) == 4
+    assert wait_for(lambda: loads.value == 8)
+    monkeypatch.setattr("ds2f.data.batches.plan", lambda *_, **__: pytest.fail("planned again"))
+    _assert_same(list(itertools.islice(loader.epoch(4), 4)), expected)
+    loader.close()
+
+
+@pytest.mark.parametrize(("epoch", "start"), [(0, 0), (1, 2), (2, 0), (7, 1)])
+def test_another_epoch_than_the_one_begun_ahead_is_what_was_asked_for(corpus, tmp_path, epoch, start):
+    built = dataset.build(corpus, _config(tmp_path), train=True)
+    loader = Loader(built, batch_size=4, num_workers=2)
+    list(loader.epoch(0))
+    for _ in range(2):
+        _assert_same(list(loader.epoch(epoch, start=start)), _all(built, epoch=epoch, start=start))
+    loader.close()
+
+
+def test_evaluation_loads_nothing_ahead(corpus, tmp_path, monkeypatch):
+    loads = _count_loads(monkeypatch)
+    loader = Loader(dataset.build(corpus, _config(tmp_path), train=False), batch_size=4, num_workers=1)
+    for times in (1, 2):
+        assert len(list(loader.epoch())) == 4
+        time.sleep(0.2)
+        assert loads.value == 4 * times
+    loader.close()
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4])

@@ -66,7 +66,7 @@ def test_what_becomes_unreadable_is_left_out_counted_and_told_once(corpus, tmp_p
     loader = Loader(built, batch_size=4, num_workers=num_workers)
     assert len(torch.cat([batch.ids for batch in loader.epoch(0)])) == 12
     damage(corpus[7].audio)
-    for epoch in (1, 2):
+    for epoch in (2, 3):  # the beginning of epoch 1 is loaded ahead
         ids = torch.cat([batch.ids for batch in loader.epoch(epoch)]).tolist()
         assert sorted(ids) == [row for row in range(12) if row != 7]
     loader.close()
