@@ -18,10 +18,11 @@ __all__ = ["FULL", "LossScale", "Policy", "adjust", "init_scale", "policy"]
 
 
 class Policy(NamedTuple):
-    """Dtypes of the forward pass."""
+    """Dtypes of the forward pass, and how its convolutions lie in memory."""
 
     compute: torch.dtype  # convolutions, recurrent layers, output layer
     activation: torch.dtype  # what flows between them; batch norm's arithmetic is never below float32
+    layout: torch.memory_format = torch.contiguous_format  # channels_last is faster on CPUs, and unknown to vmap
 
 
 FULL = Policy(torch.float32, torch.float32)

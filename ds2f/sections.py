@@ -87,7 +87,10 @@ class ModelConfig:
         0.0, "Dropout on the input of every recurrent layer but the first, and of the output layer.", within(0, 0.95)
     )
     kernel: str = setting(
-        "fused", "Recurrent kernel: the platform's fused operator, or the plain scan.", one_of("fused", "scan")
+        "auto",
+        "Recurrent kernel: the platform's fused operator; an LSTM of our own; the plain scan; auto times the first two "
+        "where either may be faster.",
+        one_of("auto", "fused", "hoisted", "scan"),
     )
     ctc: str = setting("native", "CTC implementation.", one_of("native", "warpctc", "scan"))
     remat: bool = setting(

@@ -29,7 +29,7 @@ def main(_: list[str]) -> None:
     if output and (output.is_dir() or not output.parent.is_dir()):
         raise InputError(f"--save_output={output}: give a file in a folder that exists")
 
-    from ds2f import ctc, precision, tree
+    from ds2f import ctc, tree
     from ds2f.checkpoint import load_config, load_model
     from ds2f.runner.backend import open_backend
     from ds2f.runner.evaluator import as_results, evaluate
@@ -50,7 +50,7 @@ def main(_: list[str]) -> None:
         split.loader.epoch(),
         split.references,
         cfg=cfg.model,
-        policy=precision.policy(cfg.apex.opt_level, backend.dtype(cfg.apex.dtype)),
+        policy=backend.policy(cfg.apex),
         backend=backend,
         criterion=partial(ctc.ctc_loss, impl=cfg.model.ctc),
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import attrs
 from torch import Tensor
 
-from ds2f import optim, precision, rng, tree
+from ds2f import optim, rng, tree
 from ds2f.config import Config
 from ds2f.runner.backend import Backend
 from ds2f.runner.collectives import Group
@@ -93,7 +93,7 @@ class Step(NamedTuple):
 
 def make_step(cfg: Config, backend: Backend, group: Group) -> Callable[..., Step]:
     """Makes a function ``(overlap, seconds_per_byte) -> Step`` that takes a training step on this rank's batch."""
-    policy = precision.policy(cfg.apex.opt_level, backend.dtype(cfg.apex.dtype))
+    policy = backend.policy(cfg.apex)
     tx = optim.from_config(cfg.optim, cfg.optim.learning_rate, fused=backend.fused_optimizer)
     own = attrs.evolve(cfg, training=attrs.evolve(cfg.training, seed=rng.fold_in(cfg.training.seed, group.rank)))
     batch = backend.place(draw_batch(own, batch_size=cfg.data.batch_size, frames=0))

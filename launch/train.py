@@ -28,7 +28,7 @@ def main(_: list[str]) -> int:
 
 def train(cfg: Config, run_dir: Path) -> int:
     """Runs one rank of the training and prints its results."""
-    from ds2f.runner import elastic
+    from ds2f.runner import elastic, kernels
     from ds2f.runner.backend import open_backend
     from ds2f.runner.collectives import open_group
     from ds2f.runner.run_dir import claim_run_dir
@@ -41,11 +41,25 @@ def train(cfg: Config, run_dir: Path) -> int:
     group = open_group(
         backend.collectives, device=backend.device, timeout=cfg.collective_timeout, rdzv_timeout=cfg.rdzv_timeout
     )
+
+    def kernel(cfg: Config) -> str:
+        dtype = backend.policy(cfg.apex).compute
+        return kernels.choose(cfg.model, batch_size=cfg.data.batch_size, dtype=dtype, backend=backend)
+
     if group.rank == 0:
-        cfg = claim_run_dir(run_dir, cfg, flags.flagfile_text, ranks=group.size, job=job.id, restarted=job.restarts > 0)
-    root = group.gather(cfg)[0]  # rank 0 knows what the run's folder held
+        cfg = claim_run_dir(
+            run_dir,
+            cfg,
+            flags.flagfile_text,
+            ranks=group.size,
+            job=job.id,
+            restarted=job.restarts > 0,
+            choose_kernel=kernel,
+        )
+    root = group.gather(cfg)[0]  # rank 0 knows what the run's folder held, and has chosen for all
     cfg = attrs.evolve(
         cfg,
+        model=attrs.evolve(cfg.model, kernel=root.model.kernel),
         data=attrs.evolve(cfg.data, global_batch_size=root.data.global_batch_size),
         checkpointing=root.checkpointing,
     )

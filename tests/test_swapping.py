@@ -21,7 +21,7 @@ OPTIMIZERS = {
     "novograd": optim.novograd(0.02),
 }
 CRITERIA = {"native": ctc.native, "warpctc": ctc.warpctc, "scan": ctc.scan}
-KERNELS = {"fused": recurrent.fused("lstm"), "scan": recurrent.scan("lstm")}
+KERNELS = {name: make("lstm") for name, make in recurrent.KERNELS.items()}
 
 
 def train(tx, criterion, kernel):

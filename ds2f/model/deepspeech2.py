@@ -96,7 +96,7 @@ def stages(
         key=key,
         policy=policy,
         reduce_moments=reduce_moments,
-        kernel=kernel or recurrent.KERNELS[cfg.kernel](cfg.rnn_type),
+        kernel=kernel or recurrent.named(cfg.kernel, cfg.rnn_type),
         rate=cfg.dropout if train else 0.0,
         frames=layers.frames(output_lengths(lengths).to(device, non_blocking=True), output_lengths(size)),
     )
@@ -206,7 +206,9 @@ def _conv(
     padding = _batch_major(call.frames.padding)
     measured = []
     for conv, layer, running in zip(CONVOLUTIONS, params["layers"], stats["layers"], strict=True):
-        x = layers.conv2d(layer, x, stride=conv.stride, padding=conv.padding, dtype=call.policy.compute)
+        x = layers.conv2d(
+            layer, x, stride=conv.stride, padding=conv.padding, dtype=call.policy.compute, layout=call.policy.layout
+        )
         x, moments = _norm(layer["norm"], running["norm"], x, padding, axis=1, call=call)
         # Once is enough for zeros after convolution, norm and clip alike: the norm ignores padding, 0 is clipped to 0.
         x = layers.zero_padding(layers.clip(x), padding)
@@ -245,7 +247,7 @@ def _first_backward(params: Params, x_and_y: tuple[Tensor, Tensor], *, call: _Ca
 
 def _output(params: Params, x: Tensor, *, stats: Stats, call: _Call) -> tuple[Tensor, dict[str, Any]]:
     """[T', B, H] to logits [B, T', V]."""
-    compute, activation = call.policy
+    compute, activation = call.policy.compute, call.policy.activation
     if "lookahead" in params:
         x = layers.clip(layers.lookahead(params["lookahead"], x, dtype=compute)).to(activation)
     x, moments = _norm(params["norm"], stats["norm"], x, call.frames.padding[..., None], axis=2, call=call)

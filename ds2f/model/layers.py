@@ -52,10 +52,13 @@ def conv2d(
     stride: tuple[int, int],
     padding: tuple[int, int],
     dtype: torch.dtype,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Convolves over (frequency, time) in ``dtype``: [B, C, F, T] to [B, C', F', T']."""
-    weight, bias = params["weight"].to(dtype), params["bias"].to(dtype)
-    return F.conv2d(x.to(dtype), weight, bias, stride=stride, padding=padding)
+    """Convolves over (frequency, time) in ``dtype``: [B, C, F, T] to [B, C', F', T'], which lies as ``layout`` says."""
+    weight, bias, x = params["weight"].to(dtype), params["bias"].to(dtype), x.to(dtype)
+    if layout != torch.contiguous_format:  # contiguous() would leave a single channel as it is
+        weight, x = (part.to(memory_format=layout) for part in (weight, x))
+    return F.conv2d(x, weight, bias, stride=stride, padding=padding)
 
 
 def clip(x: Tensor) -> Tensor:

@@ -22,12 +22,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ds2f.errors import InputError
+from ds2f.model.hoisted import Weights, lstm
 from ds2f.model.layers import Frames, reverse, zero_padding
 
-Weights = dict[str, Tensor]
 State = list[tuple[Tensor, ...]]
 Kernel = Callable[[Tensor, Frames, State | None, Sequence[Weights]], tuple[Tensor, State]]
 Cell = Callable[[Tensor, tuple[Tensor, ...], Weights], tuple[Tensor, ...]]
+Direction = Callable[
+    [Tensor, tuple[Tensor, ...], Weights], tuple[Tensor, tuple[Tensor, ...]]
+]  # x, state, w -> y, state
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
@@ -49,22 +53,32 @@ def fused(rnn_type: str) -> Kernel:
     """
     operator = {"lstm": torch.lstm, "gru": torch.gru, "rnn": torch.rnn_tanh}[rnn_type]
 
-    def kernel(x: Tensor, frames: Frames, state: State | None, weights: Sequence[Weights]) -> tuple[Tensor, State]:
-        outputs, new_state = [], []
-        for direction, (w, initial) in enumerate(zip(weights, state or zero_state(x, weights, rnn_type), strict=True)):
-            hidden = tuple(part[None] for part in initial)
-            # One layer, with biases, no dropout, one direction, time first; its training form allows gradients.
-            y, *final = operator(  # type: ignore[operator]
-                reverse(x, frames) if direction else x,
-                hidden if rnn_type == "lstm" else hidden[0],
-                [w["w_ih"], w["w_hh"], w["b_ih"], w["b_hh"]],
-                True, 1, 0.0, True, False, False,
-            )  # fmt: skip
-            outputs.append(reverse(y, frames) if direction else y)
-            new_state.append(tuple(part[0] for part in final))
-        return zero_padding(_sum(outputs), frames.padding[..., None]), new_state
+    def direction(x: Tensor, state: tuple[Tensor, ...], w: Weights) -> tuple[Tensor, tuple[Tensor, ...]]:
+        hidden = tuple(part[None] for part in state)
+        # One layer, with biases, no dropout, one direction, time first; its training form allows gradients.
+        y, *final = operator(  # type: ignore[operator]
+            x,
+            hidden if rnn_type == "lstm" else hidden[0],
+            [w["w_ih"], w["w_hh"], w["b_ih"], w["b_hh"]],
+            True, 1, 0.0, True, False, False,
+        )  # fmt: skip
+        return y, tuple(part[0] for part in final)
 
-    return kernel
+    return _of_directions(direction, rnn_type)
+
+
+def hoisted(rnn_type: str) -> Kernel:
+    """Our own LSTM (``ds2f.model.hoisted``), for CPUs where it beats oneDNN's; what holds for ``fused`` holds for it.
+
+    Args:
+      rnn_type: ``"lstm"``.
+
+    Raises:
+      InputError: for another cell.
+    """
+    if rnn_type != "lstm":
+        raise InputError(f"model.kernel=hoisted runs lstm only, not {rnn_type}; use model.kernel=fused")
+    return _of_directions(lstm, rnn_type)
 
 
 def scan(rnn_type: str) -> Kernel:
@@ -89,7 +103,26 @@ def scan(rnn_type: str) -> Kernel:
     return kernel
 
 
-KERNELS: dict[str, Callable[[str], Kernel]] = {"fused": fused, "scan": scan}
+KERNELS: dict[str, Callable[[str], Kernel]] = {"fused": fused, "hoisted": hoisted, "scan": scan}
+
+
+def named(name: str, rnn_type: str) -> Kernel:
+    """The kernel of ``--model.kernel``; ``auto``, which a runner replaces by its choice, is ``fused`` here."""
+    return KERNELS["fused" if name == "auto" else name](rnn_type)
+
+
+def _of_directions(direction: Direction, rnn_type: str) -> Kernel:
+    """The kernel that runs each direction on its own, the second one on utterances turned round."""
+
+    def kernel(x: Tensor, frames: Frames, state: State | None, weights: Sequence[Weights]) -> tuple[Tensor, State]:
+        outputs, new_state = [], []
+        for index, (w, initial) in enumerate(zip(weights, state or zero_state(x, weights, rnn_type), strict=True)):
+            y, final = direction(reverse(x, frames) if index else x, initial, w)
+            outputs.append(reverse(y, frames) if index else y)
+            new_state.append(final)
+        return zero_padding(_sum(outputs), frames.padding[..., None]), new_state
+
+    return kernel
 
 
 def lstm_cell(projected: Tensor, state: tuple[Tensor, ...], w: Weights) -> tuple[Tensor, ...]:

@@ -19,6 +19,7 @@ def claim_run_dir(
     ranks: int = 1,
     job: str = "",
     restarted: bool = False,
+    choose_kernel: Callable[[Config], str] = lambda cfg: cfg.model.kernel,
 ) -> Config:
     """Makes the run's folder and writes its settings: the first thing that a run does, on rank 0 alone.
 
@@ -30,10 +31,12 @@ def claim_run_dir(
       ranks: how many there are.
       job: a name that all starts of one job share; empty when there is none.
       restarted: whether this start follows another one of the same job.
+      choose_kernel: finds what ``model.kernel=auto`` means; a continued run keeps its kernel, and with it its bits.
 
     Returns:
-      The settings as written to ``config.json``: with the global batch, which a continued run keeps whatever the number
-      of ranks, and with ``checkpointing.load_auto_checkpoint`` where the job has been here before.
+      The settings as written to ``config.json``: with the recurrent kernel, with the global batch, which a continued
+      run keeps whatever the number of ranks, and with ``checkpointing.load_auto_checkpoint`` where the job has been
+      here before.
 
     Raises:
       InputError: when the folder holds another run, cannot be written, or holds a run of another model or global batch.
@@ -50,10 +53,13 @@ def claim_run_dir(
     global_batch = cfg.data.global_batch_size or cfg.data.batch_size * ranks
     if cfg.checkpointing.load_auto_checkpoint and stored.exists():
         before = config.load(stored)
+        if cfg.model.kernel == "auto":
+            cfg = _with_kernel(cfg, before.model.kernel)
         if begun:
             _require_same_run(run_dir, before, cfg)
         global_batch = before.data.global_batch_size or global_batch
     cfg = attrs.evolve(cfg, data=attrs.evolve(cfg.data, global_batch_size=global_batch))
+    cfg = _with_kernel(cfg, choose_kernel(cfg))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(stored, json.dumps(config.to_dict(cfg), indent=2) + "\n")
@@ -63,6 +69,10 @@ def claim_run_dir(
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise InputError(f"--run_dir={run_dir} cannot be written: {error}. Give another folder.") from error
     return cfg
+
+
+def _with_kernel(cfg: Config, kernel: str) -> Config:
+    return attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel=kernel))
 
 
 def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:

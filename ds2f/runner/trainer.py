@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from ds2f import ctc, optim, precision, rng, tree
+from ds2f import ctc, optim, rng, tree
 from ds2f.config import Config
 from ds2f.optim import schedules
 from ds2f.runner import agreement, health
@@ -63,7 +63,7 @@ class Trainer:
         self._backend = backend or open_backend(cfg.device)
         engine = self._backend.engine if cfg.training.engine == "auto" else cfg.training.engine
         self._cfg = attrs.evolve(cfg, training=attrs.evolve(cfg.training, engine=engine))
-        self._policy = precision.policy(cfg.apex.opt_level, self._backend.dtype(cfg.apex.dtype))
+        self._policy = self._backend.policy(cfg.apex)
         facts = {"the type of fast arithmetic": str(self._policy.compute), **agreement.flags(self._cfg)}
         agreement.require(group, facts, remedy="Give all machines the same flags and the same version.")
         self._summary = Summary(self._cfg, run_dir, self._policy, group.size, self._backend)

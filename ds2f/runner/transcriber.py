@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ds2f import decode, features, precision, tree
+from ds2f import decode, features, tree
 from ds2f.config import Config
 from ds2f.data import audio
 from ds2f.decode import Hypothesis
@@ -20,7 +20,7 @@ class Transcriber:
         """Moves the model to the device."""
         self._cfg, self._backend = cfg, backend
         self._params, self._stats = tree.to(params, backend.device), tree.to(stats, backend.device)
-        self._policy = precision.policy(cfg.apex.opt_level, backend.dtype(cfg.apex.dtype))
+        self._policy = backend.policy(cfg.apex)
 
     def transcribe(self, path: Path | str) -> Hypothesis:
         """Transcribes one recording greedily, whole.

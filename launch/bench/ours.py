@@ -15,7 +15,7 @@ from ds2f.types import Batch
 
 def policy_of(cfg: Config, backend: Backend) -> precision.Policy:
     """The dtypes that the command line asks for, on this device."""
-    return precision.policy(cfg.apex.opt_level, backend.dtype(cfg.apex.dtype))
+    return backend.policy(cfg.apex)
 
 
 class Ours:

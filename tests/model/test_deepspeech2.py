@@ -19,6 +19,9 @@ SMALL = ModelConfig(hidden_size=8, hidden_layers=3, num_bins=33, lookahead_conte
 DOUBLE = Policy(torch.float64, torch.float64)
 BF16 = Policy(torch.bfloat16, torch.bfloat16)
 KINDS = list(itertools.product(["lstm", "gru", "rnn"], [True, False]))
+KINDS_AND_KERNELS = [
+    (*kind, kernel) for kind in KINDS for kernel in recurrent.KERNELS if kernel != "hoisted" or kind[0] == "lstm"
+]
 LENGTHS = torch.tensor([31, 40, 17, 5])
 
 
@@ -54,8 +57,7 @@ def same_bits(first, second):
     return all(torch.equal(a, b) for a, b in zip(tree.leaves(first), tree.leaves(second), strict=True))
 
 
-@pytest.mark.parametrize("kernel", recurrent.KERNELS)
-@pytest.mark.parametrize(("rnn_type", "bidirectional"), KINDS)
+@pytest.mark.parametrize(("rnn_type", "bidirectional", "kernel"), KINDS_AND_KERNELS)
 def test_evaluation_equals_the_reference_on_unequal_lengths(rnn_type, bidirectional, kernel):
     cfg = configured(rnn_type, bidirectional, kernel)
     params, stats = lively_model(cfg)
@@ -70,8 +72,7 @@ def test_evaluation_equals_the_reference_on_unequal_lengths(rnn_type, bidirectio
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kernel", recurrent.KERNELS)
-@pytest.mark.parametrize(("rnn_type", "bidirectional"), KINDS)
+@pytest.mark.parametrize(("rnn_type", "bidirectional", "kernel"), KINDS_AND_KERNELS)
 def test_a_training_step_equals_the_reference_on_equal_lengths(rnn_type, bidirectional, kernel):
     cfg = configured(rnn_type, bidirectional, kernel)
     params, stats = lively_model(cfg, dtype=torch.float64)
@@ -114,7 +115,7 @@ def test_an_utterances_logits_do_not_depend_on_its_batch(rnn_type, bidirectional
     for index, length in enumerate(LENGTHS.tolist()):
         own = features[index : index + 1, :, :length]
         alone, _ = deepspeech2.apply(params, stats, own, LENGTHS[index : index + 1], cfg=cfg, train=False)
-        torch.testing.assert_close(alone.values[0], valid(together)[index], rtol=0, atol=1e-5)
+        torch.testing.assert_close(alone.values[0], valid(together)[index], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

@@ -70,3 +70,16 @@ def test_dropout_is_decided_by_its_key_alone():
     torch.manual_seed(2)
     assert torch.equal(first, layers.dropout(x, rate=0.5, key=7))
     assert not torch.equal(first, layers.dropout(x, rate=0.5, key=8))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_convolution_gives_the_same_in_either_layout(channels):
+    params = {
+        "weight": torch.randn(4, channels, 5, 3, dtype=torch.float64),
+        "bias": torch.randn(4, dtype=torch.float64),
+    }
+    x = torch.randn(2, channels, 9, 8, dtype=torch.float64)
+    how = {"stride": (2, 1), "padding": (2, 1), "dtype": torch.float64}
+    plain, innermost = layers.conv2d(params, x, **how), layers.conv2d(params, x, layout=torch.channels_last, **how)
+    torch.testing.assert_close(innermost, plain)
+    assert innermost.stride()[1] == 1  # it is not converted back

@@ -12,6 +12,9 @@ T, B, INPUT, H = 7, 4, 5, 3
 LENGTHS = torch.tensor([4, 7, 1, 5])
 MODULES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 EVERY = list(itertools.product(MODULES, [1, 2]))
+KERNELS = [
+    (name, cell) for name, cell in itertools.product(recurrent.KERNELS, MODULES) if name != "hoisted" or cell == "lstm"
+]
 
 
 def example(rnn_type, directions, dtype=torch.float64):
@@ -34,16 +37,16 @@ def packed(module, x):
     return y.unflatten(-1, (-1, H)).sum(-2)
 
 
-@pytest.mark.parametrize("name", recurrent.KERNELS)
-@pytest.mark.parametrize(("rnn_type", "directions"), EVERY)
+@pytest.mark.parametrize(("name", "rnn_type"), KERNELS)
+@pytest.mark.parametrize("directions", [1, 2])
 def test_a_kernel_equals_torch_on_packed_sequences(name, rnn_type, directions):
     module, weights, x, frames = example(rnn_type, directions)
     y, _ = recurrent.KERNELS[name](rnn_type)(x, frames, None, weights)
     torch.testing.assert_close(y, packed(module, x).detach(), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", recurrent.KERNELS)
-@pytest.mark.parametrize(("rnn_type", "directions"), EVERY)
+@pytest.mark.parametrize(("name", "rnn_type"), KERNELS)
+@pytest.mark.parametrize("directions", [1, 2])
 def test_a_kernels_gradients_equal_torchs_on_packed_sequences(name, rnn_type, directions):
     module, weights, x, frames = example(rnn_type, directions)
     x.requires_grad_()
@@ -80,8 +83,7 @@ def test_fused_runs_under_vjp_without_a_graph_and_agrees_with_scan(rnn_type, dir
         )
 
 
-@pytest.mark.parametrize("name", recurrent.KERNELS)
-@pytest.mark.parametrize("rnn_type", MODULES)
+@pytest.mark.parametrize(("name", "rnn_type"), KERNELS)
 def test_a_forward_layer_in_two_chunks_equals_one_run(name, rnn_type):
     _, weights, _, _ = example(rnn_type, 1)
     x = torch.randn(T, B, INPUT, dtype=torch.float64)
