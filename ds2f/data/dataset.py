@@ -1,14 +1,14 @@
 """What is trained on or evaluated: utterances with their labels, and everything that decides how they sound."""
 
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import attrs
-import torch
 
-from ds2f import augment, ctc, features, rng, text
+from ds2f import augment, features, rng, text
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
 from ds2f.data import shapes
 from ds2f.data.cache import FeatureCache
@@ -198,8 +198,9 @@ def _encode(utterance: Utterance, cfg: Config) -> tuple[list[int] | None, Counte
 
 def _example(utterance: Utterance, labels: list[int], spect: SpectConfig) -> Example:
     num_samples = max(1, int(utterance.duration * spect.sample_rate + 0.5))  # as resampling rounds
-    needed = ctc.min_frames(torch.tensor([labels], dtype=torch.int64), torch.tensor([len(labels)]))
-    return Example(utterance.id, utterance.audio, num_samples, tuple(labels), int(needed))
+    # As ctc.min_frames, whose tensors would take most of the start of a large corpus.
+    needed = len(labels) + sum(map(operator.eq, labels, labels[1:]))
+    return Example(utterance.id, utterance.audio, num_samples, tuple(labels), needed)
 
 
 def _fits(example: Example, spect: SpectConfig) -> bool:

@@ -3,6 +3,8 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ds2f import ctc
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
@@ -62,6 +64,13 @@ def test_labels_and_the_frames_that_they_need():
     labels = torch.tensor([example.labels])
     assert ctc.feasible(torch.tensor([13]), labels, torch.tensor([11])).item()
     assert not ctc.feasible(torch.tensor([12]), labels, torch.tensor([11])).item()
+
+
+@given(text=st.text("AB ", max_size=12).map(lambda text: " ".join(text.split())))
+def test_the_frames_that_a_transcript_needs_are_those_of_the_loss(text):
+    (example,) = dataset.build([_utterance(0, text)], CFG, train=True).examples
+    labels, length = torch.tensor([example.labels], dtype=torch.int64), torch.tensor([len(example.labels)])
+    assert example.min_frames == ctc.min_frames(labels, length)
 
 
 def test_a_transcript_that_cannot_fit_is_kept_and_remarked_on():
