@@ -19,7 +19,7 @@ TOLERANCE = 1e-3  # relative, in fp32
 WHAT_THEY_ARE = {
     "ours": "functional, as launch.train",
     "usual": "nn.Module, packed sequences, fp32, as deepspeech.pytorch",
-    "best": "nn.Module, padded, one fused call per direction, autocast, fused AdamW",
+    "best": "nn.Module, padded, one fused call per direction, channels last, autocast, fused AdamW",
     "amp": "nn.Module, packed sequences, autocast, AdamW",
 }
 

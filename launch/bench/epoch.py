@@ -11,7 +11,7 @@ from ds2f.runner.backend import open_backend
 from ds2f.runner.splits import Split
 from launch.bench.machine import model_of
 from launch.bench.options import Options
-from launch.bench.ours import Ours
+from launch.bench.ours import Ours, resolved
 
 _STEP, _PADDING = 95, 8  # percent: at least, at most
 
@@ -26,6 +26,7 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
       InputError: when the training manifest or what it names cannot be used.
     """
     backend = open_backend(cfg.device)
+    cfg = resolved(cfg, backend)
     split = Split.open("train", cfg, train=True, pin_memory=backend.pin_memory, start_method=backend.start_method)
     program = Ours(cfg, backend)
     stepping = waiting = 0.0

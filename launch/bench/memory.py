@@ -46,7 +46,8 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
 def peak(cfg: Config, name: str, steps: int, *, half: torch.dtype, device: torch.device) -> int:
     """Trains in this process and returns the most bytes in use so far: resident ones, or on an accelerator its own.
 
-    What ``open_backend`` tells malloc and oneDNN is for our step; on a CPU the rivals run as they do without it.
+    On a CPU the rivals run without what ``open_backend`` tells malloc, which is for our step; what it tells oneDNN, to
+    keep less, they inherit.
     """
     if name == "ours":
         backend = open_backend(cfg.device)

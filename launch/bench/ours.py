@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ds2f import convert, ctc, optim, precision, rng
 from ds2f.config import Config
+from ds2f.runner import kernels
 from ds2f.runner.backend import Backend
 from ds2f.steps import Objective, init_state, objective, train_step
 from ds2f.types import Batch
@@ -16,6 +17,18 @@ from ds2f.types import Batch
 def policy_of(cfg: Config, backend: Backend) -> precision.Policy:
     """The dtypes that the command line asks for, on this device."""
     return backend.policy(cfg.apex)
+
+
+def resolved(cfg: Config, backend: Backend) -> Config:
+    """Puts the engine and the recurrent kernel that ``launch.train`` would choose here in the place of ``auto``."""
+    engine = backend.engine if cfg.training.engine == "auto" else cfg.training.engine
+    dtype = policy_of(cfg, backend).compute
+    kernel = kernels.choose(cfg.model, batch_size=cfg.data.batch_size, dtype=dtype, backend=backend)
+    return attrs.evolve(
+        cfg,
+        training=attrs.evolve(cfg.training, engine=engine),
+        model=attrs.evolve(cfg.model, kernel=kernel),
+    )
 
 
 class Ours:
@@ -37,8 +50,7 @@ class Ours:
           around_loss: what the loss is wrapped in, for timing it.
           around_optimizer: what the optimizer is wrapped in.
         """
-        engine = backend.engine if cfg.training.engine == "auto" else cfg.training.engine
-        cfg = attrs.evolve(cfg, training=attrs.evolve(cfg.training, engine=engine))
+        cfg = resolved(cfg, backend)
         self._cfg, self._backend, self._taken = cfg, backend, 0
         tx = optim.from_config(cfg.optim, cfg.optim.learning_rate, fused=backend.fused_optimizer)
         self._state = backend.place_state(init_state(cfg, tx, key=cfg.training.seed))

@@ -1,7 +1,8 @@
 """DeepSpeech2 and its training step as PyTorch programs have them: ``nn.Module``, ``backward()``, ``torch.optim``.
 
 Nothing of our model, loss, gradients or optimizers is used here. One module serves every rival: its recurrent layers
-read packed sequences, as deepspeech.pytorch's do, or padded ones, with one fused call per direction.
+read packed sequences, as deepspeech.pytorch's do, or padded ones, with one fused call per direction; then the
+convolutions have their channels innermost.
 """
 
 from typing import NamedTuple
@@ -101,6 +102,8 @@ class Network(nn.Module):
             nn.Hardtanh(0, 20, inplace=True),
         )
         layer = PackedLayer if packed else PaddedLayer
+        self._layout = torch.contiguous_format if packed else torch.channels_last  # which oneDNN and cuDNN like better
+        self.conv.to(memory_format=self._layout)  # type: ignore[call-overload]
         sizes = [width] + [hidden] * (cfg.hidden_layers - 1)
         self.rnns = nn.ModuleList(layer(cfg, size, normalise=index > 0) for index, size in enumerate(sizes))
         self.lookahead = None
@@ -112,11 +115,11 @@ class Network(nn.Module):
         """Features [B, F, T] and lengths [B] on the CPU to logits [T', B, V] and their lengths."""
         lengths = (lengths + 1) // 2
         ends = _ends(lengths, (features.shape[-1] + 1) // 2, features.device)
-        x, ended = features[:, None], ends.ended.T[:, None, None]
+        x, spoken = features[:, None].to(memory_format=self._layout), ~ends.ended.T[:, None, None]
         for module in self.conv:
             x = module(x)
             if isinstance(module, nn.Hardtanh):
-                x = x.masked_fill(ended, 0.0)
+                x = x * spoken
         x = x.flatten(1, 2).permute(2, 0, 1).contiguous()
         for layer in self.rnns:
             x = layer(x, ends)

@@ -24,7 +24,7 @@ from ds2f.steps import Objective
 from ds2f.types import Stage
 from launch.bench.machine import model_of, seconds_of
 from launch.bench.options import Options
-from launch.bench.ours import Ours
+from launch.bench.ours import Ours, resolved
 from launch.noise import epoch_batches
 
 FORWARD, BACKWARD = " forward", " backward"
@@ -115,6 +115,7 @@ def noted_optimizer(tx: optim.GradientTransformation, marks: Marks) -> optim.Gra
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
     """Seconds of each part of a step, per round, on the batches that the steps side by side are timed on."""
     backend = open_backend(cfg.device)
+    cfg = resolved(cfg, backend)
     marks = Marks(backend)
     program = Ours(
         cfg,

@@ -16,6 +16,7 @@ from launch.bench.contest import Program
 from launch.bench.limit import limit_of
 from launch.bench.machine import model_of, seconds_of, spread
 from launch.bench.options import Options
+from launch.bench.ours import resolved
 from launch.bench.work import training_flops
 from launch.noise import epoch_batches, padding_share
 
@@ -37,6 +38,7 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
       RuntimeError: when the contestants do not compute the same, or a loss is not finite.
     """
     backend = open_backend(cfg.device)
+    cfg = resolved(cfg, backend)
     agreement = contest.require_agreement(cfg, backend)
     batches = [backend.place(batch) for batch in epoch_batches(cfg, options.rounds)]
     programs = contest.line_up(options.contestants, cfg, backend)
