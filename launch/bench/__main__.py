@@ -23,6 +23,7 @@ sys.argv[0] = str(Path(__file__).parent)  # what messages and --help call the pr
 FLAGS = absl_flags.FLAGS
 flags.define(
     only=("device", "model", "apex", "spect", "augmentation", "data_path", "training.seed", "training.engine")
+    + ("nproc_per_node", "max_restarts", "rdzv_timeout", "collective_timeout")
     + ("data.dataset", "data.train_manifest", "data.test_manifest", "data.num_workers", "data.cache_features")
     + ("data.max_frames", "data.padded_shapes", "data.bucket_jitter")
 )

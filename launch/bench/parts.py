@@ -28,4 +28,6 @@ PARTS = {
     "features": Part("launch.bench.features", every_case=False),
     "decode": Part("launch.bench.decode", every_case=False),
     "epoch": Part("launch.bench.epoch", every_case=False),
+    "ranks": Part("launch.bench.ranks", every_case=False),
+    "startup": Part("launch.bench.startup", every_case=False),
 }
