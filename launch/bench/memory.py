@@ -77,7 +77,7 @@ def _peak_resident() -> int:
 def show(results: list[dict[str, Any]], console: Console) -> None:
     """Prints a row per case and contestant."""
     table = Table("model", "batch", "training", title="peak memory", title_justify="left")
-    for heading in ("GB", "ours / it"):
+    for heading in ("GB", "ours over it"):
         table.add_column(heading, justify="right")
     for result in results:
         for index, (name, peak_bytes) in enumerate(result["peak_bytes"].items()):

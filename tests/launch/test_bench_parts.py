@@ -83,10 +83,14 @@ def test_times_of_a_loss_that_is_not_finite_are_refused(monkeypatch: pytest.Monk
         step.measure(CFG, Options(rounds=1, warmup=0, contestants=("ours",)))
 
 
-def test_contestants_start_from_the_same_parameters() -> None:
+def test_contestants_start_from_the_same_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step.contest, "require_agreement", lambda cfg, backend: {})
     result = step.measure(CFG, Options(rounds=1, warmup=0, contestants=("usual", "ours")))
     assert result["ours_over"]["usual"]["loss_difference"] < 0.01, "their batch norms differ in padding alone"
     assert "part by at most" in shown(step, result)
+    assert max(map(len, shown(step, result).splitlines())) <= 100
+    mine, theirs = (result["contestants"][name]["processor_seconds"] for name in ("ours", "usual"))
+    assert result["ours_over"]["usual"]["processor_total"] == pytest.approx(sum(theirs) / sum(mine))
 
 
 @pytest.mark.parametrize(("engine", "remat"), [("func", False), ("autograd", False), ("func", True)])
