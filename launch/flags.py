@@ -157,7 +157,9 @@ def run(main: Main, *, positional: bool = False) -> None:
 
     Mistakes that the user can mend end with their message alone and status 1; Ctrl-C ends with status 130.
     torch's automatic loading of device back ends is turned off for this process and its children: with torch_npu
-    installed and CANN absent, ``import torch`` would fail.
+    installed and CANN absent, ``import torch`` would fail. And their threads wait for each other awake for a tenth of a
+    millisecond rather than for several, unless the environment says how they wait: a thread that has to share its
+    processor, with a loader process or another rank, would otherwise cost the others all of theirs as well.
 
     Args:
       main: what the launcher does; torch is imported inside it or by modules that it imports. Its result is the exit
@@ -165,6 +167,8 @@ def run(main: Main, *, positional: bool = False) -> None:
       positional: whether arguments that are not flags are welcome.
     """
     os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # of libgomp, which torch brings; it reads it when loaded
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what ends a process group is said in our own words
     app.run(lambda argv: _guarded(main, argv), flags_parser=lambda argv: _parse(argv, positional=positional))
 

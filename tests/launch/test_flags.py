@@ -235,6 +235,21 @@ def test_torch_is_told_not_to_load_device_back_ends_by_itself(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_do_not_wait_awake_for_long_unless_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], expected: str
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    result = start(tmp_path, body="print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)")
+    assert result.stdout.split() == [expected, "False"]
+
+
+@pytest.mark.parametrize(
     ("argv", "name"),
     [
         ([], None),
