@@ -18,11 +18,13 @@ __all__ = ["FULL", "LossScale", "Policy", "adjust", "init_scale", "policy"]
 
 
 class Policy(NamedTuple):
-    """Dtypes of the forward pass, and how its convolutions lie in memory."""
+    """Dtypes of the forward pass, and whether it may take operators of its own."""
 
     compute: torch.dtype  # convolutions, recurrent layers, output layer
     activation: torch.dtype  # what flows between them; batch norm's arithmetic is never below float32
-    layout: torch.memory_format = torch.contiguous_format  # channels_last is faster on CPUs, and unknown to vmap
+    # Convolutions with channels innermost, and batch norm with a backward pass of its own: faster on CPUs, but leaves,
+    # which are neither vmapped nor differentiated twice.
+    fused: bool = False
 
 
 FULL = Policy(torch.float32, torch.float32)

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from ds2f import rng, tree
 from ds2f.config import ModelConfig
-from ds2f.model import layers, recurrent
+from ds2f.model import fused_norm, layers, recurrent
 from ds2f.model.batch_norm import batch_norm, update_stats
 from ds2f.model.recurrent import Kernel
 from ds2f.model.structure import CONVOLUTIONS, init, output_lengths
@@ -207,11 +207,15 @@ def _conv(
     measured = []
     for conv, layer, running in zip(CONVOLUTIONS, params["layers"], stats["layers"], strict=True):
         x = layers.conv2d(
-            layer, x, stride=conv.stride, padding=conv.padding, dtype=call.policy.compute, layout=call.policy.layout
+            layer,
+            x,
+            stride=conv.stride,
+            padding=conv.padding,
+            dtype=call.policy.compute,
+            innermost=call.policy.fused,
         )
-        x, moments = _norm(layer["norm"], running["norm"], x, padding, axis=1, call=call)
         # Once is enough for zeros after convolution, norm and clip alike: the norm ignores padding, 0 is clipped to 0.
-        x = layers.zero_padding(layers.clip(x), padding)
+        x, moments = _norm(layer["norm"], running["norm"], x, padding, axis=1, call=call, clipped=True)
         measured.append({"norm": moments})
     return x.permute(3, 0, 1, 2).flatten(2), {"layers": measured} if call.train else {}
 
@@ -256,8 +260,12 @@ def _output(params: Params, x: Tensor, *, stats: Stats, call: _Call) -> tuple[Te
     return logits.to(torch.promote_types(compute, torch.float32)), {"norm": moments} if call.train else {}
 
 
-def _norm(params: Params, stats: Stats, x: Tensor, padding: Tensor, *, axis: int, call: _Call) -> tuple[Tensor, Any]:
-    return batch_norm(
+def _norm(
+    params: Params, stats: Stats, x: Tensor, padding: Tensor, *, axis: int, call: _Call, clipped: bool = False
+) -> tuple[Tensor, Any]:
+    if call.policy.fused and call.train and call.reduce_moments is identity:
+        return fused_norm.normalise(params, x, padding, axis=axis, dtype=call.policy.activation, clipped=clipped)
+    x, moments = batch_norm(
         params,
         stats,
         x,
@@ -267,6 +275,7 @@ def _norm(params: Params, stats: Stats, x: Tensor, padding: Tensor, *, axis: int
         dtype=call.policy.activation,
         reduce_moments=call.reduce_moments,
     )
+    return (layers.zero_padding(layers.clip(x), padding) if clipped else x), moments
 
 
 def _dropout(x: Tensor, name: str, call: _Call) -> Tensor:

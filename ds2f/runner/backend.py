@@ -49,12 +49,8 @@ class Backend:
         return _DTYPES.get(requested, self.fast_dtype)
 
     def policy(self, cfg: ApexConfig) -> Policy:
-        """What ``--apex.opt_level`` and ``--apex.dtype`` come to here.
-
-        With channels innermost, oneDNN's convolutions take two thirds of the time.
-        """
-        chosen = precision.policy(cfg.opt_level, self.dtype(cfg.dtype))
-        return chosen._replace(layout=torch.channels_last) if self.name == "cpu" else chosen
+        """What ``--apex.opt_level`` and ``--apex.dtype`` come to here; fused on CPUs, where that has been measured."""
+        return precision.policy(cfg.opt_level, self.dtype(cfg.dtype))._replace(fused=self.name == "cpu")
 
     def kernels(self, dtype: torch.dtype) -> tuple[str, ...]:
         """The recurrent kernels that may be fastest here for an LSTM in ``dtype``; the operator ``fused`` is the first.

@@ -43,7 +43,7 @@ class Summary:
             f"{f'{ranks} ranks, each ' if ranks > 1 else ''}{self.backend.description}",
             f"{len(data['train'].dataset.examples)} training utterances ({duration(data['train'].seconds)}), "
             f"{len(data['val'].dataset.examples)} for validation; "
-            f"{steps} steps of {global_batch(cfg, ranks)} an epoch"
+            f"{steps} steps of {'at most ' if cfg.data.max_frames else ''}{global_batch(cfg, ranks)} an epoch"
             f"{f' in {parts} shares' if parts > 1 else ''}, {cfg.training.epochs} epochs",
         ]
 
