@@ -231,7 +231,8 @@ def _processors() -> int:
 def summary(taken: dict[str, list[Phases]]) -> dict[str, Any]:
     """What the rounds came to: medians in seconds, and what the ranks cost relative to one process.
 
-    ``compared`` leaves out the sums and all updates but one; ``whole`` is the step as training takes it.
+    ``compared`` leaves out the sums and all updates but one; ``whole`` is the step as training takes it, and
+    ``processors_ratio`` what that takes of them, which other programs on the machine change least.
     """
     compared = [
         (ranks.compute + one.update) / (one.compute + one.update)
@@ -242,7 +243,12 @@ def summary(taken: dict[str, list[Phases]]) -> dict[str, Any]:
         name: {field: median(getattr(phases, field) for phases in found) for field in PARTS}
         for name, found in taken.items()
     }
-    return {"rounds": len(compared), "seconds": seconds, "compared": spread(compared), "whole": spread(whole)}
+    used = [
+        overlapped.processors / one.processors
+        for overlapped, one in zip(taken["overlapped"], taken["one"], strict=True)
+    ]
+    ratios = {"compared": spread(compared), "whole": spread(whole), "processors_ratio": spread(used)}
+    return {"rounds": len(compared), "seconds": seconds} | ratios
 
 
 def show(results: list[dict[str, Any]], console: Console) -> None:
@@ -263,7 +269,8 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
         compared, whole = result["compared"], result["whole"]
         console.print(
             f"Without sums and with one update the ranks take {compared['median']:.3f} times as long as one process "
-            f"({compared['min']:.3f} to {compared['max']:.3f}); with all, {whole['median']:.3f} times."
+            f"({compared['min']:.3f} to {compared['max']:.3f}); with all, {whole['median']:.3f} times, and "
+            f"{result['processors_ratio']['median']:.3f} times as much of the processors."
         )
 
 

@@ -50,6 +50,7 @@ def test_sums_and_all_updates_but_one_are_left_out_of_the_comparison() -> None:
     result = ranks.summary(taken)
     assert result["compared"]["median"] == pytest.approx(13 / 12)
     assert result["whole"]["median"] == pytest.approx(2)
+    assert result["processors_ratio"]["median"] == pytest.approx(20 / 22)
 
 
 def test_a_step_that_is_not_the_same_is_no_comparison() -> None:
