@@ -12,7 +12,7 @@ from ds2f.runner.backend import Backend
 _FRAMES = 32  # of the layer that is timed: all candidates take them one by one
 _ROUNDS = 3  # that count, after one that warms caches and compilers up
 _MARGIN = 0.95  # what is not fused has to take less than this share of its time
-_SMALLEST = 256  # units; layers of fewer take no time worth measuring
+_SMALLEST = 512  # units; with fewer, all of a step is quick, and its start would be what is long
 
 
 def choose(cfg: ModelConfig, *, batch_size: int, dtype: torch.dtype, backend: Backend) -> str:

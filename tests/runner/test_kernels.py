@@ -15,7 +15,7 @@ from ds2f.runner.run_dir import claim_run_dir
 
 FAST_HALF = Backend("cpu", torch.device("cpu"), "CPU with fast bf16", torch.bfloat16, "func")
 PLAIN = attrs.evolve(FAST_HALF, fast_dtype=torch.float32)
-MODEL = ModelConfig(hidden_size=256, hidden_layers=2)
+MODEL = ModelConfig(hidden_size=512, hidden_layers=2)
 SHAPE = {"batch_size": 2, "dtype": torch.bfloat16}
 
 
@@ -45,7 +45,7 @@ def test_a_kernel_that_was_asked_for_is_taken_unmeasured(speeds, kernel):
         (MODEL, FAST_HALF, torch.float32),
         (MODEL, attrs.evolve(FAST_HALF, name="cuda"), torch.bfloat16),
         (attrs.evolve(MODEL, rnn_type="gru"), FAST_HALF, torch.bfloat16),
-        (attrs.evolve(MODEL, hidden_size=64), FAST_HALF, torch.bfloat16),
+        (attrs.evolve(MODEL, hidden_size=256), FAST_HALF, torch.bfloat16),
     ],
 )
 def test_without_a_rival_the_fused_operator_is_taken_unmeasured(speeds, model, backend, dtype):
