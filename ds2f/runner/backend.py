@@ -123,8 +123,9 @@ def open_backend(name: str = "auto", *, local_rank: int = 0, local_ranks: int = 
                 _log.warning("--device=auto passes over the NPU: %s", error)
     if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
         return _open_cuda(local_rank, local_ranks)
-    _keep_freed_memory()
-    return Backend("cpu", torch.device("cpu"), _processor(), _cpu_dtype(), "func")
+    dtype = _cpu_dtype()
+    _keep_freed_memory(largest=dtype != torch.float32)
+    return Backend("cpu", torch.device("cpu"), _processor(), dtype, "func")
 
 
 def _open_npu(local_rank: int, local_ranks: int) -> Backend:
@@ -174,17 +175,22 @@ def _require_cards(kind: str, cards: int, processes: int) -> None:
         )
 
 
-def _keep_freed_memory() -> None:
-    """Tells glibc to keep large blocks that are freed, which it would give back to the kernel and fault in again.
+def _keep_freed_memory(*, largest: bool) -> None:
+    """Tells glibc to keep blocks that are freed, which it would give back to the kernel and fault in again.
 
-    The buffers of a step are large and of a new size each time; a training step of 3 x 512 takes a sixth less. What
-    oneDNN keeps for each of these sizes would grow to gigabytes, for nothing: 64 of its programs are as fast as 1024.
+    The buffers of a step are large and of a new size each time. Where half precision is fast, a training step of
+    3 x 512 takes a sixth less. Elsewhere the products take so long that one cannot tell; there the ``largest`` blocks,
+    of 32 MiB and more, are given back, since keeping them costs almost half as much memory again. What oneDNN keeps for
+    each of these sizes would grow to gigabytes, for nothing: 64 of its programs are as fast as 1024.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # read when oneDNN is first used
     if platform.libc_ver()[0] == "glibc":
-        libc, mmap_max, trim_threshold = ctypes.CDLL(None), -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
-        libc.mallopt(mmap_max, 0)
+        libc, trim_threshold, mmap_threshold, mmap_max = ctypes.CDLL(None), -1, -3, -4  # M_* of malloc.h
         libc.mallopt(trim_threshold, -1)
+        if largest:
+            libc.mallopt(mmap_max, 0)
+        else:
+            libc.mallopt(mmap_threshold, 32 * 2**20)  # the highest that glibc takes
 
 
 def _cpu_dtype() -> torch.dtype:

@@ -1,14 +1,15 @@
 """Which recurrent kernel a run takes where ``--model.kernel=auto`` leaves it open: timed, for the run's own shape."""
 
+import logging
 import time
 
 import torch
-from torch import Tensor
 
 from ds2f.config import ModelConfig
 from ds2f.model import layers, recurrent
 from ds2f.runner.backend import Backend
 
+_log = logging.getLogger(__name__)
 _FRAMES = 32  # of the layer that is timed: all candidates take them one by one
 _ROUNDS = 3  # that count, after one that warms caches and compilers up
 _MARGIN = 0.95  # what is not fused has to take less than this share of its time
@@ -50,20 +51,23 @@ def _measure(
     x = torch.full((_FRAMES, batch_size, size), 0.1, dtype=dtype, device=device)
     shapes = {"w_ih": (4 * size, size), "w_hh": (4 * size, size), "b_ih": (4 * size,), "b_hh": (4 * size,)}
     weights = {name: torch.full(shape, 1 / size, dtype=dtype, device=device) for name, shape in shapes.items()}
-    seconds = dict.fromkeys(candidates, float("inf"))
-    for measured in range(-1, _ROUNDS):
-        for name in candidates:
-            kernel = recurrent.named(name, cfg.rnn_type)
+    kernels = {name: recurrent.named(name, cfg.rnn_type) for name in candidates}
 
-            def layer(x: Tensor, w: recurrent.Weights, kernel: recurrent.Kernel = kernel) -> Tensor:
-                return kernel(x, frames, None, [w])[0]
+    def seconds_of(kernel: recurrent.Kernel) -> float:
+        backend.synchronize()
+        started = time.perf_counter()
+        y, pullback, *_ = torch.func.vjp(lambda x, w: kernel(x, frames, None, [w])[0], x, weights)
+        with torch.no_grad():
+            pullback(y)
+        backend.synchronize()
+        return time.perf_counter() - started
 
-            backend.synchronize()
-            started = time.perf_counter()
-            y, pullback, *_ = torch.func.vjp(layer, x, weights)
-            with torch.no_grad():
-                pullback(y)
-            backend.synchronize()
-            if measured >= 0:
-                seconds[name] = min(seconds[name], time.perf_counter() - started)
-    return seconds
+    for name in candidates[1:]:
+        try:
+            seconds_of(kernels[name])
+        except RuntimeError as error:  # a processor or a release of torch without an operator that it needs
+            _log.warning("the recurrent kernel %s does not run here and is left aside: %s", name, error)
+            del kernels[name]
+    seconds_of(kernels["fused"])
+    rounds = [{name: seconds_of(kernel) for name, kernel in kernels.items()} for _ in range(_ROUNDS)]
+    return {name: min(times[name] for times in rounds) for name in kernels}

@@ -72,6 +72,18 @@ def test_the_measurement_sees_which_kernel_is_slow(monkeypatch):
     assert found["hoisted"] > max(0.2, found["fused"])
 
 
+def test_a_kernel_that_does_not_run_here_is_left_aside_and_named(monkeypatch, caplog):
+    def broken(rnn_type):
+        def kernel(*arguments):
+            raise RuntimeError("no such operator")
+
+        return kernel
+
+    monkeypatch.setitem(recurrent.KERNELS, "hoisted", broken)
+    assert kernels.choose(MODEL, batch_size=1, dtype=torch.bfloat16, backend=FAST_HALF) == "fused"
+    assert "hoisted does not run here and is left aside: no such operator" in caplog.text
+
+
 def claimed(run_dir, *, finds):
     cfg = Config(
         model=MODEL,
