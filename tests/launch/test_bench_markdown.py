@@ -1,0 +1,30 @@
+"""The README's table of speeds is that of the file that is kept."""
+
+import json
+from pathlib import Path
+
+from launch.bench.markdown import rows
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "configs/results/bench_cpu.json"
+
+
+def test_a_row_says_how_many_times_as_fast_ours_is():
+    contestants = {"ours": {"utterances_per_second": 3.0, "share_of_limit": 0.5}}
+    case = {"preset": "5x8", "batch_size": 2, "contestants": contestants}
+    case["ours_over"] = {"usual": {"total": 4.0}, "best": {"total": 1.25}}
+    *_, row = rows({"parts": {"step": [case]}})
+    assert row == "| 5 x 8 | 2 | 3.00 | 50 % | 4.00 | 1.25 |"
+
+
+def test_the_readme_shows_the_measurement_that_is_kept():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme.split("<!-- speed -->\n")[1].split("<!-- /speed -->")[0]
+    assert shown.splitlines() == list(rows(json.loads(KEPT.read_text(encoding="utf-8"))))
+
+
+def test_the_ratios_that_are_kept_follow_from_the_times_beside_them():
+    for case in json.loads(KEPT.read_text(encoding="utf-8"))["parts"]["step"]:
+        seconds = {name: sum(found["seconds"]) for name, found in case["contestants"].items()}
+        for name, over in case["ours_over"].items():
+            assert abs(over["total"] - seconds[name] / seconds["ours"]) < 1e-9
