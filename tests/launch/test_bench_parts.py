@@ -52,6 +52,7 @@ def test_contestants_take_turns_on_the_same_batches(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(step.contest, "require_agreement", lambda cfg, backend: {})
     monkeypatch.setattr(step, "seconds_of", lambda work, backend: work() or len(taken) ** SLOW[taken[-1][0]])
     monkeypatch.setattr(limit, "SIZE", 64)
+    monkeypatch.setattr(limit, "_SECONDS", 0.001)
     result = step.measure(CFG, Options(rounds=3, warmup=1))
     names = [name for name, *_ in taken]
     everyone = ["ours", "usual", "best"]
