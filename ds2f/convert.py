@@ -21,7 +21,7 @@ from ds2f.types import Params, Stats
 
 _COUNTER = "num_batches_tracked"
 _WRAPPERS = ("module.", "model.")  # DataParallel's, and that of a model held by another module
-_TRAINING_ONLY = ("dropout", "kernel", "ctc", "sync_batch_norm")  # how a model is computed, not what it is
+_TRAINING_ONLY = ("dropout", "kernel", "ctc", "remat", "sync_batch_norm")  # how a model is computed, not what it is
 _RNN_PARTS = {"w_ih": "weight_ih_l0", "w_hh": "weight_hh_l0", "b_ih": "bias_ih_l0", "b_hh": "bias_hh_l0"}
 
 

@@ -88,7 +88,7 @@ def test_shapes_that_do_not_fit_are_listed():
 
 def test_the_output_layers_rows_follow_their_labels_and_new_ones_are_drawn():
     before = attrs.evolve(SMALL, labels=tuple("_ABC "))
-    after = attrs.evolve(before, labels=tuple("C_ÄA"), dropout=0.1, kernel="scan", sync_batch_norm=True)
+    after = attrs.evolve(before, labels=tuple("C_ÄA"), dropout=0.1, kernel="scan", remat=True, sync_batch_norm=True)
     params, _ = lively_model(before)
     kept = tree.map(torch.clone, params)
     found, new = with_labels(before, params, after, key=5)

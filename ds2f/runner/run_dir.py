@@ -77,7 +77,10 @@ def _with_kernel(cfg: Config, kernel: str) -> Config:
 
 def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:
     changed = [
-        f"model.{name}" for name, value in attrs.asdict(cfg.model).items() if value != getattr(before.model, name)
+        f"model.{name}"
+        for name, value in attrs.asdict(cfg.model).items()
+        if value != getattr(before.model, name)
+        and name != "remat"  # which changes no number, and fits a run into less memory
     ]
     if changed:
         raise InputError(

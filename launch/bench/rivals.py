@@ -5,6 +5,7 @@ read packed sequences, as deepspeech.pytorch's do, or padded ones, with one fuse
 convolutions have their channels innermost.
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ def _ends(lengths: Tensor, frames: int, device: torch.device) -> Ends:
     return Ends(lengths, ended, turned.flatten())
 
 
-class _Layer(nn.Module):
+class _Layer(nn.Module, ABC):
     """Batch norm, then a recurrent layer whose directions are summed."""
 
     def __init__(self, size: int, *, normalise: bool) -> None:
@@ -50,9 +51,9 @@ class _Layer(nn.Module):
             x = self.batch_norm(x.flatten(0, 1)).view_as(x)
         return self.recur(x, ends)
 
+    @abstractmethod
     def recur(self, x: Tensor, ends: Ends) -> Tensor:
         """What the classes below differ in."""
-        raise NotImplementedError
 
 
 class PackedLayer(_Layer):

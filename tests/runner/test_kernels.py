@@ -8,6 +8,7 @@ import torch
 
 from ds2f import config
 from ds2f.config import ApexConfig, CheckpointingConfig, Config, ModelConfig
+from ds2f.errors import InputError
 from ds2f.model import recurrent
 from ds2f.runner import kernels
 from ds2f.runner.backend import Backend
@@ -84,9 +85,9 @@ def test_a_kernel_that_does_not_run_here_is_left_aside_and_named(monkeypatch, ca
     assert "hoisted does not run here and is left aside: no such operator" in caplog.text
 
 
-def claimed(run_dir, *, finds):
+def claimed(run_dir, *, finds, **model):
     cfg = Config(
-        model=MODEL,
+        model=attrs.evolve(MODEL, **model),
         apex=ApexConfig(opt_level="O0"),
         checkpointing=CheckpointingConfig(load_auto_checkpoint=True),
     )
@@ -98,3 +99,11 @@ def test_a_run_records_its_kernel_and_keeps_it_when_another_would_be_found_later
     assert config.load(tmp_path / "config.json").model.kernel == "hoisted"
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     assert claimed(tmp_path, finds="fused").model.kernel == "hoisted"
+
+
+def test_a_run_may_go_on_with_recomputation_but_not_as_another_model(tmp_path):
+    claimed(tmp_path, finds="fused")
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    assert claimed(tmp_path, finds="fused", remat=True).model.remat
+    with pytest.raises(InputError, match=r"model\.hidden_layers differ"):
+        claimed(tmp_path, finds="fused", hidden_layers=3)
