@@ -287,3 +287,35 @@ class VisualizationConfig:
 
     tensorboard: bool = setting(True, "Write TensorBoard scalars to run_dir/tensorboard.")
     progress: bool = setting(True, "Show a progress bar on a terminal.")
+
+
+@attrs.frozen(kw_only=True)
+class BeamConfig:
+    """How logits become text: the section ``lm``, of the commands that decode. It is no part of a run."""
+
+    decoder: str = setting(
+        "auto",
+        "The best path, or a beam search for the best transcript; auto searches when there is a language model.",
+        one_of("auto", "greedy", "beam"),
+    )
+    path: str = setting(
+        "", "Language model for the beam search, of words or characters: an ARPA file as launch.build_lm writes it."
+    )
+    weight: float = setting(0.5, "Weight of the language model's natural log-probability.", within(0, 100))
+    word_score: float = setting(
+        0.0,
+        "Added for every word of a transcript (for every character, with a language model of characters): what makes "
+        "up for the language model's taste for short ones.",
+        within(-100, 100),
+    )
+    beam_size: int = setting(100, "Transcripts that the beam search keeps at every frame.", within(1))
+    beam_threshold: float = setting(
+        50.0,
+        "Transcripts that fall behind the best by more than this, natural log, leave the beam.",
+        within(0, 1000, open_low=True),
+    )
+
+    @property
+    def searches(self) -> bool:
+        """Whether to search with a beam."""
+        return self.decoder == "beam" or (self.decoder == "auto" and bool(self.path))

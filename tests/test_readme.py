@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import pytest
 
-from ds2f.config import Config, sections
+from ds2f.config import BeamConfig, Config, sections
 from ds2f.settings import OneOf
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ def blocks(language: str) -> list[str]:
 
 
 def settings() -> Iterator[tuple[str, Any]]:
-    """Flag and field of every setting that has one, in the order of ``Config``."""
+    """Flag and field of every setting that has one, in the order of ``Config``; then those of decoding."""
     classes = sections()
     for field in attrs.fields(Config):
         if field.name not in classes:
@@ -37,6 +37,7 @@ def settings() -> Iterator[tuple[str, Any]]:
         for member in attrs.fields(classes[field.name]):
             if not member.metadata["derived"]:
                 yield f"{field.name}.{member.name}", member
+    yield from ((f"lm.{field.name}", field) for field in attrs.fields(BeamConfig))
 
 
 def flags_table() -> str:

@@ -1,0 +1,259 @@
+import itertools
+import math
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ds2f import decode
+from ds2f.config import BeamConfig
+from ds2f.errors import InputError
+from ds2f.types import Logits
+
+pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
+
+WIDE = {"beam_size": 5000, "beam_threshold": 900.0}  # nothing leaves the beam
+
+# A made-up model of words, of order 2, in an ARPA file's terms: decimal log-probability, words, back-off weight.
+WORDS = {
+    ("<unk>",): (-2.0, 0.0), ("<s>",): (-9.0, -0.3), ("</s>",): (-0.8, 0.0), ("A",): (-0.6, -0.2),
+    ("AB",): (-0.9, -0.4), ("B",): (-1.1, 0.0), ("<s>", "AB"): (-0.2, 0.0), ("A", "B"): (-0.1, 0.0),
+    ("B", "</s>"): (-0.15, 0.0), ("AB", "A"): (-0.5, 0.0),
+}  # fmt: skip
+# One of characters, of order 3.
+CHARACTERS = {
+    ("<unk>",): (-2.0, 0.0), ("<s>",): (-9.0, -0.3), ("</s>",): (-0.8, 0.0), ("A",): (-0.6, -0.2),
+    ("B",): (-0.9, -0.4), ("<space>",): (-1.0, -0.1), ("<s>", "B"): (-0.2, -0.2), ("A", "B"): (-0.1, -0.3),
+    ("B", "A"): (-0.4, 0.1), ("B", "</s>"): (-0.15, 0.0), ("<s>", "B", "A"): (-0.3, 0.0), ("B", "A", "B"): (-1.5, 0.0),
+}  # fmt: skip
+
+
+def arpa(folder, ngrams):
+    """Writes an ARPA file of these n-grams, spelt in tokens."""
+    order = max(map(len, ngrams))
+    sizes = [[key for key in ngrams if len(key) == size] for size in range(1, order + 1)]
+    lines = ["\\data\\", *(f"ngram {size}={len(keys)}" for size, keys in enumerate(sizes, 1))]
+    for size, keys in enumerate(sizes, 1):
+        lines += ["", f"\\{size}-grams:"]
+        for key in keys:
+            probability, backoff = ngrams[key]
+            lines.append(f"{probability}\t{' '.join(key)}" + (f"\t{backoff}" if size < order else ""))
+    path = folder / "lm.arpa"
+    path.write_text("\n".join([*lines, "", "\\end\\", ""]), encoding="utf-8")
+    return path
+
+
+def log10(ngrams, history, token):
+    """Katz's back-off, straight from its definition."""
+    if (*history, token) in ngrams:
+        return ngrams[(*history, token)][0]
+    if not history:
+        return ngrams[("<unk>",)][0]
+    return ngrams.get(history, (0.0, 0.0))[1] + log10(ngrams, history[1:], token)
+
+
+def sentence(ngrams, tokens):
+    """The natural log-probability of a sentence, its end included."""
+    order = max(map(len, ngrams))
+    history, total = ("<s>",), 0.0
+    for token in (*tokens, "</s>"):
+        total += log10(ngrams, history[-(order - 1) :], token)
+        history = (*history, token)
+    return total * math.log(10)
+
+
+def transcripts(values: Tensor, labels: str, spelt=lambda text: text) -> dict[str, float]:
+    """The log-probability of every transcript of one utterance [T, V], summed over all paths to it."""
+    log_probs = values.double().log_softmax(dim=1).tolist()
+    found: dict[str, list[float]] = {}
+    for path in itertools.product(range(len(labels)), repeat=len(values)):
+        text = "".join(labels[label] for label, _ in itertools.groupby(path) if labels[label] != "_")
+        score = sum(row[label] for row, label in zip(log_probs, path, strict=True))
+        found.setdefault(spelt(text), []).append(score)
+    return {text: torch.tensor(scores, dtype=torch.float64).logsumexp(0).item() for text, scores in found.items()}
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_ranked_like(hypotheses, expected, labels):
+    """The same texts with the same scores, best first."""
+    assert {one.text for one in hypotheses} == expected.keys()
+    for one in hypotheses:
+        assert one.score == pytest.approx(expected[one.text], abs=2e-4)
+        assert "".join(labels[token] for token in one.tokens) == one.text
+        assert one.token_frames == sorted(set(one.token_frames))
+    scores = [one.score for one in hypotheses]
+    assert scores == sorted(scores, reverse=True)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(["_A ", "A_ B", " BA_"]), st.lists(st.integers(0, 4), min_size=1, max_size=3), st.integers(0, 999)
+)
+def test_without_a_language_model_it_finds_every_transcript_with_its_probability(labels, lengths, seed):
+    values = draw(seed, len(lengths), 4, len(labels))
+    found = decode.beam(Logits(values, torch.tensor(lengths)), labels, cfg=BeamConfig(**WIDE))
+    for row, (hypotheses, length) in enumerate(zip(found, lengths, strict=True)):
+        assert_ranked_like(hypotheses, transcripts(values[row, :length], labels), labels)
+
+
+@pytest.fixture(scope="module")
+def word_model(tmp_path_factory):
+    return arpa(tmp_path_factory.mktemp("words"), WORDS)
+
+
+@pytest.fixture(scope="module")
+def character_model(tmp_path_factory):
+    return arpa(tmp_path_factory.mktemp("characters"), CHARACTERS)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(["_AB ", " B_A"]), st.integers(1, 5), st.integers(0, 999), st.floats(0, 2), st.floats(-2, 2))
+def test_with_a_model_of_words_it_finds_every_sentence_of_its_words(word_model, labels, frames, seed, weight, bonus):
+    values = draw(seed, 1, frames, 4)
+    expected = {
+        text: score + weight * sentence(WORDS, text.split()) + bonus * len(text.split())
+        for text, score in transcripts(values[0], labels, lambda text: " ".join(text.split())).items()
+        if set(text.split()) <= {"A", "AB", "B"}
+    }
+    cfg = BeamConfig(path=str(word_model), weight=weight, word_score=bonus, **WIDE)
+    (hypotheses,) = decode.beam(Logits(values, torch.tensor([frames])), labels, cfg=cfg)
+    assert_ranked_like(hypotheses, expected, labels)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(["_AB ", " B_A"]), st.integers(1, 5), st.integers(0, 999), st.floats(0, 2), st.floats(-2, 2))
+def test_with_a_model_of_characters_it_finds_every_spelling(character_model, labels, frames, seed, weight, bonus):
+    values = draw(seed, 1, frames, 4)
+    expected = {
+        text: score
+        + weight * sentence(CHARACTERS, ["<space>" if character == " " else character for character in text])
+        + bonus * len(text)
+        for text, score in transcripts(values[0], labels).items()
+    }
+    cfg = BeamConfig(path=str(character_model), weight=weight, word_score=bonus, **WIDE)
+    (hypotheses,) = decode.beam(Logits(values, torch.tensor([frames])), labels, cfg=cfg)
+    assert_ranked_like(hypotheses, expected, labels)
+
+
+def spelt(path: str, labels: str, *, sure: float = 20.0) -> Tensor:
+    """Logits [1, T, V] whose best path is ``path``."""
+    return sure * torch.nn.functional.one_hot(torch.tensor([[labels.index(label) for label in path]]), len(labels))
+
+
+@pytest.mark.parametrize("size", [1, 100])
+@pytest.mark.parametrize("labels", ["_AB ", "AB _"])
+def test_where_the_logits_leave_no_doubt_it_reads_what_greedy_reads_from_the_same_frames(labels, size):
+    logits = Logits(spelt(" __AA_ABB  _", labels), torch.tensor([12]))
+    (hypotheses,) = decode.beam(logits, labels, cfg=BeamConfig(beam_size=size))
+    (greedy,) = decode.greedy(logits, labels)
+    assert hypotheses[0][:3] == greedy[:3]
+    assert len(hypotheses) <= size
+
+
+def test_a_sentence_of_a_word_model_begins_at_the_words_frames_and_has_single_spaces(word_model):
+    labels = "_AB "
+    logits = Logits(spelt(" _AABB _ _B__ ", labels), torch.tensor([14]))
+    (hypotheses,) = decode.beam(logits, labels, cfg=BeamConfig(path=str(word_model)))
+    best = hypotheses[0]
+    assert (best.text, best.token_frames) == ("AB B", [2, 4, 6, 10])
+
+
+def test_a_model_of_words_hears_its_words_alone_and_one_of_characters_any(word_model, character_model):
+    labels = "_AB "
+    values = spelt("A_ _BA", labels)
+    values[0, 4, labels.index("A")] = 15.0  # not as likely as the B, but BA is no word
+    logits = Logits(values, torch.tensor([6]))
+    assert decode.greedy(logits, labels)[0].text == "A BA"
+    for path, text in ((word_model, "A A"), (character_model, "A BA")):
+        assert decode.best_of_beam(BeamConfig(path=str(path)))(logits, labels)[0].text == text
+
+
+@pytest.mark.parametrize(("weight", "text"), [(0.0, "A"), (3.0, "B")])
+def test_the_language_models_weight_decides_between_the_sounds_word_and_its_own(tmp_path, weight, text):
+    ngrams = {("<unk>",): (-9, 0), ("<s>",): (-9, 0), ("</s>",): (-0.5, 0), ("A",): (-1, 0), ("B",): (-0.2, 0)}
+    path = arpa(tmp_path, ngrams | {("B", "B"): (-1, 0)})
+    logits = Logits(torch.tensor([[[0.0, 5.0, 4.0, 0.0]]]), torch.tensor([1]))
+    cfg = BeamConfig(path=str(path), weight=weight)
+    assert decode.best_of_beam(cfg)(logits, "_AB ")[0].text == text
+
+
+def test_an_opened_model_gives_the_same_as_its_path_and_batches_do_not_matter(word_model):
+    labels = "_AB "
+    values, lengths = draw(1, 3, 30, 4), torch.tensor([30, 0, 17])
+    cfg, lm = BeamConfig(path=str(word_model)), decode.open_language_model(word_model, labels)
+    together = decode.beam(Logits(values, lengths), labels, cfg=cfg, lm=lm)
+    assert [hypotheses[0].text for hypotheses in together][1] == ""
+    for row, length in enumerate(lengths.tolist()):
+        alone = decode.beam(Logits(values[row : row + 1, :length], lengths[row : row + 1]), labels, cfg=cfg)
+        assert alone == [together[row]]
+
+
+def test_frames_past_the_end_are_not_read():
+    values = spelt("AABB", "_AB").float()
+    values[:, 2:] = math.nan
+    (hypotheses,) = decode.beam(Logits(values, torch.tensor([2])), "_AB", cfg=BeamConfig())
+    assert hypotheses[0].text == "A"
+
+
+def test_logits_that_are_not_numbers_and_empty_batches_do_no_harm():
+    nothing = decode.Hypothesis("", [], [], -math.inf)
+    assert decode.beam(Logits(torch.full((1, 3, 3), math.nan), torch.tensor([3])), "_AB", cfg=BeamConfig()) == [
+        [nothing]
+    ]
+    assert decode.beam(Logits(torch.zeros(0, 3, 3), torch.zeros(0, dtype=torch.int64)), "_AB", cfg=BeamConfig()) == []
+
+
+def test_the_decoder_of_a_configuration_is_greedy_unless_a_search_is_asked_for():
+    assert decode.from_config(BeamConfig()) is decode.greedy
+    assert decode.from_config(BeamConfig(path="lm.arpa", decoder="greedy")) is decode.greedy
+    labels = "_A"
+    values = torch.tensor([[[2.0, 1.9], [2.0, 1.9]]])  # the best path is all blank, the best transcript is A
+    logits = Logits(values, torch.tensor([2]))
+    assert [decode.from_config(BeamConfig(decoder=name))(logits, labels)[0].text for name in ("greedy", "beam")] == [
+        "",
+        "A",
+    ]
+
+
+def test_the_unit_and_what_cannot_be_spelt_are_read_from_the_file(tmp_path, word_model, character_model):
+    assert decode.open_language_model(character_model, "_AB ")[0::3] == ("characters", 0)
+    assert decode.open_language_model(word_model, "_AB ")[0::3] == ("words", 0)
+    assert decode.open_language_model(word_model, "_A ").unspellable == 2
+    with pytest.raises(InputError, match="upper and lower case"):
+        decode.open_language_model(word_model, "_ab ")
+    with pytest.raises(InputError, match="label for the space"):
+        decode.open_language_model(word_model, "_AB")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"not a model\n", b"\\data\\\nngram 1=2\n\n\\1-grams:\n-1\tA\n", b"\\1-grams:\n-1\n\\end\\\n", b"\xff"],
+)
+def test_a_file_that_is_no_language_model_is_refused_by_its_name(tmp_path, content):
+    path = tmp_path / "bad.arpa"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"bad\.arpa"):
+        decode.open_language_model(path, "_AB ")
+
+
+def test_kenlms_own_refusal_is_passed_on(tmp_path):
+    path = tmp_path / "bad.arpa"
+    path.write_text("\\data\\\nngram 1=3\n\n\\1-grams:\n-1\tA\n-1\tB\n\n\\end\\\n")
+    with pytest.raises(InputError, match=r"bad\.arpa: KenLM cannot read it"):
+        decode.open_language_model(path, "_AB ")
+
+
+def test_without_flashlight_text_it_says_what_to_install(monkeypatch):
+    for name in list(sys.modules):
+        if name.startswith("flashlight"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "flashlight", None)
+    with pytest.raises(InputError, match=r"pip install 'ds2f\[lm\]'"):
+        decode.beam(Logits(torch.zeros(1, 1, 2), torch.tensor([1])), "_A", cfg=BeamConfig())
