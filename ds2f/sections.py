@@ -189,6 +189,9 @@ class OptimConfig:
         0.99, "The exponential schedule multiplies the rate by this every epoch.", within(0, 1, open_low=True)
     )
     weight_decay: float = setting(1e-5, "Weight decay.", within(0))
+    decay_matrices_only: bool = setting(
+        False, "Weight decay leaves biases and the scales and shifts of batch norm alone; so does lamb's trust ratio."
+    )
     max_norm: float = setting(400.0, "Gradients are clipped to this global norm.", within(0, open_low=True))
     momentum: float = setting(0.9, "Momentum of sgd.", within(0, 1))
     nesterov: bool = setting(True, "Nesterov momentum for sgd.")

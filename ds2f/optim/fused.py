@@ -48,7 +48,9 @@ def adamw_step(
     return step
 
 
-def sgd_step(learning_rate: float | Schedule, *, momentum: float, nesterov: bool, weight_decay: float) -> Step:
+def sgd_step(
+    learning_rate: float | Schedule, *, momentum: float, nesterov: bool, weight_decay: float, mask: Mask | None
+) -> Step:
     """The fused step of ``sgd``, over its chain's state."""
     schedule = schedules.as_schedule(learning_rate)
 
@@ -65,7 +67,7 @@ def sgd_step(learning_rate: float | Schedule, *, momentum: float, nesterov: bool
             )  # fmt: skip
 
         moments = (memory.trace,) if momentum else ()
-        decays = leaf_decays(params, weight_decay, None)
+        decays = leaf_decays(params, weight_decay, mask)
         new_params, *new_moments = _run(kernel, grads, params, *moments, decays=decays, donate=donate)
         new_memory = TraceState(*new_moments) if momentum else memory
         return new_params, (decay, new_memory, ScaleByScheduleState(by_schedule.step + finite))

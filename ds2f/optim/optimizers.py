@@ -10,6 +10,7 @@ from ds2f.optim.fused import adamw_step, sgd_step
 from ds2f.optim.transforms import (
     Mask,
     add_decayed_weights,
+    matrices_only,
     scale_by_adam,
     scale_by_learning_rate,
     scale_by_novograd,
@@ -24,6 +25,7 @@ def sgd(
     momentum: float = 0.9,
     nesterov: bool = True,
     weight_decay: float = 0.0,
+    mask: Mask | None = None,
     fused: bool = True,
 ) -> GradientTransformation:
     """Stochastic gradient descent with momentum, as ``torch.optim.SGD``.
@@ -33,11 +35,12 @@ def sgd(
       momentum: 0 keeps no momentum.
       nesterov: looks ahead along the momentum.
       weight_decay: L2 regularisation, added to the gradient.
+      mask: as ``adamw``'s.
       fused: as ``adamw``'s.
     """
-    step = sgd_step(learning_rate, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+    step = sgd_step(learning_rate, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, mask=mask)
     return chain(
-        add_decayed_weights(weight_decay),
+        add_decayed_weights(weight_decay, mask=mask),
         trace(momentum, nesterov=nesterov) if momentum else identity(),
         scale_by_learning_rate(learning_rate),
     )._replace(step=step if fused else None)
@@ -88,13 +91,16 @@ def lamb(
 ) -> GradientTransformation:
     """AdamW whose every leaf moves by the learning rate times its own norm, for large batches.
 
-    You et al. 2019 (https://arxiv.org/abs/1904.00962), algorithm 2; the arguments are ``adamw``'s.
+    You et al. 2019 (https://arxiv.org/abs/1904.00962), algorithm 2; the arguments are ``adamw``'s. The paper makes no
+    exceptions. Leaves that ``mask`` leaves alone take Adam's plain step, neither decayed nor scaled by their norm, as
+    in the authors' code and in apex: the norm of a shift or bias, which starts at zero, says nothing about how far it
+    should move.
     """
     _check_decays(b1=b1, b2=b2)
     return chain(
         scale_by_adam(b1, b2, eps),
         add_decayed_weights(weight_decay, mask=mask),
-        scale_by_trust_ratio(),
+        scale_by_trust_ratio(mask=mask),
         scale_by_learning_rate(learning_rate),
     )
 
@@ -124,20 +130,14 @@ def novograd(
 
 def from_config(cfg: OptimConfig, learning_rate: float | Schedule, *, fused: bool = True) -> GradientTransformation:
     """The optimizer that ``optim.name`` names; ``fused`` as in ``adamw``, and nothing for those without such a step."""
-    if cfg.name == "sgd":
-        return sgd(
-            learning_rate,
-            momentum=cfg.momentum,
-            nesterov=cfg.nesterov,
-            weight_decay=cfg.weight_decay,
-            fused=fused,
-        )
-    adaptive: dict[str, Callable[..., GradientTransformation]] = {
-        "adamw": functools.partial(adamw, fused=fused),
-        "lamb": lamb,
-        "novograd": novograd,
+    optimizers: dict[str, Callable[..., GradientTransformation]] = {
+        "sgd": functools.partial(sgd, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=fused),
+        "adamw": functools.partial(adamw, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, fused=fused),
+        "lamb": functools.partial(lamb, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps),
+        "novograd": functools.partial(novograd, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps),
     }
-    return adaptive[cfg.name](learning_rate, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, weight_decay=cfg.weight_decay)
+    mask = matrices_only if cfg.decay_matrices_only else None
+    return optimizers[cfg.name](learning_rate, weight_decay=cfg.weight_decay, mask=mask)
 
 
 def _check_decays(**decays: float) -> None:

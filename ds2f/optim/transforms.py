@@ -13,7 +13,7 @@ from ds2f.optim.base import GradientTransformation, Schedule, foreach, identity,
 from ds2f.tree import Tree
 from ds2f.types import Params
 
-Mask = Callable[[str, Tensor], bool]  # (path such as "rnn_0/forward/w_ih", leaf) -> whether weight decay applies
+Mask = Callable[[str, Tensor], bool]  # (path such as "rnn_0/forward/w_ih", leaf) -> whether a transform applies to it
 
 
 class TraceState(NamedTuple):
@@ -104,18 +104,26 @@ def _bias_correction(decay: float, step: Tensor) -> Tensor:
     return -torch.expm1(step.to(torch.float32) * (math.log(decay) if decay > 0 else -math.inf))
 
 
-def scale_by_trust_ratio() -> GradientTransformation:
+def scale_by_trust_ratio(*, mask: Mask | None = None) -> GradientTransformation:
     """Scales each leaf's update to the norm of its parameters: by ``|p| / |u|``, or 1 where either is zero.
 
     LAMB, You et al. 2019 (https://arxiv.org/abs/1904.00962), algorithm 2, with the identity for phi.
+
+    Args:
+      mask: which leaves' updates are scaled; ``None``: all. The others stay as they are.
     """
 
-    def scaled(updates: list[Tensor], params: list[Tensor]) -> Sequence[Tensor]:
-        norms = zip(torch._foreach_norm(params), torch._foreach_norm(updates), strict=True)
-        ratios = [torch.where((p > 0) & (u > 0), p / u, 1.0) for p, u in norms]
-        return torch._foreach_mul(updates, ratios)
+    def update(updates: Tree, params: Params) -> Tree:
+        chosen = masked(params, mask)
 
-    return stateless(lambda updates, params: foreach(scaled, updates, params))
+        def scaled(updates: list[Tensor], params: list[Tensor]) -> Sequence[Tensor]:
+            norms = zip(chosen, torch._foreach_norm(params), torch._foreach_norm(updates), strict=True)
+            ratios = [torch.where((p > 0) & (u > 0) & applies, p / u, 1.0) for applies, p, u in norms]
+            return torch._foreach_mul(updates, ratios)
+
+        return foreach(scaled, updates, params)
+
+    return stateless(update)
 
 
 def scale_by_novograd(b2: float = 0.98, eps: float = 1e-8) -> GradientTransformation:
@@ -166,8 +174,12 @@ def add_decayed_weights(weight_decay: float, *, mask: Mask | None = None) -> Gra
 
 def leaf_decays(params: Params, weight_decay: float, mask: Mask | None) -> list[float]:
     """The weight decay of each leaf, in flat order."""
-    by_path = tree.flatten_with_paths(params)
-    return [weight_decay if mask is None or mask(path, leaf) else 0.0 for path, leaf in by_path.items()]
+    return [weight_decay if applies else 0.0 for applies in masked(params, mask)]
+
+
+def masked(params: Params, mask: Mask | None) -> list[bool]:
+    """Whether ``mask`` names each leaf, in flat order; ``None`` names all."""
+    return [mask is None or mask(path, leaf) for path, leaf in tree.flatten_with_paths(params).items()]
 
 
 def matrices_only(path: str, leaf: Tensor) -> bool:

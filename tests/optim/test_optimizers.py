@@ -60,8 +60,10 @@ MAKERS = {
     "adamw": lambda rate: optim.adamw(rate),
     "adamw_unfused": lambda rate: optim.adamw(rate, fused=False),
     "adamw_masked": lambda rate: optim.adamw(rate, weight_decay=0.1, mask=optim.transforms.matrices_only),
+    "sgd_masked": lambda rate: optim.sgd(rate, weight_decay=0.1, mask=optim.transforms.matrices_only),
     "adamw_clipped": lambda rate: optim.chain(optim.clip_by_global_norm(0.5), optim.adamw(rate)),
     "lamb": lambda rate: optim.lamb(rate),
+    "lamb_masked": lambda rate: optim.lamb(rate, mask=optim.transforms.matrices_only),
     "novograd": lambda rate: optim.novograd(rate),
 }
 FUSED = [name for name in MAKERS if MAKERS[name](0.1).step is not None]
@@ -133,20 +135,51 @@ def test_adamw_with_a_schedule_is_torchs_with_a_scheduler():
         assert_close(actual, rebuild([parameter.detach() for parameter in parameters]), rtol=1e-5, atol=1e-5)
 
 
-def test_a_mask_is_torchs_parameter_groups():
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("make", "theirs"),
+    [
+        (optim.adamw, lambda groups: torch.optim.AdamW(groups, lr=0.02)),
+        (optim.sgd, lambda groups: torch.optim.SGD(groups, lr=0.02, momentum=0.9, nesterov=True)),
+        (lambda *a, **k: optim.sgd(*a, momentum=0.0, **k), lambda groups: torch.optim.SGD(groups, lr=0.02)),
+    ],
+)
+def test_a_mask_is_torchs_parameter_groups(make, theirs, fused):
     params = make_params()
 
     def make_optimizer(leaves):
-        groups = [
-            {"params": [leaf for leaf in leaves if leaf.ndim > 1], "weight_decay": 0.3},
-            {"params": [leaf for leaf in leaves if leaf.ndim <= 1], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=0.02)
+        return theirs(
+            [
+                {"params": [leaf for leaf in leaves if leaf.ndim > 1], "weight_decay": 0.3},
+                {"params": [leaf for leaf in leaves if leaf.ndim <= 1], "weight_decay": 0.0},
+            ]
+        )
 
     expected = torch_train(make_optimizer, params)
-    for fused in (False, True):
-        tx = optim.adamw(0.02, weight_decay=0.3, mask=optim.transforms.matrices_only, fused=fused)
-        assert_close(train(tx, params)[0], expected, rtol=1e-5, atol=1e-5)
+    tx = make(0.02, weight_decay=0.3, mask=optim.transforms.matrices_only, fused=fused)
+    assert_close(train(tx, params)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def apart(matrices, others):
+    """A tree whose matrices are those of one tree and whose other leaves are those of another."""
+    return tree.map(lambda matrix, other: matrix if matrix.ndim > 1 else other, matrices, others)
+
+
+def test_lamb_takes_adams_plain_step_where_a_mask_leaves_parameters_alone():
+    params = make_params()
+    settings = {"b1": 0.9, "b2": 0.95, "eps": 1e-6}
+    adam = torch_train(lambda leaves: torch.optim.Adam(leaves, lr=0.01, betas=(0.9, 0.95), eps=1e-6), params)
+    expected = apart(tree.cast(lamb_by_the_paper(params, rate=0.01, decay=0.3, **settings), torch.float32), adam)
+    tx = optim.lamb(0.01, weight_decay=0.3, mask=optim.transforms.matrices_only, **settings)
+    assert_close(train(tx, params)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_novograd_with_a_mask_decays_matrices_alone():
+    params = make_params()
+    settings = {"rate": 0.01, "b1": 0.9, "b2": 0.95, "eps": 1e-6}
+    decayed, free = (novograd_by_the_paper(params, decay=decay, **settings) for decay in (0.3, 0.0))
+    tx = optim.novograd(0.01, b1=0.9, b2=0.95, eps=1e-6, weight_decay=0.3, mask=optim.transforms.matrices_only)
+    assert_close(train(tx, params)[0], tree.cast(apart(decayed, free), torch.float32), rtol=1e-5, atol=1e-5)
 
 
 def lamb_by_the_paper(params, *, rate, b1, b2, eps, decay):
@@ -389,6 +422,14 @@ def test_lamb_does_not_care_for_the_gradients_size():
         (
             OptimConfig(name="novograd", beta1=0.5, beta2=0.7, eps=0.1, weight_decay=0.2),
             optim.novograd(0.1, b1=0.5, b2=0.7, eps=0.1, weight_decay=0.2),
+        ),
+        (
+            OptimConfig(name="sgd", weight_decay=0.2, decay_matrices_only=True),
+            optim.sgd(0.1, weight_decay=0.2, mask=optim.transforms.matrices_only),
+        ),
+        (
+            OptimConfig(name="lamb", weight_decay=0.2, decay_matrices_only=True),
+            optim.lamb(0.1, eps=1e-8, weight_decay=0.2, mask=optim.transforms.matrices_only),
         ),
     ],
 )

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from ds2f import tree
+from ds2f.config import ModelConfig
+from ds2f.model import deepspeech2
 from ds2f.optim import schedules, transforms
 from ds2f.optim.base import apply_updates
 
@@ -55,6 +57,14 @@ def test_trust_ratio_gives_an_update_the_norm_of_its_parameters():
     torch.testing.assert_close(scaled["b"], torch.tensor([[1.0], [0.0]]))
 
 
+def test_trust_ratio_scales_only_what_the_mask_names():
+    params = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([[0.6], [0.8]])}
+    updates = {"a": torch.tensor([0.0, 2.0]), "b": torch.tensor([[5.0], [0.0]])}
+    scaled, _ = run(transforms.scale_by_trust_ratio(mask=transforms.matrices_only), updates, params)
+    assert torch.equal(scaled["a"], updates["a"])
+    torch.testing.assert_close(scaled["b"], torch.tensor([[1.0], [0.0]]))
+
+
 @pytest.mark.parametrize(("param", "update"), [(0.0, 2.0), (2.0, 0.0), (0.0, 0.0)])
 def test_trust_ratio_is_one_where_a_norm_is_zero(param, update):
     scaled, _ = run(transforms.scale_by_trust_ratio(), {"w": torch.full((3,), update)}, {"w": torch.full((3,), param)})
@@ -86,6 +96,16 @@ def test_decay_reaches_only_what_the_mask_names():
     by_path, _ = run(transforms.add_decayed_weights(0.1, mask=lambda path, _: path == "layer/b"), zeros, params)
     sums = [[round(leaf.sum().item(), 6) for leaf in tree.leaves(t)] for t in (everywhere, matrices, by_path)]
     assert sums == [[0.2, 0.4], [0.0, 0.4], [0.2, 0.0]]
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_the_models_biases_scales_and_shifts_are_no_matrices(bidirectional):
+    params, _ = deepspeech2.init(ModelConfig(hidden_size=4, hidden_layers=2, bidirectional=bidirectional), key=0)
+    spared = {
+        path for path, leaf in tree.flatten_with_paths(params).items() if not transforms.matrices_only(path, leaf)
+    }
+    vectors = ("scale", "bias", "b_ih", "b_hh")
+    assert spared == {path for path in tree.flatten_with_paths(params) if path.rpartition("/")[2] in vectors}
 
 
 def test_no_decay_is_the_identity():
