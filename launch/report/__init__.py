@@ -1,0 +1,9 @@
+"""What runs left behind, made readable: python -m launch.report.
+
+sources    transcripts of a run's model, or from a file
+errors     what is wrong with them: which words, letters, speakers and lengths; pure
+show       the same as tables on the terminal
+results    the README's table of results, from the files in configs/results
+ablation   a table of what each ingredient of a recipe is worth
+kept       the files that the two are made from
+"""

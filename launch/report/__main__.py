@@ -1,0 +1,92 @@
+"""Shows what runs achieved and where they err: python -m launch.report [--errors RUN | --ablation FOLDER].
+
+Without either it prints the README's table of results in Markdown.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from absl import flags as absl_flags
+
+from ds2f.errors import InputError
+from launch import flags
+
+sys.argv[0] = str(Path(__file__).parent)  # what messages and --help call the program
+FLAGS = absl_flags.FLAGS
+flags.define(only=("data_path", "device", "data", "apex"))
+absl_flags.DEFINE_string("errors", "", "Run whose errors are shown; its model transcribes the split greedily.")
+absl_flags.DEFINE_string(
+    "transcripts", "", "Show the errors of these transcripts, which launch.evaluate --save_output wrote."
+)
+absl_flags.DEFINE_enum("split", "val", ["train", "val", "test"], "Which set --errors transcribes.")
+absl_flags.DEFINE_string("which", "best", "Which checkpoint of --errors, as launch.evaluate takes it.")
+absl_flags.DEFINE_string(
+    "speaker",
+    r"(?:^|/)[a-z]*\d+-(\w+)[^/]*$",
+    "Regular expression whose group, found in a recording's path, names the speaker, as in an251-fash-b.wav.",
+)
+absl_flags.DEFINE_integer("rows", 15, "Rows that are printed of a long table of errors.", lower_bound=0)
+absl_flags.DEFINE_integer("worst", 10, "Utterances that are printed with their alignments.", lower_bound=0)
+absl_flags.DEFINE_string("output", "", "Also write all about the errors to this file, as JSON.")
+absl_flags.DEFINE_string("results", "configs/results", "Folder of the results that the table is made from.")
+absl_flags.DEFINE_string("ablation", "", "Print the table of an ablation, made from the results in this folder.")
+
+
+def main(_: list[str]) -> None:
+    """Shows errors, or prints one of the tables."""
+    given = [name for name in ("errors", "transcripts", "ablation") if FLAGS[name].value]
+    if len(given) > 1:
+        raise InputError(f"take one of {' and '.join(f'--{name}' for name in given)}")
+    if FLAGS.output and (not given or FLAGS.ablation):
+        raise InputError("--output is for --errors or --transcripts")
+
+    if FLAGS.errors or FLAGS.transcripts:
+        _errors()
+    elif FLAGS.ablation:
+        from launch.report import ablation
+
+        print("\n".join(ablation.rows(Path(FLAGS.ablation))))
+    else:
+        from launch.report import results
+
+        print("\n".join(results.rows(Path(FLAGS.results))))
+
+
+def _errors() -> None:
+    speaker = _speaker(FLAGS.speaker)
+    output = Path(FLAGS.output) if FLAGS.output else None
+    if output and (output.is_dir() or not output.parent.is_dir()):
+        raise InputError(f"--output={output}: give a file in a folder that exists")
+
+    from ds2f.runner.run_dir import write_atomically
+    from ds2f.runner.telemetry import terminal
+    from launch.report import errors, show, sources
+
+    if FLAGS.transcripts:
+        source = {"transcripts": FLAGS.transcripts}
+        transcripts = sources.of_file(Path(FLAGS.transcripts))
+    else:
+        source = {"run": FLAGS.errors, "split": FLAGS.split, "which": FLAGS.which}
+        transcripts = sources.of_run(Path(FLAGS.errors), split=FLAGS.split, which=FLAGS.which)
+    found = errors.analyse(transcripts, speaker=speaker)
+    if output:
+        write_atomically(output, json.dumps({"source": source} | found, indent=1, ensure_ascii=False) + "\n")
+    console = terminal()
+    console.print(", ".join(source.values()), markup=False)
+    show.show(found, console, rows=FLAGS.rows, worst=FLAGS.worst)
+
+
+def _speaker(text: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise InputError(f"--speaker={text}: not a regular expression: {error}") from error
+    if pattern.groups != 1:
+        raise InputError(f"--speaker={text}: {pattern.groups} groups; put what names the speaker, alone, in ( )")
+    return pattern
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,113 @@
+"""The README's table of results on AN4's test set.
+
+``FOLDER/published.json`` holds what others published, ``notes`` that their figures refer to, and the size of the test
+set. ``FOLDER/an4/RECIPE/`` holds ours: ``SEED.json`` is ``results.json`` of a run, as the run wrote it, and
+``recipe.json`` says what it is: ``name``; ``command``, which repeats a run; ``source``, how the files came about; and,
+where they differ from what is written here,
+
+- ``decoding``: ``"greedy"``;
+- ``synthetic_speech``: ``false``, whether such speech was trained on;
+- ``model``: another recipe whose models these are, decoded otherwise. ``SEED.json`` then needs the entry ``test``
+  alone; the rest is taken from that recipe's file for the same seed.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from ds2f.errors import InputError
+from ds2f.runner.telemetry import duration
+from launch.report.kept import mean_and_range, read, same, table
+
+HEADINGS = ("name", "WER %", "CER %", "words wrong", "FPS", "epochs", "AMP", "Torch", "command, or where published")
+_COUNTS = ("word_errors", "words", "char_errors", "chars")
+_RUN = ("seed", "wall_seconds", "utterances_per_second", "epochs", "amp", "torch")
+
+
+class _Recipe(NamedTuple):
+    about: dict[str, Any]  # recipe.json
+    runs: list[dict[str, Any]]  # one or more, by seed
+
+    @property
+    def is_synthetic(self) -> bool:
+        return bool(self.about.get("synthetic_speech", False))
+
+    @property
+    def wer(self) -> float:
+        return fmean(_rates(self.runs, "word_errors", "words"))
+
+
+def rows(folder: Path) -> Iterator[str]:
+    """The lines of the table: our recipes, the best first and those with synthetic speech last; then the published.
+
+    Rates are made of the counts of errors. Of several seeds there stand the mean and the lowest and highest figure.
+
+    Args:
+      folder: such as ``configs/results``.
+
+    Raises:
+      InputError: when a file is missing, damaged or not about AN4's test set.
+    """
+    published = read(folder / "published.json", "words", "chars", "notes", "systems")
+    recipes = [_recipe(path.parent, published) for path in sorted(folder.glob("an4/*/recipe.json"))]
+    recipes.sort(key=lambda recipe: (recipe.is_synthetic, recipe.wer))
+    theirs = [_published(system) for system in published["systems"]]
+    yield from table(HEADINGS, [_ours(recipe) for recipe in recipes] + theirs)
+    if published["notes"]:
+        yield ""
+        yield " ".join(f"({mark}) {note}" for mark, note in published["notes"].items())
+
+
+def _recipe(folder: Path, test_set: dict[str, Any]) -> _Recipe:
+    about = read(folder / "recipe.json", "name", "command", "source")
+    files = sorted(folder.glob("*.json"), key=lambda path: (len(path.stem), path.stem))
+    runs = [_run(path, about, test_set) for path in files if path.name != "recipe.json"]
+    if not runs:
+        raise InputError(f"{folder}: no results; copy results.json of a run to SEED.json here")
+    return _Recipe(about, runs)
+
+
+def _run(path: Path, about: dict[str, Any], test_set: dict[str, Any]) -> dict[str, Any]:
+    counts = [f"test.{name}" for name in _COUNTS]
+    found = read(path, *counts)
+    if "model" in about:
+        found = read(path.parents[1] / about["model"] / path.name, *_RUN) | found
+    else:
+        read(path, *_RUN)
+    sizes = found["test"]["words"], found["test"]["chars"]
+    if sizes != (test_set["words"], test_set["chars"]):
+        raise InputError(f"{path}: {sizes[0]} words and {sizes[1]} characters are not those of AN4's test set")
+    if str(found["seed"]) != path.stem:
+        raise InputError(f"{path}: is of seed {found['seed']}; a file is named for its seed")
+    return found
+
+
+def _ours(recipe: _Recipe) -> list[str]:
+    about, runs = recipe
+    count = f"{len(runs)} runs, each " if len(runs) > 1 else "one run, "
+    name = f"**{about['name']}**, {about.get('decoding', 'greedy')}"
+    name += ", trained on synthetic speech too" if recipe.is_synthetic else ""
+    seeds = same([run["seed"] for run in runs])
+    return [
+        f"{name}; {count}{duration(fmean(run['wall_seconds'] for run in runs))}",
+        mean_and_range(_rates(runs, "word_errors", "words"), digits=2, of_one=3),
+        mean_and_range(_rates(runs, "char_errors", "chars"), digits=2, of_one=3),
+        mean_and_range([run["test"]["word_errors"] for run in runs], digits=1, of_one=0),
+        f"{fmean(run['utterances_per_second'] for run in runs):.1f}",
+        *(same([run[key] for run in runs]) for key in ("epochs", "amp")),
+        same([run["torch"].split("+")[0] for run in runs]),
+        f"`{about['command']}` (" + (f"`--training.seed`: {seeds})" if len(runs) > 1 else f"seed {seeds})"),
+    ]
+
+
+def _rates(runs: Sequence[dict[str, Any]], errors: str, size: str) -> list[float]:
+    return [100 * run["test"][errors] / run["test"][size] for run in runs]
+
+
+def _published(system: dict[str, Any]) -> list[str]:
+    def cell(key: str) -> str:
+        mark = f" ({system['notes'][key]})" if key in system.get("notes", {}) else ""
+        return f"{system[key]}{mark}" if key in system else ""
+
+    return [cell(key) for key in ("name", "wer", "cer", "word_errors", "fps", "epochs", "amp", "torch", "source")]

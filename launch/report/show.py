@@ -1,0 +1,170 @@
+"""An analysis of errors as tables on the terminal."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich import box
+from rich.columns import Columns
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from launch.report.errors import E_SET, SHORT
+
+NOTHING = "-"
+_WRONG = "bold red"
+_HEARD = 6  # things that a word was heard as, in its row
+_INDENT = 8  # columns before an alignment
+
+
+def show(found: dict[str, Any], console: Console, *, rows: int, worst: int) -> None:
+    """Prints what ``errors.analyse`` found.
+
+    Args:
+      found: its result.
+      console: where to.
+      rows: how many rows of a long table are printed.
+      worst: how many utterances are printed.
+    """
+    for part in _tables(found, rows):
+        console.print(part, soft_wrap=False)
+    for line in _short(found, rows):
+        console.print(line)
+    for row in found["wrong"][:worst]:
+        console.print(_utterance(row, console.width))
+
+
+def _tables(found: dict[str, Any], rows: int) -> Iterator[RenderableType]:
+    yield _counts(found)
+    yield _classes(found["classes"])
+    if any(row["said"] for row in found["e_set"]):
+        yield _e_set(found["e_set"])
+    wrong = [row for row in found["words"] if row["wrong"]]
+    yield _words(wrong[:rows], _title("Words that go wrong most often", len(wrong), rows))
+    for name, key in (("Words", "confusions"), ("Characters", "character_confusions")):
+        if pairs := found[key]:
+            title = _title(f"{name} that are taken for others, said > heard ({NOTHING}: nothing)", len(pairs), rows)
+            yield Text(title, style="bold italic")
+            yield Padding(Columns(map(_pair, pairs[:rows]), padding=(0, 4, 0, 0)), (1, 1))
+    yield _groups(found["speakers"][:rows], "speaker", _title("Speakers", len(found["speakers"]), rows))
+    yield _groups(found["lengths"], "words in it", "Short and long utterances, by quarters of the set")
+
+
+def _counts(found: dict[str, Any]) -> Table:
+    title = f"Errors in {found['utterances']:,} utterances"
+    table = _table(title, "", "said", "right", "mistaken", "missed", "inserted", "wrong", "rate %")
+    for name, counts in found["counts"].items():
+        operations = ("said", "hits", "substitutions", "deletions", "insertions", "errors")
+        table.add_row(name, *(f"{counts[key]:,}" for key in operations), _rate(counts["rate"], 3))
+    return table
+
+
+def _classes(classes: Iterable[dict[str, Any]]) -> Table:
+    table = _table(
+        "Letter names and other words", "", "said", "mistaken", "for its kind", "missed", "inserted", "of all errors"
+    )
+    for row in classes:
+        numbers = ("said", "mistaken", "mistaken_within", "missed", "inserted")
+        share = f"{row['share']:.0f} %" if row["share"] is not None else NOTHING
+        table.add_row(row["class"], *(f"{row[key]:,}" for key in numbers), share)
+    return table
+
+
+def _e_set(letters: Iterable[dict[str, Any]]) -> Table:
+    table = _table("The E-set: what was said (rows) and heard", "", "said", *E_SET, "letter", "word", NOTHING)
+    for row in letters:
+        cells = [
+            Text(str(count or "."), style="" if letter == row["letter"] or not count else _WRONG)
+            for letter, count in row["heard_as"].items()
+        ]
+        others = (str(row[key] or ".") for key in ("other_letters", "other_words", "missed"))
+        table.add_row(row["letter"], str(row["said"]), *cells, *others)
+    return table
+
+
+def _words(words: Iterable[dict[str, Any]], title: str) -> Table:
+    table = _table(title, "word", "said", "wrong", "wrong %")
+    table.add_column("heard as", overflow="fold")
+    for row in words:
+        rate = 100 * row["wrong"] / row["said"] if row["said"] else None
+        heard = "  ".join(f"{each['heard'] or NOTHING} {each['count']}" for each in row["heard_as"][:_HEARD])
+        if len(row["heard_as"]) > _HEARD:
+            heard += f"  and {len(row['heard_as']) - _HEARD} others"
+        table.add_row(row["word"] or NOTHING, str(row["said"]), str(row["wrong"]), _rate(rate, 0), heard)
+    return table
+
+
+def _pair(pair: dict[str, Any]) -> Text:
+    return Text(f"{pair['said'] or NOTHING} > {pair['heard'] or NOTHING} ").append(str(pair["count"]), style="bold")
+
+
+def _groups(groups: Iterable[dict[str, Any]], key: str, title: str) -> Table:
+    table = _table(title, key, "utterances", "words", "wrong", "WER %")
+    for row in groups:
+        name = row.get("speaker") or "(not named)"
+        if "fewest" in row:
+            name = f"{row['fewest']} to {row['most']}" if row["fewest"] < row["most"] else str(row["fewest"])
+        numbers = (f"{row[column]:,}" for column in ("utterances", "said", "errors"))
+        table.add_row(name, *numbers, _rate(row["rate"], 2))
+    return table
+
+
+def _short(found: dict[str, Any], rows: int) -> Iterator[Text]:
+    for key, what in (("empty", "nothing"), ("truncated", f"less than {100 * SHORT:.0f} % of the characters")):
+        shown = found[key][:rows]
+        yield Text(f"{len(found[key])} of {found['utterances']} utterances in which {what} was heard", style="bold")
+        yield from (Text(f"  {audio}") for audio in shown)
+    yield Text("")
+
+
+def _utterance(row: dict[str, Any], width: int) -> Text:
+    """What was said over what was heard, word over word, with the errors marked in a third line."""
+    head = f"{row['audio']}: {row['errors']} wrong, {row['said']} said\n"
+    return Text("").join([Text(head, style="bold"), *_lines(row["alignment"], width)])
+
+
+def _lines(alignment: Sequence[tuple[str | None, str | None]], width: int) -> Iterator[Text]:
+    for part in _wrapped(alignment, width - _INDENT):
+        lines = [Text("  said  "), Text("  heard "), Text(" " * _INDENT)]
+        for said, heard in part:
+            size = max(len(said or ""), len(heard or "")) + 1
+            right = said == heard
+            style = "" if right else _WRONG
+            mark = "" if right else "I" if said is None else "D" if heard is None else "S"
+            for line, text in zip(lines, (said or "", heard or "", mark), strict=True):
+                line.append(text.ljust(size), style=style)
+        for line in lines:
+            line.rstrip()
+            if line:
+                yield line.append("\n")
+
+
+def _wrapped(alignment: Sequence[tuple[str | None, str | None]], width: int) -> Iterator[list[Any]]:
+    part: list[Any] = []
+    used = 0
+    for pair in alignment:
+        size = max(len(word or "") for word in pair) + 1
+        if part and used + size > width:
+            yield part
+            part, used = [], 0
+        part.append(pair)
+        used += size
+    if part:
+        yield part
+
+
+def _table(title: str, first: str, *numbers: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(first, overflow="fold")
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _title(name: str, total: int, rows: int) -> str:
+    return f"{name}: {rows} of {total}" if total > rows else name
+
+
+def _rate(rate: float | None, digits: int) -> str:
+    return NOTHING if rate is None else f"{rate:.{digits}f}"
