@@ -13,7 +13,7 @@ from rich.text import Text
 from launch.report.errors import E_SET, SHORT
 
 NOTHING = "-"
-_WRONG = "bold red"
+_TITLE, _WRONG = "bold", "bold red"
 _HEARD = 6  # things that a word was heard as, in its row
 _INDENT = 8  # columns before an alignment
 
@@ -31,8 +31,12 @@ def show(found: dict[str, Any], console: Console, *, rows: int, worst: int) -> N
         console.print(part, soft_wrap=False)
     for line in _short(found, rows):
         console.print(line)
-    for row in found["wrong"][:worst]:
-        console.print(_utterance(row, console.width))
+    if shown := found["wrong"][:worst]:
+        title = _title("Utterances with errors, the worst first", len(found["wrong"]), worst)
+        console.print(Text(title, style=_TITLE))
+        console.print("S: taken for another word, D: missed, I: inserted\n")
+        for row in shown:
+            console.print(_utterance(row, console.width))
 
 
 def _tables(found: dict[str, Any], rows: int) -> Iterator[RenderableType]:
@@ -42,13 +46,13 @@ def _tables(found: dict[str, Any], rows: int) -> Iterator[RenderableType]:
         yield _e_set(found["e_set"])
     wrong = [row for row in found["words"] if row["wrong"]]
     yield _words(wrong[:rows], _title("Words that go wrong most often", len(wrong), rows))
-    for name, key in (("Words", "confusions"), ("Characters", "character_confusions")):
+    for name, key in (("Confusions of words", "confusions"), ("Of characters", "character_confusions")):
         if pairs := found[key]:
-            title = _title(f"{name} that are taken for others, said > heard ({NOTHING}: nothing)", len(pairs), rows)
-            yield Text(title, style="bold italic")
+            title = _title(f"{name}, said > heard ({NOTHING}: nothing)", len(pairs), rows)
+            yield Text(title, style=_TITLE)
             yield Padding(Columns(map(_pair, pairs[:rows]), padding=(0, 4, 0, 0)), (1, 1))
     yield _groups(found["speakers"][:rows], "speaker", _title("Speakers", len(found["speakers"]), rows))
-    yield _groups(found["lengths"], "words in it", "Short and long utterances, by quarters of the set")
+    yield _groups(found["lengths"], "words in it", "Quarters of the set, by length")
 
 
 def _counts(found: dict[str, Any]) -> Table:
@@ -113,7 +117,7 @@ def _groups(groups: Iterable[dict[str, Any]], key: str, title: str) -> Table:
 def _short(found: dict[str, Any], rows: int) -> Iterator[Text]:
     for key, what in (("empty", "nothing"), ("truncated", f"less than {100 * SHORT:.0f} % of the characters")):
         shown = found[key][:rows]
-        yield Text(f"{len(found[key])} of {found['utterances']} utterances in which {what} was heard", style="bold")
+        yield Text(f"{len(found[key])} of {found['utterances']} utterances in which {what} was heard", style=_TITLE)
         yield from (Text(f"  {audio}") for audio in shown)
     yield Text("")
 
@@ -155,7 +159,7 @@ def _wrapped(alignment: Sequence[tuple[str | None, str | None]], width: int) -> 
 
 
 def _table(title: str, first: str, *numbers: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", title_style=_TITLE, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold")
     for heading in numbers:
         table.add_column(heading, justify="right")
