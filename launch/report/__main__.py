@@ -44,14 +44,12 @@ def main(_: list[str]) -> None:
 
     if FLAGS.errors or FLAGS.transcripts:
         _errors()
-    elif FLAGS.ablation:
-        from launch.report import ablation
+        return
 
-        print("\n".join(ablation.rows(Path(FLAGS.ablation))))
-    else:
-        from launch.report import results
+    from launch.report import ablation, results
 
-        print("\n".join(results.rows(Path(FLAGS.results))))
+    rows = ablation.rows(Path(FLAGS.ablation)) if FLAGS.ablation else results.rows(Path(FLAGS.results))
+    print("\n".join(rows))
 
 
 def _errors() -> None:
