@@ -1,4 +1,4 @@
-"""Evaluates a trained model: python -m launch.evaluate --run_dir=runs/an4_1p [--data.test_manifest=FILE]."""
+"""Evaluates a trained model: python -m launch.evaluate --run_dir=runs/an4_1p [--lm.path=lm.arpa]."""
 
 import json
 import sys
@@ -8,9 +8,10 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
-from launch import flags
+from launch import decoding, flags
 
 flags.define(only=("data_path", "run_dir", "device", "data", "apex"))
+decoding.define()
 absl_flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Which manifest to evaluate.")
 absl_flags.DEFINE_string(
     "which", "best", "Which checkpoint: best, last, its number, or best:5 or last:5 for the mean weights of so many."
@@ -38,6 +39,7 @@ def main(_: list[str]) -> None:
     from ds2f.runner.telemetry import errors_table, terminal
 
     cfg = flags.config_from_flags(load_config(run_dir))
+    decoder = decoding.decoder(cfg.model.labels)
     backend = open_backend(cfg.device)
     split = Split.open(chosen.split, cfg)  # first: its workers must not inherit orbax's threads
     params, stats = load_model(run_dir, which=chosen.which, warn=partial(print, file=sys.stderr))[1:]
@@ -53,6 +55,7 @@ def main(_: list[str]) -> None:
         policy=backend.policy(cfg.apex),
         backend=backend,
         criterion=partial(ctc.ctc_loss, impl=cfg.model.ctc),
+        decoder=decoder,
     )
     if output:
         rows = [

@@ -10,7 +10,7 @@ import sys
 import typing
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import attrs
 from absl import app, flags
@@ -20,6 +20,7 @@ from ds2f.errors import InputError, WorkerDied
 from ds2f.settings import Check, OneOf, Within, build
 
 Main = Callable[[list[str]], int | None]
+T = TypeVar("T")
 
 
 class _Setting(NamedTuple):
@@ -96,6 +97,22 @@ def define(*, only: Collection[str] | None = None) -> None:
         wanted = only is None or setting.flag in only or setting.section in only
         if wanted and setting.flag not in flags.FLAGS:
             _define(setting)
+
+
+def define_section(name: str, cls: type) -> None:
+    """Registers the flags ``--name.field`` of a section that is no part of ``Config``, such as ``lm``."""
+    for field in attrs.fields(cls):
+        _define(_Setting(name, field))
+
+
+def section_from_flags(name: str, cls: type[T]) -> T:
+    """What the command line asks for in a section that ``define_section`` registered.
+
+    Raises:
+      InputError: settings that contradict each other.
+    """
+    values = {field.name: flags.FLAGS[f"{name}.{field.name}"].value for field in attrs.fields(cls)}  # type: ignore[arg-type]
+    return build(cls, values, prefix=f"{name}.")
 
 
 def _define(setting: _Setting) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
-from launch import flags
+from launch import decoding, flags
 
 flags.define(only=("run_dir", "device", "apex"))
+decoding.define()
 absl_flags.DEFINE_string(
     "which", "best", "Which checkpoint: best, last, its number, or best:5 or last:5 for the mean weights of so many."
 )
@@ -30,8 +31,9 @@ def main(arguments: list[str]) -> int:
 
     run_dir = Path(chosen.run_dir)
     cfg = flags.config_from_flags(load_config(run_dir))
+    decoder = decoding.decoder(cfg.model.labels)
     params, stats = load_model(run_dir, which=chosen.which, warn=partial(print, file=sys.stderr))[1:]
-    transcriber = Transcriber(cfg, params, stats, backend=open_backend(cfg.device))
+    transcriber = Transcriber(cfg, params, stats, backend=open_backend(cfg.device), decoder=decoder)
     failed = 0
     for file in files:
         try:

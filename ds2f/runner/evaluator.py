@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from ds2f import decode, metrics
 from ds2f.config import ModelConfig
+from ds2f.ctc import Criterion
+from ds2f.decode import Decoder
 from ds2f.metrics import ErrorCounts
 from ds2f.precision import Policy
 from ds2f.runner.backend import Backend
@@ -31,10 +33,11 @@ def evaluate(
     policy: Policy,
     backend: Backend,
     criterion: Criterion,
+    decoder: Decoder = decode.greedy,
     group: Group = ALONE,
     between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Transcribes every utterance greedily and counts its errors, over all ranks.
+    """Transcribes every utterance and counts its errors, over all ranks.
 
     Args:
       params: parameters, on the backend's device.
@@ -45,6 +48,7 @@ def evaluate(
       policy: dtypes of the forward pass.
       backend: where to compute.
       criterion: the loss that is reported.
+      decoder: makes a hypothesis of each utterance's logits.
       group: the ranks.
       between: called after every batch, of which all ranks have as many.
 
@@ -57,7 +61,7 @@ def evaluate(
     for batch in batches:
         logits, loss = eval_step(params, stats, backend.place(batch), cfg=cfg, policy=policy, criterion=criterion)
         losses.append(loss.cpu())
-        for utterance, hypothesis in zip(batch.ids.tolist(), decode.greedy(logits, cfg.labels), strict=True):
+        for utterance, hypothesis in zip(batch.ids.tolist(), decoder(logits, cfg.labels), strict=True):
             transcripts[utterance] = hypothesis.text
             total += metrics.count_errors(references[utterance], hypothesis.text)
         between()

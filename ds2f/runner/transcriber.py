@@ -7,7 +7,7 @@ import torch
 from ds2f import decode, features, tree
 from ds2f.config import Config
 from ds2f.data import audio
-from ds2f.decode import Hypothesis
+from ds2f.decode import Decoder, Hypothesis
 from ds2f.runner.backend import Backend
 from ds2f.steps import eval_step
 from ds2f.types import Batch, Params, Stats
@@ -16,14 +16,16 @@ from ds2f.types import Batch, Params, Stats
 class Transcriber:
     """A model on a device, ready for whole recordings."""
 
-    def __init__(self, cfg: Config, params: Params, stats: Stats, *, backend: Backend) -> None:
-        """Moves the model to the device."""
-        self._cfg, self._backend = cfg, backend
+    def __init__(
+        self, cfg: Config, params: Params, stats: Stats, *, backend: Backend, decoder: Decoder = decode.greedy
+    ) -> None:
+        """Moves the model to the device; ``decoder`` makes hypotheses of its logits."""
+        self._cfg, self._backend, self._decoder = cfg, backend, decoder
         self._params, self._stats = tree.to(params, backend.device), tree.to(stats, backend.device)
         self._policy = backend.policy(cfg.apex)
 
     def transcribe(self, path: Path | str) -> Hypothesis:
-        """Transcribes one recording greedily, whole.
+        """Transcribes one recording, whole.
 
         Args:
           path: audio of any kind that soundfile reads; other rates and channel counts are converted.
@@ -44,4 +46,4 @@ class Transcriber:
         logits, _ = eval_step(
             self._params, self._stats, self._backend.place(batch), cfg=self._cfg.model, policy=self._policy
         )
-        return decode.greedy(logits, self._cfg.model.labels)[0]
+        return self._decoder(logits, self._cfg.model.labels)[0]

@@ -2,6 +2,7 @@ import itertools
 import math
 import sys
 
+import arpa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,40 +30,6 @@ CHARACTERS = {
     ("B",): (-0.9, -0.4), ("<space>",): (-1.0, -0.1), ("<s>", "B"): (-0.2, -0.2), ("A", "B"): (-0.1, -0.3),
     ("B", "A"): (-0.4, 0.1), ("B", "</s>"): (-0.15, 0.0), ("<s>", "B", "A"): (-0.3, 0.0), ("B", "A", "B"): (-1.5, 0.0),
 }  # fmt: skip
-
-
-def arpa(folder, ngrams):
-    """Writes an ARPA file of these n-grams, spelt in tokens."""
-    order = max(map(len, ngrams))
-    sizes = [[key for key in ngrams if len(key) == size] for size in range(1, order + 1)]
-    lines = ["\\data\\", *(f"ngram {size}={len(keys)}" for size, keys in enumerate(sizes, 1))]
-    for size, keys in enumerate(sizes, 1):
-        lines += ["", f"\\{size}-grams:"]
-        for key in keys:
-            probability, backoff = ngrams[key]
-            lines.append(f"{probability}\t{' '.join(key)}" + (f"\t{backoff}" if size < order else ""))
-    path = folder / "lm.arpa"
-    path.write_text("\n".join([*lines, "", "\\end\\", ""]), encoding="utf-8")
-    return path
-
-
-def log10(ngrams, history, token):
-    """Katz's back-off, straight from its definition."""
-    if (*history, token) in ngrams:
-        return ngrams[(*history, token)][0]
-    if not history:
-        return ngrams[("<unk>",)][0]
-    return ngrams.get(history, (0.0, 0.0))[1] + log10(ngrams, history[1:], token)
-
-
-def sentence(ngrams, tokens):
-    """The natural log-probability of a sentence, its end included."""
-    order = max(map(len, ngrams))
-    history, total = ("<s>",), 0.0
-    for token in (*tokens, "</s>"):
-        total += log10(ngrams, history[-(order - 1) :], token)
-        history = (*history, token)
-    return total * math.log(10)
 
 
 def transcripts(values: Tensor, labels: str, spelt=lambda text: text) -> dict[str, float]:
@@ -104,12 +71,12 @@ def test_without_a_language_model_it_finds_every_transcript_with_its_probability
 
 @pytest.fixture(scope="module")
 def word_model(tmp_path_factory):
-    return arpa(tmp_path_factory.mktemp("words"), WORDS)
+    return arpa.write(tmp_path_factory.mktemp("words") / "lm.arpa", WORDS)
 
 
 @pytest.fixture(scope="module")
 def character_model(tmp_path_factory):
-    return arpa(tmp_path_factory.mktemp("characters"), CHARACTERS)
+    return arpa.write(tmp_path_factory.mktemp("characters") / "lm.arpa", CHARACTERS)
 
 
 @settings(deadline=None, max_examples=40)
@@ -117,7 +84,7 @@ def character_model(tmp_path_factory):
 def test_with_a_model_of_words_it_finds_every_sentence_of_its_words(word_model, labels, frames, seed, weight, bonus):
     values = draw(seed, 1, frames, 4)
     expected = {
-        text: score + weight * sentence(WORDS, text.split()) + bonus * len(text.split())
+        text: score + weight * arpa.sentence(WORDS, text.split()) + bonus * len(text.split())
         for text, score in transcripts(values[0], labels, lambda text: " ".join(text.split())).items()
         if set(text.split()) <= {"A", "AB", "B"}
     }
@@ -132,7 +99,7 @@ def test_with_a_model_of_characters_it_finds_every_spelling(character_model, lab
     values = draw(seed, 1, frames, 4)
     expected = {
         text: score
-        + weight * sentence(CHARACTERS, ["<space>" if character == " " else character for character in text])
+        + weight * arpa.sentence(CHARACTERS, ["<space>" if character == " " else character for character in text])
         + bonus * len(text)
         for text, score in transcripts(values[0], labels).items()
     }
@@ -177,7 +144,7 @@ def test_a_model_of_words_hears_its_words_alone_and_one_of_characters_any(word_m
 @pytest.mark.parametrize(("weight", "text"), [(0.0, "A"), (3.0, "B")])
 def test_the_language_models_weight_decides_between_the_sounds_word_and_its_own(tmp_path, weight, text):
     ngrams = {("<unk>",): (-9, 0), ("<s>",): (-9, 0), ("</s>",): (-0.5, 0), ("A",): (-1, 0), ("B",): (-0.2, 0)}
-    path = arpa(tmp_path, ngrams | {("B", "B"): (-1, 0)})
+    path = arpa.write(tmp_path / "lm.arpa", ngrams | {("B", "B"): (-1, 0)})
     logits = Logits(torch.tensor([[[0.0, 5.0, 4.0, 0.0]]]), torch.tensor([1]))
     cfg = BeamConfig(path=str(path), weight=weight)
     assert decode.best_of_beam(cfg)(logits, "_AB ")[0].text == text

@@ -1,0 +1,117 @@
+"""Makes an n-gram language model of transcripts: python -m launch.build_lm --data_path=data --output=lm.arpa."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from absl import flags as absl_flags
+
+from ds2f.errors import InputError
+from launch import flags
+
+FLAGS = absl_flags.FLAGS
+flags.define(only=("data_path", "data.dataset", "data.train_manifest", "data.labels_path"))
+absl_flags.DEFINE_string("output", "", "ARPA file to write, such as lm.arpa.")
+absl_flags.DEFINE_enum(
+    "unit",
+    "words",
+    ["words", "characters"],
+    "What the n-grams are made of. With words, a search finds words of the transcripts only; with characters, any.",
+)
+absl_flags.DEFINE_integer("order", 0, "Longest n-gram; 0: 4 words, or 6 characters.", lower_bound=0)
+absl_flags.DEFINE_enum(
+    "smoothing",
+    "auto",
+    ["auto", "kneser_ney", "witten_bell"],
+    "What n-grams that were never seen get: modified Kneser-Ney, which is undefined for some counts, or Witten-Bell. "
+    "auto: Kneser-Ney for words where it is defined, and Witten-Bell else.",
+)
+
+_METHODS = {"kneser_ney": "msb", "witten_bell": "wb"}  # irstlm's names: modified shift-beta is Kneser-Ney's
+_DEFAULT_ORDERS = {"words": 4, "characters": 6}
+_FEWEST = 2  # KenLM reads no unigram models
+
+
+def main(_: list[str]) -> None:
+    """Estimates the model of the training manifest's transcripts and says what is in it."""
+    output = Path(FLAGS.output)
+    if not FLAGS.output or output.is_dir() or not output.parent.is_dir():
+        raise InputError(f"--output={FLAGS.output}: give a file in a folder that exists, such as lm.arpa")
+    order = FLAGS.order or _DEFAULT_ORDERS[FLAGS.unit]
+    if order < _FEWEST:
+        raise InputError("--order=1: KenLM, which reads the model, wants bigrams at least; give 2 or more")
+
+    from ds2f import text
+    from ds2f.config import manifest_path
+    from ds2f.data import manifest
+
+    cfg = flags.config_from_flags()
+    utterances = manifest.read(manifest_path(cfg, "train"))
+    spoken = [text.clean(utterance.transcript, cfg.model.labels) for utterance in utterances]
+    sentences = list(tokens(spoken, unit=FLAGS.unit))
+    methods = [FLAGS.smoothing]
+    if FLAGS.smoothing == "auto":
+        methods = ["kneser_ney", "witten_bell"] if FLAGS.unit == "words" else ["witten_bell"]
+    method, model = estimate(sentences, order=order, methods=methods)
+    with manifest.atomic(output) as temporary:
+        temporary.write_text(model, encoding="utf-8")
+    kinds = len({token for sentence in sentences for token in sentence})
+    print(
+        f"{output}: {order}-gram model of {kinds:,} {FLAGS.unit}, {method.replace('_', '-')}, from "
+        f"{len(sentences):,} transcripts with {sum(map(len, sentences)):,} {FLAGS.unit}"
+    )
+
+
+def tokens(transcripts: Iterable[str], *, unit: str) -> Iterable[list[str]]:
+    """Cuts transcripts into words, or into characters with ``<space>`` between words."""
+    from ds2f.decode.language_model import SPACE
+
+    for transcript in transcripts:
+        yield transcript.split() if unit == "words" else [SPACE if one == " " else one for one in transcript]
+
+
+def estimate(sentences: Sequence[Sequence[str]], *, order: int, methods: Sequence[str]) -> tuple[str, str]:
+    """Estimates a model by irstlm's ``tlm``; no n-gram is pruned, and lower orders are interpolated.
+
+    irstlm lets its text begin with ``<s>`` once more than it has sentences, so that of what may follow ``<s>`` another
+    ``<s>`` has a share, of about one in as many as there are sentences. Nothing that is searched for can use it.
+
+    Args:
+      sentences: tokens without white space.
+      order: length of the longest n-grams.
+      methods: smoothing to try, in this order; Kneser-Ney is undefined where no n-gram of a length occurs once, as the
+        single characters of most corpora, or no more often.
+
+    Returns:
+      The method and the text of the ARPA file.
+
+    Raises:
+      InputError: irstlm is missing, there are no tokens, or no method is defined for them.
+    """
+    program = shutil.which("irstlm")
+    if not program:
+        raise InputError("irstlm is missing: apt-get install irstlm (Debian and Ubuntu)")
+    if not any(sentences):
+        raise InputError("the transcripts are all empty; there is nothing to make a model of")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lines = (" ".join(["<s>", *sentence, "</s>"]) + "\n" for sentence in sentences)
+        (folder / "text").write_text("".join(lines), encoding="utf-8")
+        for method in methods:
+            command = [program, "tlm", "-tr=text", f"-n={order}", f"-lm={_METHODS[method]}", "-bo=no", "-ps=no"]
+            ended = subprocess.run(
+                [*command, "-oarpa=arpa"], cwd=folder, capture_output=True, text=True, errors="replace", check=False
+            )
+            if ended.returncode == 0 and (folder / "arpa").exists():
+                return method, (folder / "arpa").read_text(encoding="utf-8")
+    said = "".join((ended.stdout + ended.stderr).strip().splitlines()[-1:])
+    raise InputError(
+        f"irstlm finds no {order}-gram model with --smoothing={methods[-1]} (status {ended.returncode}: {said!r}); "
+        "--smoothing=witten_bell is defined for any counts"
+    )
+
+
+if __name__ == "__main__":
+    flags.run(main)

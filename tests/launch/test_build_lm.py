@@ -1,0 +1,153 @@
+"""Language models made of transcripts, by irstlm where it is installed."""
+
+import itertools
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import arpa
+import pytest
+
+from ds2f.errors import InputError
+from launch import build_lm
+
+ROOT = Path(__file__).parents[2]
+needs_irstlm = pytest.mark.skipif(not shutil.which("irstlm"), reason="irstlm is not installed: apt-get install irstlm")
+
+
+def sentences(seed, count=300):
+    """Sentences whose words are as unevenly spread as in a language, so that Kneser-Ney's discounts exist."""
+    drawn = random.Random(seed)
+    words = ["GO", "ÉTÉ", *("".join(drawn.choices("ABCDE", k=3)) + f"{rank}" for rank in range(120))]
+    weights = [1 / (rank + 1) for rank in range(len(words))]
+    return [drawn.choices(words, weights, k=drawn.randint(0, 6)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("unit", ["words", "characters"])
+def test_transcripts_are_cut_into_units(unit):
+    expected = {"words": [["GO", "ÉTÉ"], []], "characters": [["G", "O", "<space>", "É", "T", "É"], []]}
+    assert list(build_lm.tokens(["GO ÉTÉ", ""], unit=unit)) == expected[unit]
+
+
+@needs_irstlm
+@pytest.mark.parametrize("method", ["witten_bell", "kneser_ney"])
+@pytest.mark.parametrize("order", [2, 4])
+def test_after_every_history_the_probabilities_sum_to_one_and_nothing_is_pruned(method, order):
+    corpus = sentences(1)
+    used, text = build_lm.estimate(corpus, order=order, methods=[method])
+    assert used == method
+    model = arpa.read(text)
+    vocabulary = [key[0] for key in model if len(key) == 1]
+    histories = [(), *(key for key in model if len(key) < order and key[-1] != "</s>"), ("FIVE", "never seen")]
+    assert len(histories) > 30
+    for history in histories:
+        total = sum(10 ** arpa.log10(model, history, token) for token in vocabulary)
+        assert total == pytest.approx(1, abs=2e-4), history
+    seen = {
+        padded[start : start + size]
+        for padded in (("<s>", *sentence, "</s>") for sentence in corpus)
+        for size in range(1, order + 1)
+        for start in range(len(padded) - size + 1)
+    }
+    assert seen <= model.keys()
+    assert {*itertools.chain(*corpus), "<s>", "</s>", "<unk>"} == set(vocabulary)
+
+
+@needs_irstlm
+def test_bigrams_have_witten_and_bells_probabilities():
+    corpus = sentences(2)
+    model = arpa.read(build_lm.estimate(corpus, order=2, methods=["witten_bell"])[1])
+    followers = [pair[1] for one in corpus for pair in itertools.pairwise(["<s>", *one, "</s>"]) if pair[0] == "GO"]
+    count, kinds = len(followers), len(set(followers))
+    for word in set(followers):
+        # The share seen, and of the share set aside for what is new the shorter history's part.
+        expected = (followers.count(word) + kinds * 10 ** model[(word,)][0]) / (count + kinds)
+        assert 10 ** model[("GO", word)][0] == pytest.approx(expected, rel=1e-4)
+
+
+@needs_irstlm
+def test_kenlm_scores_sentences_as_the_file_defines(tmp_path):
+    pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
+    from ds2f.decode import open_language_model
+
+    for unit, order, method in (("words", 3, "kneser_ney"), ("characters", 5, "witten_bell")):
+        corpus = list(build_lm.tokens((" ".join(one) for one in sentences(1)), unit=unit))
+        path = tmp_path / f"{unit}.arpa"
+        path.write_text(build_lm.estimate(corpus, order=order, methods=[method])[1], encoding="utf-8")
+        model = arpa.read(path.read_text(encoding="utf-8"))
+        labels = "_ ABCDEGOTÉ0123456789"
+        lm = open_language_model(path, labels)
+        assert lm.unit == unit
+        names = [key[0] for key in model if len(key) == 1 and key[0] not in ("<s>", "</s>", "<unk>")]
+        index = names if unit == "words" else ["<space>" if label == " " else label for label in labels]
+        for tokens in [*corpus[:20], [*corpus[0], *corpus[1]]]:
+            state, total = lm.scorer.start(False), 0.0
+            for token in tokens:
+                state, score = lm.scorer.score(state, index.index(token))
+                total += score
+            total += lm.scorer.finish(state)[1]
+            assert total * 2.302585 == pytest.approx(arpa.sentence(model, tokens), rel=1e-4)
+
+
+def build(folder, *flags, path=os.environ["PATH"]):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "launch.build_lm", *flags]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@needs_irstlm
+@pytest.mark.parametrize("unit", ["words", "characters"])
+def test_the_command_writes_a_model_of_a_manifests_transcripts_and_says_what_it_did(tone_corpus, tmp_path, unit):
+    flags = (f"--data_path={tone_corpus}", "--data.dataset=tones", f"--unit={unit}", "--output=lm.arpa")
+    result = build(tmp_path, *flags)
+    assert result.returncode == 0, result.stderr
+    order = {"words": 4, "characters": 6}[unit]
+    assert f"lm.arpa: {order}-gram model of" in result.stdout
+    assert "witten-bell" in result.stdout, "so small a corpus has no Kneser-Ney discounts"
+    model = arpa.read((tmp_path / "lm.arpa").read_text())
+    spoken = [(tone_corpus / f"train{index}.txt").read_text().strip() for index in range(10)]
+    units = set(spoken) if unit == "words" else set("".join(spoken))
+    assert {key[0] for key in model if len(key) == 1} == units | {"<s>", "</s>", "<unk>"}
+    assert max(map(len, model)) <= order
+
+
+def test_without_irstlm_the_command_names_the_package(tone_corpus, tmp_path):
+    flags = (f"--data_path={tone_corpus}", "--data.dataset=tones", "--output=lm.arpa")
+    result = build(tmp_path, *flags, path=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr == "build_lm: irstlm is missing: apt-get install irstlm (Debian and Ubuntu)\n"
+    assert not (tmp_path / "lm.arpa").exists()
+
+
+def test_what_irstlm_refuses_is_passed_on_and_the_next_method_tried(tmp_path, monkeypatch):
+    program = tmp_path / "irstlm"
+    program.write_text(
+        '#!/bin/sh\nfor word; do case $word in -lm=msb) echo "no singletons"; exit 4;; esac; done\n: >arpa\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert build_lm.estimate([["A"]], order=3, methods=["kneser_ney", "witten_bell"]) == ("witten_bell", "")
+    with pytest.raises(InputError, match=r"3-gram model with --smoothing=kneser_ney \(status 4: 'no singletons'\)"):
+        build_lm.estimate([["A"]], order=3, methods=["kneser_ney"])
+    with pytest.raises(InputError, match="all empty"):
+        build_lm.estimate([[], []], order=3, methods=["witten_bell"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "--output"),
+        (["--output=nowhere/lm.arpa"], "folder that exists"),
+        (["--output=lm.arpa", "--order=1"], "bigrams"),
+        (["--output=lm.arpa", "--data_path=nowhere"], "launch.prepare"),
+        (["--output=lm.arpa", "--unit=letters"], "unit"),
+    ],
+)
+def test_mistakes_end_in_one_message(tmp_path, flags, said):
+    result = build(tmp_path, *flags)
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
