@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from ds2f import decode, metrics
 from ds2f.config import ModelConfig
-from ds2f.ctc import Criterion
 from ds2f.decode import Decoder
 from ds2f.metrics import ErrorCounts
 from ds2f.precision import Policy
