@@ -1,21 +1,17 @@
 """Checkpoints: a TrainState and its position in the data, to and from a folder, through orbax.
 
-This is the only room that knows orbax, and jax, which comes with it and is kept on the CPU. Both are imported when a
-checkpoint is first written or read: it takes a second, which no first step should wait for. In a checkpoint's folder
-``state/`` holds every leaf under its path, ``position.json`` the position, and ``run.json`` the score, the version of
-the code, the configuration, and every leaf's type and shape. Which checkpoints are whole is ``shelf``'s to know.
+In a checkpoint's folder ``state/`` holds every leaf under its path, ``position.json`` the position, and ``run.json``
+the score, the version of the code, the configuration, and every leaf's type and shape. Orbax is in ``store``, which is
+made when a checkpoint is first written or read; which checkpoints are whole is ``shelf``'s to know.
 """
 
 import json
 import logging
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported: it must not claim an accelerator
 
 import numpy as np
 import torch
@@ -25,65 +21,16 @@ from torch import Tensor
 import ds2f
 from ds2f import config, digests, shelf, tree
 from ds2f.arrays import dtype_name, fits, from_tensor, to_tensor
-from ds2f.config import Config
+from ds2f.config import Config, ModelConfig
 from ds2f.errors import InputError
 from ds2f.model import deepspeech2
+from ds2f.store import Store
 from ds2f.types import Params, Stats, TrainState
 
 Position = dict[str, Any]
 
 _LOG = logging.getLogger(__name__)
 _STATE, _POSITION = "state", "position.json"
-
-
-class _Store:
-    """Arrays by name, to and from a folder through orbax."""
-
-    def __init__(self) -> None:
-        import orbax.checkpoint as ocp
-
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file it touches, and what it raises
-
-        class Arrays(ocp.type_handlers.NumpyHandler):
-            """How orbax writes arrays, but that the end of all of them is awaited before the first error is raised.
-
-            Otherwise those that are still being written when one fails go on in a folder that is being removed, and
-            complain that nobody waits for them.
-            """
-
-            def __init__(self) -> None:
-                super().__init__(deepcopy_host_arrays=False)  # what it gets is a copy already
-                self._errors: list[Exception] = []
-
-            async def _open_and_write(self, *args: Any, **kwargs: Any) -> None:
-                try:
-                    await super()._open_and_write(*args, **kwargs)
-                except Exception as error:  # noqa: BLE001  raised below
-                    self._errors.append(error)
-
-            async def _background_serialize(self, *args: Any, **kwargs: Any) -> None:
-                self._errors.clear()
-                await super()._background_serialize(*args, **kwargs)
-                if self._errors:
-                    raise self._errors[0]
-
-        registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, Arrays()))
-        # Without compression, which costs time and makes next to nothing of weights.
-        handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
-        self._checkpointer, self._args = ocp.Checkpointer(handler), ocp.args
-
-    def save(self, folder: epath.Path, arrays: dict[str, np.ndarray]) -> None:
-        """Writes the arrays into a folder, which is made."""
-        self._checkpointer.save(folder, args=self._args.PyTreeSave(arrays))
-
-    def restore(self, folder: epath.Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Reads some of the arrays in a folder."""
-        wanted = dict.fromkeys(names, 0)
-        return self._checkpointer.restore(folder, args=self._args.PyTreeRestore(item=wanted, partial_restore=True))
-
-    def close(self) -> None:
-        """Releases orbax's threads."""
-        self._checkpointer.close()
 
 
 class Checkpoints:
@@ -129,9 +76,9 @@ class Checkpoints:
         self._buffers: dict[str, Tensor] = {}
 
     @cached_property
-    def _store(self) -> _Store:
+    def _store(self) -> Store:
         """Made by whoever needs it first: the writing thread, or who reads when that thread has nothing to do."""
-        return _Store()
+        return Store()
 
     def save(self, iteration: int, state: TrainState, position: Position, *, score: float | None = None) -> None:
         """Copies the state and has the copy written; waits only for a checkpoint that is still being written.
@@ -225,6 +172,19 @@ class Checkpoints:
         """Reads several parts of one checkpoint: what ``restore`` gives for every prefix and tree in ``parts``."""
         self.wait()
         path = self._shelf.whole(iteration)
+        return self._read(path, parts), json.loads((path / _POSITION).read_text())
+
+    def restore_model(self, iteration: int, cfg: ModelConfig) -> tuple[Params, Stats]:
+        """Reads what ``TrainState.model`` was, of a model of ``cfg``."""
+        self.wait()
+        path = self._shelf.whole(iteration)
+        averaged = any(name.startswith("average/") for name in shelf.about(path)["leaves"])
+        names = ("average/params/", "average/stats/") if averaged else ("params/", "stats/")
+        params, stats = self._read(path, dict(zip(names, deepspeech2.init(cfg, key=0), strict=True)))
+        return params, stats
+
+    def _read(self, path: epath.Path, parts: Mapping[str, Any]) -> list[Any]:
+        """Reads the parts of a whole checkpoint."""
         leaves = shelf.about(path)["leaves"]
         stored = {name: leaf for name, leaf in leaves.items() if name.startswith(tuple(parts))}
         flat = {prefix: tree.flatten_with_paths(like) for prefix, like in parts.items()}
@@ -236,7 +196,7 @@ class Checkpoints:
         )
         if wrong:
             raise InputError(
-                f"checkpoint {iteration} in {self._folder} is of another model or optimizer: "
+                f"{path} is of another model or optimizer: "
                 f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''} missing, unknown or of another shape or type. "
                 "Use the flags that the run was started with (flags.txt beside it)."
             )
@@ -245,11 +205,10 @@ class Checkpoints:
             name: to_tensor(arrays[name]).to(leaf.dtype) if name in arrays else torch.empty_like(leaf, device="cpu")
             for name, leaf in wanted.items()
         }
-        restored = [
+        return [
             tree.unflatten_like(like, {name: tensors[prefix + name] for name in flat[prefix]})
             for prefix, like in parts.items()
         ]
-        return restored, json.loads((path / _POSITION).read_text())
 
     def about(self, iteration: int) -> dict[str, Any]:
         """What a whole checkpoint says about itself: ``iteration``, ``score``, ``version``, ``config``, ``leaves``."""
@@ -311,7 +270,7 @@ def load_config(run_dir: Path | str) -> Config:
 def load_model(
     run_dir: Path | str, *, which: str | int = "best", warn: Callable[[str], None] = _LOG.warning
 ) -> tuple[Config, Params, Stats]:
-    """Loads what evaluation needs from a run directory.
+    """Loads what evaluation needs from a run directory: the moving averages, where its checkpoints hold any.
 
     Of several checkpoints the mean is taken, leaf by leaf and in float64: of the parameters (Polyak and Juditsky 1992;
     Izmailov et al. 2018) and of the batch-norm statistics, means and variances alike. The mean model's activations are,
@@ -332,7 +291,6 @@ def load_model(
       InputError: when there is no such run or whole checkpoint.
     """
     cfg = load_config(run_dir)
-    parts = dict(zip(("params/", "stats/"), deepspeech2.init(cfg.model, key=0), strict=True))
     checkpoints = Checkpoints(run_dir, folder=cfg.checkpointing.folder, read_only=True, warn=warn)
     try:
         iterations = checkpoints.find_all(which)
@@ -341,7 +299,7 @@ def load_model(
         _, _, asked = str(which).partition(":")
         if asked and len(iterations) < int(asked):
             warn(f"{run_dir}: {which} is the mean of {len(iterations)} checkpoints; there are no more")
-        params, stats = tree.mean(checkpoints.restore_parts(iteration, parts)[0] for iteration in iterations)
+        params, stats = tree.mean(checkpoints.restore_model(iteration, cfg.model) for iteration in iterations)
     finally:
         checkpoints.close()
     return cfg, params, stats

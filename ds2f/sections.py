@@ -192,6 +192,12 @@ class OptimConfig:
     decay_matrices_only: bool = setting(
         False, "Weight decay leaves biases and the scales and shifts of batch norm alone; so does lamb's trust ratio."
     )
+    average_decay: float = setting(
+        0.0,
+        "Decay per step of a moving average of the weights, which is what is evaluated and kept as the model, such as "
+        "0.999; 0: none.",
+        within(0, 1),
+    )
     max_norm: float = setting(400.0, "Gradients are clipped to this global norm.", within(0, open_low=True))
     momentum: float = setting(0.9, "Momentum of sgd.", within(0, 1))
     nesterov: bool = setting(True, "Nesterov momentum for sgd.")

@@ -37,7 +37,10 @@ Loss = Callable[..., tuple[Tensor, Any]]
 
 
 def init_state(cfg: Config, tx: optim.GradientTransformation, *, key: int) -> TrainState:
-    """The state before the first step, on the CPU: step 0, fresh parameters, zeroed optimizer state."""
+    """The state before the first step, on the CPU: step 0, fresh parameters, zeroed optimizer state.
+
+    With ``optim.average_decay`` it holds averages, which start at the parameters.
+    """
     params, stats = deepspeech2.init(cfg.model, key=rng.fold_in(key, "init"))
     return TrainState(
         step=torch.zeros((), dtype=torch.int64, device="cpu"),
@@ -45,6 +48,7 @@ def init_state(cfg: Config, tx: optim.GradientTransformation, *, key: int) -> Tr
         stats=stats,
         opt_state=tx.init(params),
         loss_scale=precision.init_scale(cfg.apex),
+        average=optim.average.init(params, stats) if cfg.optim.average_decay else (),
     )
 
 
@@ -126,7 +130,7 @@ def train_step(
 
     The gradient is that of the mean loss over the feasible utterances of the global batch: each rank differentiates
     scale * sum(loss * weight), and the ranks' gradients are summed. A step whose summed gradient is not finite on any
-    rank leaves parameters, statistics and optimizer state as they were on all of them.
+    rank leaves parameters, statistics, averages and optimizer state as they were on all of them.
 
     Args:
       state: the state before the step.
@@ -137,11 +141,12 @@ def train_step(
         ``batch.features`` to the losses, made for this batch.
       tx: the optimizer.
       collectives: sums over the ranks.
-      cfg: ``apex`` (loss scale and type of the sums), ``optim.max_norm``, ``training.engine`` and
-        ``model.sync_batch_norm`` (the loss's moments are those of all ranks) are read.
+      cfg: ``apex`` (loss scale and type of the sums), ``optim.max_norm``, ``optim.average_decay`` (of the averages, if
+        the state holds any), ``training.engine`` and ``model.sync_batch_norm`` (the loss's moments are those of all
+        ranks) are read.
       key: what dropout is drawn from; a new one every step, the same on all ranks, which draw differently from it.
-      donate: reuse the buffers of ``state.params`` and ``state.opt_state``, which must not be used afterwards. The
-        result has the same bits as without.
+      donate: reuse the buffers of ``state.params``, ``state.opt_state`` and ``state.average``, which must not be used
+        afterwards. The result has the same bits as without.
       overlap: whether the backward pass goes on during the sums; the same bits either way.
       overflowed: reads whether the device noted an overflow since the step began, a boolean scalar, where infinities
         do not show in the gradients; None where they do.
@@ -163,12 +168,17 @@ def train_step(
 
     params, opt_state = optim.apply_step(tx, grads, state.opt_state, state.params, finite=finite, donate=donate)
     stats = tree.select(finite, batch_norm.update_stats(state.stats, moments), state.stats)
+    decay = cfg.optim.average_decay
+    average = optim.average.update(
+        state.average, params, stats, decay=decay, step=state.step, finite=finite, donate=donate
+    )
     new_state = TrainState(
         step=state.step + finite.to(state.step.dtype),
         params=params,
         stats=stats,
         opt_state=opt_state,
         loss_scale=precision.adjust(state.loss_scale, finite, cfg=cfg.apex),
+        average=average,
     )
     return new_state, StepMetrics(value, losses, grad_norm, finite, state.loss_scale.value)
 

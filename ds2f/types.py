@@ -47,6 +47,13 @@ class LossScale(NamedTuple):
     good_steps: Tensor  # [] int32: finite steps since the last change
 
 
+class Averages(NamedTuple):
+    """The moving average of a model: ``optim.average`` makes it."""
+
+    params: Params
+    stats: Stats
+
+
 class TrainState(NamedTuple):
     """All that a run is, except its position in the data (integers)."""
 
@@ -55,6 +62,12 @@ class TrainState(NamedTuple):
     stats: Stats
     opt_state: OptState
     loss_scale: LossScale
+    average: Averages | tuple[()] = ()  # empty where the run keeps none
+
+    @property
+    def model(self) -> tuple[Params, Stats]:
+        """What is evaluated and handed out: the averages, or else the parameters and statistics themselves."""
+        return (self.average.params, self.average.stats) if self.average else (self.params, self.stats)
 
 
 class StepMetrics(NamedTuple):

@@ -22,7 +22,7 @@ from ds2f import checkpoint, config, digests, optim, shelf, steps, tree
 from ds2f.checkpoint import Checkpoints
 from ds2f.config import CheckpointingConfig, Config, ModelConfig
 from ds2f.errors import InputError
-from ds2f.types import LossScale
+from ds2f.types import Averages, LossScale
 
 CFG = Config(model=ModelConfig(hidden_size=4, hidden_layers=2, num_bins=9))
 ROOT = Path(__file__).parents[1]
@@ -609,6 +609,49 @@ def test_load_model_averages_in_double_precision(tmp_path, said, which, averaged
             assert leaf.dtype == torch.float32
             assert (leaf.numpy() == mean.astype("float32")).all(), path
     assert (["mean of 3" in text for text in said]) == ([True] if which == "best:9" else [])
+
+
+def averaged_state(key):
+    state = noisy_state(key)
+    return state._replace(average=Averages(*(tree.map(lambda leaf: leaf + 1, part) for part in state.model)))
+
+
+@pytest.mark.parametrize(("which", "averaged"), [("best", (2,)), ("last", (4,)), (3, (3,)), ("best:2", (2, 4))])
+def test_load_model_takes_the_moving_averages_where_a_run_kept_them(tmp_path, which, averaged):
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict(CFG)))
+    checkpoints = Checkpoints(tmp_path, keep_best=2)
+    states = {iteration: averaged_state(iteration) for iteration in (2, 3, 4)}
+    for iteration, score in ((2, 1.0), (3, 9.0), (4, 5.0)):
+        checkpoints.save(iteration, states[iteration], {}, score=score)
+    assert_same_bits(checkpoints.restore(4, averaged_state(0))[0], states[4])
+    checkpoints.close()
+    _, *found = checkpoint.load_model(tmp_path, which=which)
+    assert_same_bits(tuple(found), tree.mean(states[iteration].model for iteration in averaged))
+
+
+def test_averages_are_neither_made_up_nor_dropped_in_going_on(checkpoints):
+    checkpoints.save(1, make_state(), {})
+    checkpoints.save(2, averaged_state(2), {})
+    with pytest.raises(InputError, match=r"average/params.*flags\.txt"):
+        checkpoints.restore(1, averaged_state(0))
+    with pytest.raises(InputError, match=r"average/params.*flags\.txt"):
+        checkpoints.restore(2, make_state())
+
+
+def test_a_run_from_before_there_were_averages_is_read(tmp_path):
+    # Without averages a checkpoint holds what it held then; its configuration did not have the setting.
+    settings = config.to_dict(CFG)
+    del settings["optim"]["average_decay"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, make_state(value=5.0), {})
+    leaves = checkpoints.about(1)["leaves"]
+    assert {path.partition("/")[0] for path in leaves} == {"step", "params", "stats", "opt_state", "loss_scale"}
+    assert_same_bits(checkpoints.restore(1, make_state())[0], make_state(value=5.0))
+    checkpoints.close()
+    cfg, *found = checkpoint.load_model(tmp_path)
+    assert cfg == CFG
+    assert_same_bits(tuple(found), make_state(value=5.0).model)
 
 
 def test_checkpoints_may_be_in_a_folder_of_their_own(tmp_path, monkeypatch):

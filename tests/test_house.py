@@ -146,7 +146,7 @@ def test_pure_rooms_import_nothing_of_the_process_around_them() -> None:
 
 
 def test_torch_distributed_is_named_only_in_the_runner() -> None:
-    # Ruff's exemption of launch and of checkpoint.py is for other libraries.
+    # Ruff's exemption of launch and of store.py is for other libraries.
     named = {
         str(path.relative_to(ROOT))
         for folder in ("ds2f", "launch")
@@ -176,7 +176,7 @@ def test_a_banned_import_is_found_by_the_linter(statement: str, room: str) -> No
 
 def test_the_linter_lets_each_library_into_its_own_room() -> None:
     assert "TID251" not in lint("import torch.distributed", "ds2f/runner/collectives.py")
-    assert "TID251" not in lint("import orbax.checkpoint", "ds2f/checkpoint.py")
+    assert "TID251" not in lint("import orbax.checkpoint", "ds2f/store.py")
     assert "TID251" not in lint("from absl import flags", "launch/flags.py")
 
 

@@ -88,14 +88,35 @@ def test_gradients_above_max_norm_are_clipped_to_it():
 
 
 @pytest.mark.parametrize("make_tx", [lambda: optim.adamw(0.01), lambda: optim.sgd(0.1)])
-def test_donating_buffers_gives_the_same_bits(make_tx):
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_donating_buffers_gives_the_same_bits(make_tx, decay):
+    cfg = attrs.evolve(CFG, optim=OptimConfig(average_decay=decay))
     tx, batch = make_tx(), make_batch()
-    kept = donated = steps.init_state(CFG, tx, key=1)
+    kept = donated = steps.init_state(cfg, tx, key=1)
     donated = clone(donated)
     for _ in range(3):
-        _, kept, _ = one_step(batch, tx=tx, state=kept)
-        _, donated, _ = one_step(batch, tx=tx, state=donated, donate=True)
+        _, kept, _ = one_step(batch, cfg=cfg, tx=tx, state=kept)
+        _, donated, _ = one_step(batch, cfg=cfg, tx=tx, state=donated, donate=True)
     assert_same_bits(kept, donated)
+
+
+def test_averages_follow_parameters_and_statistics_and_change_nothing_else():
+    cfg, plain_cfg = (attrs.evolve(CFG, optim=OptimConfig(average_decay=decay)) for decay in (0.15, 0.0))
+    tx, batch = optim.adamw(0.01), make_batch()
+    state, plain = (steps.init_state(each, tx, key=1) for each in (cfg, plain_cfg))
+    assert plain.average == ()
+    expected = (plain.params, plain.stats)
+    assert_same_bits(state.model, expected)
+    for step in range(3):
+        _, state, _ = one_step(batch, cfg=cfg, tx=tx, state=state)
+        _, plain, _ = one_step(batch, cfg=plain_cfg, tx=tx, state=plain)
+        share = 1 - min(0.15, (1 + step) / (10 + step))
+        expected = tree.map(lambda old, new: old + share * (new - old), expected, (plain.params, plain.stats))  # noqa: B023
+    assert_same_bits(state._replace(average=()), plain)
+    for path, leaf in tree.flatten_with_paths(expected).items():
+        torch.testing.assert_close(tree.flatten_with_paths(state.model)[path], leaf)
+    assert not [path for path in tree.flatten_with_paths(plain) if path.startswith("average")]
+    assert_same_bits(plain.model, (plain.params, plain.stats))
 
 
 @pytest.mark.parametrize("scale", [2.0**-6, 2.0**15])
@@ -109,7 +130,8 @@ def test_a_power_of_two_as_loss_scale_changes_no_bit(scale):
 
 @pytest.mark.parametrize("donate", [False, True])
 def test_a_step_with_a_non_finite_gradient_changes_nothing_but_the_scale(donate):
-    cfg = attrs.evolve(CFG, apex=ApexConfig(loss_scale="dynamic", initial_scale=1024))
+    apex, averaged = ApexConfig(loss_scale="dynamic", initial_scale=1024), OptimConfig(average_decay=0.9)
+    cfg = attrs.evolve(CFG, apex=apex, optim=averaged)
     tx, batch = optim.adamw(0.01), make_batch()
     _, state, _ = one_step(batch, cfg=cfg, tx=tx)
     before = clone(state)

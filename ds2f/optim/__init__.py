@@ -1,6 +1,6 @@
 """Optimizers as pure functions over pytrees, in optax's shape."""
 
-from ds2f.optim import schedules, transforms
+from ds2f.optim import average, schedules, transforms
 from ds2f.optim.base import (
     EmptyState,
     GradientTransformation,
@@ -20,6 +20,7 @@ __all__ = [
     "adamw",
     "apply_step",
     "apply_updates",
+    "average",
     "chain",
     "clip_by_global_norm",
     "clip_to_norm",

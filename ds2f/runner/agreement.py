@@ -12,7 +12,6 @@ from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.runner.collectives import Group
 from ds2f.runner.splits import Split
-from ds2f.types import Params
 
 # What may differ: where things lie and who takes part. All else decides the numbers.
 _PRIVATE = {"data_path", "run_dir", "device", "nproc_per_node", "nnodes", "max_restarts", "collective_timeout"}
@@ -71,8 +70,8 @@ def require(group: Group, facts: Mapping[str, Any], *, remedy: str) -> None:
         raise InputError(f"the ranks do not agree: {'; '.join(problems[:8])}{more}. {remedy}")
 
 
-def require_same_params(group: Group, params: Params) -> None:
-    """Compares the bits of the parameters over the ranks, by checksums.
+def require_same_params(group: Group, params: tree.Tree) -> None:
+    """Compares the bits of the parameters over the ranks, by checksums; any tree of float32 tensors will do.
 
     Raises:
       RuntimeError: on every rank, when they differ.

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from ds2f import rng
+from ds2f import optim, rng
 from ds2f.checkpoint import Checkpoints, load_model
 from ds2f.config import Config
 from ds2f.convert import with_labels
@@ -69,7 +69,7 @@ class Keeper:
         return self._group.broadcast(state), Position(**values), newest
 
     def weights_of(self, other: Path | str, fresh: TrainState, *, init: Any) -> tuple[TrainState, tuple[str, ...]]:
-        """The best weights of another run on every rank, with a new optimizer state.
+        """The best weights of another run on every rank, with a new optimizer state and averages that start there.
 
         Args:
           other: the other run's folder; only rank 0 reads it.
@@ -94,7 +94,8 @@ class Keeper:
             key = rng.fold_in(self._cfg.training.seed, "init")
             params, new = with_labels(source.model, params, self._cfg.model, key=key)
         params, stats = self._group.broadcast((params, stats))
-        return fresh._replace(params=params, stats=stats, opt_state=init(params)), new
+        average = optim.average.init(params, stats) if fresh.average else ()
+        return fresh._replace(params=params, stats=stats, opt_state=init(params), average=average), new
 
     def save(self, state: TrainState, position: Position, *, score: float | None = None) -> None:
         """Writes a checkpoint on rank 0; the others go on."""

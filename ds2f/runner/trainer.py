@@ -25,7 +25,7 @@ from ds2f.runner.splits import Split, micro_batches
 from ds2f.runner.summary import Summary
 from ds2f.runner.telemetry import Telemetry, duration
 from ds2f.steps import init_state, objective, train_step
-from ds2f.types import Batch, TrainState
+from ds2f.types import Batch, Params, Stats, TrainState
 
 
 class _Asked(Exception):  # noqa: N818  # no error
@@ -258,11 +258,10 @@ class Trainer:
             total = min(total, self._cfg.training.max_steps)
         return (total - self._position.iteration) * self._position.training_seconds / max(self._position.iteration, 1)
 
-    def _evaluate(self, split: str) -> Evaluation:
+    def _evaluate(self, split: str, model: tuple[Params, Stats]) -> Evaluation:
         data = self._data[split]
         return evaluate(
-            self._state.params,
-            self._state.stats,
+            *model,
             data.loader.epoch(),
             data.references,
             cfg=self._cfg.model,
@@ -279,7 +278,7 @@ class Trainer:
         whole = position.batch >= self._batches_per_epoch
         epochs = position.epoch + whole
         last = epochs >= cfg.training.epochs or self._reached_max_steps()
-        found = self._evaluate("val") if last or epochs % cfg.training.validate_every == 0 else None
+        found = self._evaluate("val", self._state.model) if last or epochs % cfg.training.validate_every == 0 else None
         if whole:
             position.epoch, position.batch = epochs, 0
         values: dict[str, Any] = {"epoch": epochs, "train_loss": meter.loss, "learning_rate": self._learning_rate()}
@@ -300,16 +299,11 @@ class Trainer:
         self._save(score)
 
     def _save(self, score: float | None = None) -> None:
-        agreement.require_same_params(self._group, self._state.params)
+        agreement.require_same_params(self._group, {"params": self._state.params, "average": self._state.average})
         self._keeper.save(self._state, self._position, score=score)
         self._saved_at = time.monotonic()
 
     def _evaluate_best(self) -> dict[str, Evaluation]:
         """Evaluates the best model of the run on every set but the training set."""
-        params, stats = self._keeper.best_model(tree.to((self._state.params, self._state.stats), "cpu"))
-        best = self._backend.place_state(self._state._replace(params=params, stats=stats))
-        trained, self._state = self._state, best
-        try:
-            return {split: self._evaluate(split) for split in self._splits()[1:]}
-        finally:  # a request to stop saves the state that was trained last
-            self._state = trained
+        best = tree.to(self._keeper.best_model(tree.to(self._state.model, "cpu")), self._backend.device)
+        return {split: self._evaluate(split, best) for split in self._splits()[1:]}

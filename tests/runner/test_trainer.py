@@ -9,7 +9,7 @@ import attrs
 import pytest
 import torch
 
-from ds2f import checkpoint, tree
+from ds2f import checkpoint, ctc, tree
 from ds2f.config import (
     ApexConfig,
     CheckpointingConfig,
@@ -22,12 +22,16 @@ from ds2f.config import (
     resolve,
 )
 from ds2f.errors import InputError
-from ds2f.runner import health
+from ds2f.runner import agreement, health
+from ds2f.runner.backend import open_backend
+from ds2f.runner.evaluator import evaluate
 from ds2f.runner.run_dir import claim_run_dir
 from ds2f.runner.signals import Stopped
+from ds2f.runner.splits import Split
 from ds2f.runner.telemetry import Telemetry
 from ds2f.runner.trainer import Trainer
 from ds2f.steps import Objective
+from ds2f.types import Averages
 
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
 
@@ -83,6 +87,66 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_bits(tone_cor
     whole, halved = (checkpoint.load_model(tmp_path / name, which="last")[1:] for name in ("whole", "halved"))
     for path, leaf in tree.flatten_with_paths(whole).items():
         assert torch.equal(leaf, tree.flatten_with_paths(halved)[path]), path
+
+
+AVERAGED = OptimConfig(schedule="constant", learning_rate=0.01, average_decay=0.9)
+
+
+def test_an_averaged_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_state(tone_corpus, tmp_path):
+    cfg = config(tone_corpus, optim=AVERAGED)
+    whole = open_trainer(cfg, tmp_path / "whole")
+    whole.run()
+    run(attrs.evolve(cfg, training=attrs.evolve(cfg.training, max_steps=4)), tmp_path / "halved")
+    resumed = attrs.evolve(cfg, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
+    halved = open_trainer(resumed, tmp_path / "halved")
+    halved.run()
+    states = [tree.flatten_with_paths(trainer._state) for trainer in (whole, halved)]
+    assert any(path.startswith("average/stats/") for path in states[0])
+    for path, leaf in states[0].items():
+        assert torch.equal(leaf, states[1][path]), path
+
+
+def validation_loss(cfg, model):
+    split = Split.open("val", cfg)
+    backend = open_backend("cpu")
+    batches, policy = split.loader.epoch(), backend.policy(cfg.apex)
+    return evaluate(
+        *model, batches, split.references, cfg=cfg.model, policy=policy, backend=backend, criterion=ctc.native
+    ).loss
+
+
+def test_what_is_validated_kept_and_handed_out_is_the_average(tone_corpus, tmp_path):
+    cfg = config(tone_corpus, optim=AVERAGED, training=TrainingConfig(epochs=1))
+    trainer = open_trainer(cfg, tmp_path / "run")
+    trainer.run()
+    state = trainer._state
+    lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    (found,) = [line["val_loss"] for line in lines if line["kind"] == "epoch"]
+    assert found == pytest.approx(validation_loss(cfg, state.average))
+    assert abs(found - validation_loss(cfg, (state.params, state.stats))) > 0.01
+    for which in ("best", "last", 3):
+        _, *model = checkpoint.load_model(tmp_path / "run", which=which)
+        for path, leaf in tree.flatten_with_paths(state.average).items():
+            assert torch.equal(leaf, tree.flatten_with_paths(Averages(*model))[path]), path
+
+
+def test_ranks_compare_their_averages_too(tone_corpus, tmp_path, monkeypatch):
+    compared = []
+    monkeypatch.setattr(agreement, "require_same_params", lambda group, params: compared.append(params))
+    trainer = open_trainer(config(tone_corpus, optim=AVERAGED), tmp_path / "run")
+    trainer.run()
+    ours = {leaf.data_ptr() for leaf in tree.leaves((trainer._state.params, trainer._state.average))}
+    assert {leaf.data_ptr() for leaf in tree.leaves(compared[-1])} == ours
+
+
+def test_averages_of_a_run_that_starts_from_another_start_at_its_weights(tone_corpus, tmp_path):
+    run(config(tone_corpus, training=TrainingConfig(epochs=1)), tmp_path / "first")
+    start = CheckpointingConfig(continue_from=str(tmp_path / "first"))
+    trainer = open_trainer(config(tone_corpus, optim=AVERAGED, checkpointing=start), tmp_path / "second")
+    _, *weights = checkpoint.load_model(tmp_path / "first")
+    for held in ((trainer._state.params, trainer._state.stats), trainer._state.model):
+        for path, leaf in tree.flatten_with_paths(tuple(weights)).items():
+            assert torch.equal(leaf, tree.flatten_with_paths(held)[path]), path
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(tone_corpus, tmp_path):
