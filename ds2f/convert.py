@@ -16,12 +16,13 @@ from ds2f import tree
 from ds2f.config import DEFAULT_LABELS, ModelConfig
 from ds2f.errors import InputError
 from ds2f.model.recurrent import GATES
-from ds2f.model.structure import CONVOLUTIONS, init, spec
+from ds2f.model.structure import convolutions, init, spec
 from ds2f.types import Params, Stats
 
 _COUNTER = "num_batches_tracked"
 _WRAPPERS = ("module.", "model.")  # DataParallel's, and that of a model held by another module
-_TRAINING_ONLY = ("dropout", "kernel", "ctc", "remat", "sync_batch_norm")  # how a model is computed, not what it is
+# How a model is computed, not what it is.
+_TRAINING_ONLY = {"dropout", "variational_dropout", "label_smoothing", "kernel", "ctc", "remat", "sync_batch_norm"}
 _RNN_PARTS = {"w_ih": "weight_ih_l0", "w_hh": "weight_hh_l0", "b_ih": "bias_ih_l0", "b_hh": "bias_hh_l0"}
 
 
@@ -81,7 +82,12 @@ def to_reference(cfg: ModelConfig, params: Params, stats: Stats) -> dict[str, Te
 
     Returns:
       Names to copies on the CPU; batch counters, which we do not keep, are zero.
+
+    Raises:
+      InputError: when the model has another ``time_stride`` than 2.
     """
+    if cfg.time_stride != 2:
+        raise InputError(f"model.time_stride={cfg.time_stride}: deepspeech.pytorch's convolutions have a stride of 2")
     leaves = {"params": tree.flatten_with_paths(params), "stats": tree.flatten_with_paths(stats)}
     state_dict = {name: _copy(leaves[section][path]) for (section, path), name in _names(cfg).items()}
     norms = [name.removesuffix("running_mean") for name in state_dict if name.endswith("running_mean")]
@@ -91,8 +97,9 @@ def to_reference(cfg: ModelConfig, params: Params, stats: Stats) -> dict[str, Te
 def with_labels(source: ModelConfig, params: Params, cfg: ModelConfig, *, key: int) -> tuple[Params, tuple[str, ...]]:
     """Gives a trained model the labels of ``cfg``, which is where fine-tuning on another label set starts.
 
-    The rows of the output layer follow their labels: those that both sets share are kept, in the new order, and new
-    labels get the rows that ``deepspeech2.init(cfg, key=key)`` draws for them. Nothing else depends on the labels.
+    The rows of the output layer (and of the intermediate one, if there is one) follow their labels: those that both
+    sets share are kept, in the new order, and new labels get the rows that ``deepspeech2.init(cfg, key=key)`` draws
+    for them. Nothing else depends on the labels.
 
     Args:
       source: the ``model`` section that ``params`` were trained with.
@@ -101,7 +108,7 @@ def with_labels(source: ModelConfig, params: Params, cfg: ModelConfig, *, key: i
       key: where new rows are drawn from.
 
     Returns:
-      New parameters, which share all leaves but one with ``params``, and the labels that are new.
+      New parameters, which share all other leaves with ``params``, and the labels that are new.
 
     Raises:
       InputError: when the two differ in anything but their labels and in how they are computed; the message names
@@ -110,21 +117,23 @@ def with_labels(source: ModelConfig, params: Params, cfg: ModelConfig, *, key: i
     differing = [
         f"model.{name} is {ours!r} and was {getattr(source, name)!r}"
         for name, ours in attrs.asdict(cfg, recurse=False).items()
-        if name not in ("labels", *_TRAINING_ONLY) and ours != getattr(source, name)
+        if name not in {"labels", *_TRAINING_ONLY} and ours != getattr(source, name)
     ]
     if differing:
         raise InputError(
             f"only the labels of a trained model can be changed: {'; '.join(differing)}. Take the other model flags "
             "from the flags.txt of the run whose weights these are."
         )
-    trained = params["output"]["weight"]
-    drawn = init(cfg, key=key)[0]["output"]["weight"].to(trained)
-    rows = [
-        trained[source.labels.index(label)] if label in source.labels else drawn[row]
-        for row, label in enumerate(cfg.labels)
-    ]
-    new = tuple(label for label in cfg.labels if label not in source.labels)
-    return tree.grafted(params, "output/weight", torch.stack(rows)), new
+    fresh, _ = init(cfg, key=key)
+    for name in ("output", "intermediate") if cfg.intermediate_ctc else ("output",):
+        trained = params[name]["weight"]
+        drawn = fresh[name]["weight"].to(trained)
+        rows = [
+            trained[source.labels.index(label)] if label in source.labels else drawn[row]
+            for row, label in enumerate(cfg.labels)
+        ]
+        params = tree.grafted(params, f"{name}/weight", torch.stack(rows))
+    return params, tuple(label for label in cfg.labels if label not in source.labels)
 
 
 def _names(cfg: ModelConfig) -> dict[tuple[str, str], str]:
@@ -140,7 +149,7 @@ def _names(cfg: ModelConfig) -> dict[tuple[str, str], str]:
         ):
             names[section, f"{path}/norm/{ours}"] = f"{name}.{theirs}"
 
-    for index in range(len(CONVOLUTIONS)):
+    for index in range(len(convolutions(cfg.time_stride))):
         for part in ("weight", "bias"):
             names["params", f"conv/layers/{index}/{part}"] = f"conv.seq_module.{3 * index}.{part}"
         norm(f"conv/layers/{index}", f"conv.seq_module.{3 * index + 1}")
@@ -191,9 +200,9 @@ def _infer(found: dict[str, Tensor], labels: Sequence[str] | None) -> ModelConfi
     if labels is None or len(labels) != output.shape[0]:
         given = "none are known" if labels is None else f"{len(labels)} were given"
         raise InputError(f"the model scores {output.shape[0]} labels and {given}: pass its labels, in its order")
-    channels = CONVOLUTIONS[-1].channels
-    bins = w_ih.shape[1] // channels
-    for conv in reversed(CONVOLUTIONS):
+    layout = convolutions()
+    bins = w_ih.shape[1] // layout[-1].channels
+    for conv in reversed(layout):
         bins = (bins - 1) * conv.stride[0] + conv.kernel[0] - 2 * conv.padding[0]
     layers = [name.split(".")[1] for name in found if name.startswith("rnns.")]
     cfg = ModelConfig(

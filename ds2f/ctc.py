@@ -10,6 +10,8 @@ empty transcript costs what emitting blanks throughout costs. Scores past an utt
 change nothing and get a gradient of zero.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from torch import Tensor
 
 from ds2f.errors import InputError
 from ds2f.types import Logits
+
+Criterion = Callable[..., Tensor]  # (logits, labels, label_lengths, *, blank) -> [B] losses, as ``native``
 
 _IMPOSSIBLE = -1e30  # the logarithm of zero, finite so that no gradient becomes inf - inf
 _WARPCTC_MAX_GPU_LABELS = 639  # the largest kernel that warp-ctc compiles holds 2 * labels + 1 <= 128 * 10 states
@@ -160,6 +164,27 @@ def ctc_loss(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: in
     if impl not in IMPLEMENTATIONS:
         raise InputError(f"model.ctc: {impl!r} is not one of {', '.join(IMPLEMENTATIONS)}")
     return IMPLEMENTATIONS[impl](logits, labels, label_lengths, blank=blank)
+
+
+def smoothed(criterion: Criterion, *, share: float) -> Criterion:
+    """A criterion that also punishes distributions far from uniform, which CTC alone makes ever more peaked.
+
+    The loss of an utterance becomes ``(1 - share) * criterion + share * sum over its frames of KL(uniform || p)``; +inf
+    stays, with its gradient of zero.
+
+    Source: label smoothing for CTC, Kim et al. 2018, "Improved Training for Online End-to-End Speech Recognition
+    Systems", Interspeech.
+    """
+
+    def losses(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0) -> Tensor:
+        plain = criterion(logits, labels, label_lengths, blank=blank)
+        log_probs = _log_softmax(logits)
+        divergence = -log_probs.mean(dim=2) - math.log(log_probs.shape[2])
+        valid = _mask(logits.lengths, log_probs.shape[1], log_probs.device)
+        penalty = torch.where(valid, divergence, 0.0).sum(dim=1)
+        return torch.where(plain == torch.inf, plain, (1 - share) * plain + share * penalty)
+
+    return losses
 
 
 class _WarpCTC(torch.autograd.Function):

@@ -22,7 +22,7 @@ class ReferenceModel(nn.Module):
             nn.Conv2d(1, 32, (41, 11), stride=(2, 2), padding=(20, 5)),
             nn.BatchNorm2d(32),
             nn.Hardtanh(0, 20),
-            nn.Conv2d(32, 32, (21, 11), stride=(2, 1), padding=(10, 5)),
+            nn.Conv2d(32, 32, (21, 11), stride=(2, cfg.time_stride // 2), padding=(10, 5)),
             nn.BatchNorm2d(32),
             nn.Hardtanh(0, 20),
         )
@@ -42,10 +42,11 @@ class ReferenceModel(nn.Module):
 
     def forward(self, features, lengths):
         """[B, F, T] and [B] to raw logits [B, T', V] and their lengths."""
-        lengths = (lengths + 1) // 2
         x = features[:, None]
         for module in self.conv["seq_module"]:
             x = module(x)
+            if isinstance(module, nn.Conv2d):
+                lengths = -(-lengths // module.stride[1])
             past_end = torch.arange(x.shape[-1])[None, :] >= lengths[:, None]
             x = x.masked_fill(past_end[:, None, None, :], 0)
         x = x.flatten(1, 2).permute(2, 0, 1)

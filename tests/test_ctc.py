@@ -280,6 +280,30 @@ def test_float64_stays_float64(name: str) -> None:
     np.testing.assert_allclose(gradient[0], expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_smoothing_adds_its_share_of_the_divergence_from_uniform(name: str) -> None:
+    lengths, labels, label_lengths, _ = edges(blank=0)
+    values = random_values(len(lengths), 5, 3)
+    plain = functools.partial(ctc.ctc_loss, impl=name)
+    losses = ctc.smoothed(plain, share=0.3)(Logits(values, lengths), labels, label_lengths)
+    uniform = torch.full((3,), 1 / 3)
+    for row, expected in enumerate(plain(Logits(values, lengths), labels, label_lengths)):
+        frames = values[row, : lengths[row]].softmax(dim=1)
+        divergence = sum(float((uniform * (uniform / frame).log()).sum()) for frame in frames)
+        assert float(losses[row]) == pytest.approx(0.7 * float(expected) + 0.3 * divergence, rel=1e-5)
+
+
+def test_smoothing_leaves_what_cannot_fit_infinite_with_a_zero_gradient() -> None:
+    lengths, labels, label_lengths, _ = edges(blank=0)
+    values = random_values(len(lengths), 5, 3).requires_grad_()
+    losses = ctc.smoothed(ctc.native, share=0.3)(Logits(values, lengths), labels, label_lengths)
+    (gradient,) = torch.autograd.grad(losses.sum(), values)
+    impossible = losses == torch.inf
+    assert impossible.sum() == 2
+    assert not gradient[impossible].any()
+    assert gradient[~impossible].flatten(1).any(dim=1).all()
+
+
 def test_scan_agrees_with_torch_on_long_utterances_with_extreme_scores() -> None:
     values = 10 * random_values(3, 200, 29, dtype=torch.float64)
     labels = torch.randint(1, 29, (3, 60), generator=torch.Generator().manual_seed(1))

@@ -59,6 +59,7 @@ class Dataset:
     augmentation: AugmentationConfig
     noises: tuple[Path, ...]
     cache: FeatureCache | None
+    time_stride: int  # frames of spectrogram per frame of logits
     shapes: tuple[int, ...]  # frames that batches are padded to, from short to long; none: the multiples of 8
 
     def key(self, index: int, epoch: int) -> int:
@@ -114,7 +115,7 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Datas
         if labels is None:
             continue
         example = _example(utterance, labels, cfg.spect)
-        if not _fits(example, cfg.spect):
+        if not _fits(example, cfg):
             seen["too short for their transcripts, so that they have no finite loss"].append(recording)
         examples.append(example)
     characters = ", ".join(f"{character!r} {number}" for character, number in strange.most_common())
@@ -133,6 +134,7 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Datas
         augmentation=cfg.augmentation,
         noises=_noises(cfg.augmentation) if train else (),
         cache=FeatureCache(Path(cfg.data_path) / "cache", cfg.spect) if cfg.data.cache_features else None,
+        time_stride=cfg.model.time_stride,
         shapes=_shapes(examples, cfg, train=train),
     )
     _require_room(dataset)
@@ -203,8 +205,9 @@ def _example(utterance: Utterance, labels: list[int], spect: SpectConfig) -> Exa
     return Example(utterance.id, utterance.audio, num_samples, tuple(labels), needed)
 
 
-def _fits(example: Example, spect: SpectConfig) -> bool:
-    return output_lengths(features.num_frames(example.num_samples, spect)) >= example.min_frames
+def _fits(example: Example, cfg: Config) -> bool:
+    frames = features.num_frames(example.num_samples, cfg.spect)
+    return output_lengths(frames, time_stride=cfg.model.time_stride) >= example.min_frames
 
 
 def _noises(cfg: AugmentationConfig) -> tuple[Path, ...]:

@@ -95,7 +95,8 @@ def _weight(dataset: Dataset, share: Share, members: Sequence[int]) -> float:
 def feasible(dataset: Dataset, members: Sequence[int], frames: Sequence[int]) -> list[bool]:
     """Whether the transcripts of these examples fit into as many frames of spectrogram."""
     needed = torch.tensor([dataset.examples[index].min_frames for index in members], dtype=torch.int64)
-    return (output_lengths(torch.tensor(frames, dtype=torch.int64)) >= needed).tolist()
+    given = output_lengths(torch.tensor(frames, dtype=torch.int64), time_stride=dataset.time_stride)
+    return (given >= needed).tolist()
 
 
 def _features(

@@ -7,6 +7,7 @@ labels. The model is a chain of stages, ``conv``, ``rnn_0`` ... ``rnn_{n-1}``, `
           rnn_k   {"norm": {"scale", "bias"} (not in rnn_0), "forward": {"w_ih", "w_hh", "b_ih", "b_hh"},
                    "backward": the same (bidirectional only)}
           output  {"lookahead": {"weight"} (unidirectional only), "norm": {"scale", "bias"}, "weight"}
+          intermediate  {"weight"} (only with ``intermediate_ctc``, and only training looks at it)
   stats:  {"mean", "var"} in the place of every norm; rnn_0 has no norm and no entry.
   moments: ``Moments`` in the place of every norm, in training.
 
@@ -16,34 +17,20 @@ utterance's end are never looked at, and logits are raw in both modes.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ds2f import rng, tree
+from ds2f import tree
 from ds2f.config import ModelConfig
-from ds2f.model import fused_norm, layers, recurrent
-from ds2f.model.batch_norm import batch_norm, update_stats
+from ds2f.model import blocks, layers, recurrent
+from ds2f.model.batch_norm import update_stats
 from ds2f.model.recurrent import Kernel
-from ds2f.model.structure import CONVOLUTIONS, init, output_lengths
+from ds2f.model.structure import convolutions, init, output_lengths
 from ds2f.precision import FULL, Policy
 from ds2f.types import Logits, Params, Stage, Stats, identity
 
 __all__ = ["apply", "forward", "init", "output_lengths", "stages"]
-
-
-class _Call(NamedTuple):
-    """What all stages of one call share."""
-
-    train: bool
-    key: int | None
-    policy: Policy
-    reduce_moments: Callable[[Tensor], Tensor]
-    kernel: Kernel
-    rate: float
-    frames: layers.Frames  # at the resolution of the logits
 
 
 def stages(
@@ -58,6 +45,7 @@ def stages(
     reduce_moments: Callable[[Tensor], Tensor] = identity,
     frames: int | None = None,
     split_first: bool = False,
+    intermediate: bool = False,
 ) -> list[Stage]:
     """The model for one batch as a chain of pure functions.
 
@@ -74,6 +62,9 @@ def stages(
       split_first: makes a stage of each direction of the first recurrent layer, ``rnn_0/forward`` and
         ``rnn_0/backward``, whose parameters are ``params["rnn_0"]["forward"]`` and so on: only the convolutions are
         differentiated after that layer, so half of its gradients should be on their way before the other half is done.
+      intermediate: if ``cfg.intermediate_ctc`` is positive, puts a stage ``intermediate`` after the middle recurrent
+        layer, which scores the labels with a linear layer of its own; the last stage then gives a pair, the logits and
+        those scores, both [B, T', V].
 
     Returns:
       ``Stage(name, fn)`` with ``fn(params[name], x) -> (y, moments)``. The first takes features [B, F, T], between
@@ -91,23 +82,37 @@ def stages(
         raise ValueError(f"an utterance of {longest} frames does not fit into features of {frames}")
     size = max(frames, 1)  # a batch of empty utterances still has one frame, all padding
     device = tree.leaves(stats)[0].device
-    call = _Call(
+    shorter = partial(output_lengths, time_stride=cfg.time_stride)
+    call = blocks.Call(
         train=train,
         key=key,
         policy=policy,
         reduce_moments=reduce_moments,
         kernel=kernel or recurrent.named(cfg.kernel, cfg.rnn_type),
         rate=cfg.dropout if train else 0.0,
-        frames=layers.frames(output_lengths(lengths).to(device, non_blocking=True), output_lengths(size)),
+        same_frames=cfg.variational_dropout,
+        frames=layers.frames(shorter(lengths).to(device, non_blocking=True), shorter(size)),
     )
     input_padding = layers.frames(lengths.to(device, non_blocking=True), size).padding
-    chain = [Stage("conv", partial(_conv, stats=stats["conv"], input_padding=input_padding, call=call))]
+    conv = partial(
+        blocks.conv,
+        layout=convolutions(cfg.time_stride),
+        stats=stats["conv"],
+        input_padding=input_padding,
+        call=call,
+    )
+    chain = [Stage("conv", conv)]
     if split_first and cfg.bidirectional:
-        chain.append(Stage("rnn_0/forward", partial(_first_forward, call=call)))
-        chain.append(Stage("rnn_0/backward", partial(_first_backward, call=call)))
+        chain.append(Stage("rnn_0/forward", partial(blocks.first_forward, call=call)))
+        chain.append(Stage("rnn_0/backward", partial(blocks.first_backward, call=call)))
     for name in (f"rnn_{index}" for index in range(len(chain) > 1, cfg.hidden_layers)):
-        chain.append(Stage(name, partial(_recurrent, name=name, stats=stats.get(name), call=call)))
-    return [*chain, Stage("output", partial(_output, stats=stats["output"], call=call))]
+        chain.append(Stage(name, partial(blocks.recurrent_layer, name=name, stats=stats.get(name), call=call)))
+    chain.append(Stage("output", partial(blocks.output, stats=stats["output"], call=call)))
+    if intermediate and cfg.intermediate_ctc:
+        above = cfg.hidden_layers // 2 + 1  # stages: the layers above the middle one, and the output
+        middle = Stage("intermediate", partial(blocks.intermediate, call=call))
+        return [*chain[:-above], middle, *map(blocks.beside, chain[-above:])]
+    return chain
 
 
 def forward(
@@ -144,7 +149,7 @@ def forward(
         x, measured = stage.fn(params[stage.name], x)
         if measured:
             moments[stage.name] = measured
-    return Logits(x, output_lengths(lengths)), moments
+    return Logits(x, output_lengths(lengths, time_stride=cfg.time_stride)), moments
 
 
 def apply(
@@ -194,96 +199,3 @@ def apply(
         reduce_moments=reduce_moments,
     )
     return logits, update_stats(stats, moments) if train else stats
-
-
-def _conv(
-    params: Params, features: Tensor, *, stats: Stats, input_padding: Tensor, call: _Call
-) -> tuple[Tensor, dict[str, Any]]:
-    """[B, F, T] to [T', B, C * F'], zero past each utterance's end."""
-    size = input_padding.shape[0]
-    x = F.pad(features, (0, size - features.shape[-1]))[:, None]
-    x = layers.zero_padding(x, _batch_major(input_padding))
-    padding = _batch_major(call.frames.padding)
-    measured = []
-    for conv, layer, running in zip(CONVOLUTIONS, params["layers"], stats["layers"], strict=True):
-        x = layers.conv2d(
-            layer,
-            x,
-            stride=conv.stride,
-            padding=conv.padding,
-            dtype=call.policy.compute,
-            innermost=call.policy.fused,
-        )
-        # Once is enough for zeros after convolution, norm and clip alike: the norm ignores padding, 0 is clipped to 0.
-        x, moments = _norm(layer["norm"], running["norm"], x, padding, axis=1, call=call, clipped=True)
-        measured.append({"norm": moments})
-    return x.permute(3, 0, 1, 2).flatten(2), {"layers": measured} if call.train else {}
-
-
-def _recurrent(
-    params: Params, x: Tensor, *, name: str, stats: Stats | None, call: _Call
-) -> tuple[Tensor, dict[str, Any]]:
-    """[T', B, C] to [T', B, H], zero past each utterance's end."""
-    measured: dict[str, Any] = {}
-    if stats is not None:
-        x, moments = _norm(params["norm"], stats["norm"], x, call.frames.padding[..., None], axis=2, call=call)
-        x = _dropout(x, name, call)
-        measured = {"norm": moments} if call.train else {}
-    weights = [tree.cast(params[way], call.policy.compute) for way in ("forward", "backward") if way in params]
-    y, _ = call.kernel(x.to(call.policy.compute), call.frames, None, weights)
-    return y.to(call.policy.activation), measured
-
-
-def _first_forward(params: Params, x: Tensor, *, call: _Call) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
-    """[T', B, C] to itself, as the other direction reads it, and [T', B, H]."""
-    x = x.to(call.policy.compute)
-    y, _ = call.kernel(x, call.frames, None, [tree.cast(params, call.policy.compute)])
-    return (x, y), {}
-
-
-def _first_backward(params: Params, x_and_y: tuple[Tensor, Tensor], *, call: _Call) -> tuple[Tensor, dict[str, Any]]:
-    """Adds the other direction, which is the first one's function on utterances that run backwards."""
-    x, forward_y = x_and_y
-    weights = [tree.cast(params, call.policy.compute)]
-    y, _ = call.kernel(layers.reverse(x, call.frames), call.frames, None, weights)
-    return (forward_y + layers.reverse(y, call.frames)).to(call.policy.activation), {}
-
-
-def _output(params: Params, x: Tensor, *, stats: Stats, call: _Call) -> tuple[Tensor, dict[str, Any]]:
-    """[T', B, H] to logits [B, T', V]."""
-    compute, activation = call.policy.compute, call.policy.activation
-    if "lookahead" in params:
-        x = layers.clip(layers.lookahead(params["lookahead"], x, dtype=compute)).to(activation)
-    x, moments = _norm(params["norm"], stats["norm"], x, call.frames.padding[..., None], axis=2, call=call)
-    x = _dropout(x, "output", call)
-    logits = F.linear(x.to(compute), params["weight"].to(compute)).transpose(0, 1)
-    return logits.to(torch.promote_types(compute, torch.float32)), {"norm": moments} if call.train else {}
-
-
-def _norm(
-    params: Params, stats: Stats, x: Tensor, padding: Tensor, *, axis: int, call: _Call, clipped: bool = False
-) -> tuple[Tensor, Any]:
-    if call.policy.fused and call.train and call.reduce_moments is identity:
-        return fused_norm.normalise(params, x, padding, axis=axis, dtype=call.policy.activation, clipped=clipped)
-    x, moments = batch_norm(
-        params,
-        stats,
-        x,
-        padding,
-        axis=axis,
-        train=call.train,
-        dtype=call.policy.activation,
-        reduce_moments=call.reduce_moments,
-    )
-    return (layers.zero_padding(layers.clip(x), padding) if clipped else x), moments
-
-
-def _dropout(x: Tensor, name: str, call: _Call) -> Tensor:
-    if call.rate == 0 or call.key is None:
-        return x
-    return layers.dropout(x, rate=call.rate, key=rng.fold_in(call.key, name))
-
-
-def _batch_major(padding: Tensor) -> Tensor:
-    """[T, B] to [B, 1, 1, T], to broadcast over channels and frequencies."""
-    return padding.T.contiguous()[:, None, None]

@@ -90,8 +90,17 @@ def lookahead(params: dict[str, Tensor], x: Tensor, *, dtype: torch.dtype) -> Te
     return F.conv1d(by_unit, weight, groups=weight.shape[0]).permute(2, 0, 1)
 
 
-def dropout(x: Tensor, *, rate: float, key: int) -> Tensor:
-    """Zeroes elements with probability ``rate`` and scales the others by 1 / (1 - rate); ``key`` decides which."""
-    draws = torch.rand(x.shape, generator=rng.generator(key, x.device), dtype=torch.float32, device=x.device)
+def dropout(x: Tensor, *, rate: float, key: int, same_frames: bool = False) -> Tensor:
+    """Zeroes elements with probability ``rate`` and scales the others by 1 / (1 - rate).
+
+    Args:
+      x: [T, B, C].
+      rate: in [0, 1).
+      key: decides which.
+      same_frames: drops a unit of an utterance at all of its frames or at none (variational dropout: Gal and Ghahramani
+        2016, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks").
+    """
+    shape = (1, *x.shape[1:]) if same_frames else x.shape
+    draws = torch.rand(shape, generator=rng.generator(key, x.device), dtype=torch.float32, device=x.device)
     keep = draws >= rate
     return x * keep / (1 - rate)

@@ -24,10 +24,12 @@ class Convolution(NamedTuple):
     padding: tuple[int, int]
 
 
-CONVOLUTIONS = (
-    Convolution(32, (41, 11), (2, 2), (20, 5)),
-    Convolution(32, (21, 11), (2, 1), (10, 5)),
-)
+def convolutions(time_stride: int = 2) -> tuple[Convolution, ...]:
+    """The two convolutions of a model whose logits are ``time_stride`` (even) frames apart."""
+    return (
+        Convolution(32, (41, 11), (2, 2), (20, 5)),
+        Convolution(32, (21, 11), (2, time_stride // 2), (10, 5)),
+    )
 
 
 @attrs.frozen
@@ -44,7 +46,7 @@ def spec(cfg: ModelConfig) -> tuple[Params, Stats]:
     params: Params = {"conv": {"layers": []}}
     stats: Stats = {"conv": {"layers": []}}
     channels, bins = 1, cfg.num_bins
-    for conv in CONVOLUTIONS:
+    for conv in convolutions(cfg.time_stride):
         fan_in = channels * conv.kernel[0] * conv.kernel[1]
         weight, bias = _uniform((conv.channels, channels, *conv.kernel), fan_in), _uniform((conv.channels,), fan_in)
         params["conv"]["layers"].append({"weight": weight, "bias": bias, "norm": _norm_params(conv.channels)})
@@ -63,6 +65,8 @@ def spec(cfg: ModelConfig) -> tuple[Params, Stats]:
             params[name][direction] = {part: _uniform(shape, hidden) for part, shape in shapes.items()}
     params["output"] = {"norm": _norm_params(hidden), "weight": _uniform((len(cfg.labels), hidden), hidden)}
     stats["output"] = {"norm": _norm_stats(hidden)}
+    if cfg.intermediate_ctc:
+        params["intermediate"] = {"weight": _uniform((len(cfg.labels), hidden), hidden)}
     if not cfg.bidirectional:
         context = cfg.lookahead_context
         params["output"]["lookahead"] = {"weight": _uniform((hidden, 1, context), context)}
@@ -92,9 +96,9 @@ def init(cfg: ModelConfig, *, key: int) -> tuple[Params, Stats]:
     return params, stats
 
 
-def output_lengths(lengths: Lengths) -> Lengths:
-    """Frames of the logits for utterances of ``lengths`` frames: half as many, rounded up (0 stays 0)."""
-    for conv in CONVOLUTIONS:
+def output_lengths(lengths: Lengths, *, time_stride: int = 2) -> Lengths:
+    """Frames of the logits for utterances of ``lengths`` frames: lengths / time_stride, rounded up (0 stays 0)."""
+    for conv in convolutions(time_stride):
         lengths = (lengths + 2 * conv.padding[1] - conv.kernel[1]) // conv.stride[1] + 1
     return lengths
 

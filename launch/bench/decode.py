@@ -35,7 +35,7 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     ordered = sorted(range(len(frames)), key=frames.__getitem__)
     batches = []
     for members in (ordered[start : start + size] for start in range(0, len(ordered), size)):
-        lengths = output_lengths(torch.tensor([frames[index] for index in members]))
+        lengths = output_lengths(torch.tensor([frames[index] for index in members]), time_stride=cfg.model.time_stride)
         values = torch.randn(len(members), int(lengths.max()), len(cfg.model.labels), generator=generator)
         texts = [references[index] for index in members]
         batches.append((Logits(values.to(backend.device), lengths), texts))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds2f import ctc
-from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
+from ds2f.config import AugmentationConfig, Config, DataConfig, ModelConfig, SpectConfig
 from ds2f.data import dataset, shapes
 from ds2f.data.manifest import Utterance
 from ds2f.errors import InputError
@@ -79,6 +79,11 @@ def test_a_transcript_that_cannot_fit_is_kept_and_remarked_on():
     (remark,) = built.remarks
     assert "too short for their transcripts" in remark.what
     assert remark.recordings == ("0.wav",)
+    # 101 frames become 51 of logits, or 26: room for 30 characters, which repeat nowhere, or not.
+    thirty = _utterance(0, "AB" * 15)
+    assert not dataset.build([thirty], CFG, train=True).remarks
+    longer_stride = attrs.evolve(CFG, model=ModelConfig(time_stride=4))
+    assert "too short" in dataset.build([thirty], longer_stride, train=True).remarks[0].what
 
 
 def test_a_manifest_that_leaves_nothing_is_an_error_with_the_reason():

@@ -11,7 +11,7 @@ from ds2f import tree
 from ds2f.config import ModelConfig
 from ds2f.convert import to_reference
 from ds2f.grad import staged_value_and_grad
-from ds2f.model import deepspeech2, recurrent
+from ds2f.model import deepspeech2, layers, recurrent
 from ds2f.precision import FULL, Policy
 from ds2f.types import Logits, Stage
 
@@ -68,6 +68,20 @@ def test_evaluation_equals_the_reference_on_unequal_lengths(rnn_type, bidirectio
     assert logits.values.shape == expected.shape == (4, 20, 29)
     assert torch.equal(logits.lengths, lengths)
     assert same_stats is stats
+    for ours, theirs in zip(valid(logits), valid(Logits(expected, lengths)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [4, 6])
+def test_a_longer_stride_equals_the_reference_on_unequal_lengths(stride):
+    cfg = attrs.evolve(SMALL, time_stride=stride)
+    params, stats = lively_model(cfg)
+    module = ReferenceModel(cfg)
+    module.load_state_dict(to_reference(SMALL, params, stats))  # the same weights whatever the stride
+    with torch.no_grad():
+        expected, lengths = module.eval()(speech(LENGTHS), LENGTHS)
+    logits, _ = deepspeech2.apply(params, stats, speech(LENGTHS), LENGTHS, cfg=cfg, train=False)
+    assert torch.equal(logits.lengths, lengths)
     for ours, theirs in zip(valid(logits), valid(Logits(expected, lengths)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
@@ -305,14 +319,36 @@ def test_dropout_reaches_every_layer_but_the_first():
     assert changed == [False, False, True, True, True]
 
 
+def test_variational_dropout_is_handed_to_every_layer_that_drops(monkeypatch):
+    cfg = attrs.evolve(SMALL, dropout=0.4, variational_dropout=True)
+    params, stats = lively_model(cfg)
+    asked = []
+    monkeypatch.setattr(layers, "dropout", lambda x, *, rate, key, same_frames: asked.append(same_frames) or x)
+    deepspeech2.apply(params, stats, speech(LENGTHS), LENGTHS, cfg=cfg, train=True, key=1)
+    assert asked == [True] * 3
+
+
 def test_every_layer_drops_other_elements(monkeypatch):
     cfg = attrs.evolve(SMALL, dropout=0.4)
     params, stats = lively_model(cfg)
     keys = []
-    monkeypatch.setattr(deepspeech2.layers, "dropout", lambda x, *, rate, key: keys.append((rate, key)) or x)
+    monkeypatch.setattr(layers, "dropout", lambda x, *, rate, key, same_frames: keys.append((rate, key)) or x)
     deepspeech2.apply(params, stats, speech(LENGTHS), LENGTHS, cfg=cfg, train=True, key=1)
     assert len(set(keys)) == 3
     assert {rate for rate, _ in keys} == {0.4}
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+@pytest.mark.parametrize("split_first", [True, False])
+def test_the_intermediate_layer_reads_the_middle_one_and_changes_nothing_else(depth, split_first):
+    cfg = attrs.evolve(SMALL, hidden_layers=depth, intermediate_ctc=0.3)
+    params, stats = lively_model(cfg)
+    chain = deepspeech2.stages(cfg, stats, LENGTHS, train=True, intermediate=True, split_first=split_first)
+    logits, scores = composed(chain, params, speech(LENGTHS))
+    plain = deepspeech2.stages(cfg, stats, LENGTHS, train=True)
+    assert torch.equal(logits, composed(plain, params, speech(LENGTHS)))
+    middle = composed(plain[: {1: 2, 2: 2, 3: 3, 5: 4}[depth]], params, speech(LENGTHS))
+    torch.testing.assert_close(scores, (middle @ params["intermediate"]["weight"].T).transpose(0, 1))
 
 
 def test_moments_are_detached_from_the_parameters():

@@ -72,6 +72,13 @@ def test_dropout_is_decided_by_its_key_alone():
     assert not torch.equal(first, layers.dropout(x, rate=0.5, key=8))
 
 
+def test_variational_dropout_drops_units_of_utterances_at_all_frames_alike():
+    y = layers.dropout(torch.ones(30, 40, 50), rate=0.25, key=3, same_frames=True)
+    assert torch.equal(y, y[:1].expand_as(y))
+    assert abs(float((y[0] == 0).float().mean()) - 0.25) < 0.04
+    torch.testing.assert_close(y.unique(), torch.tensor([0, 4 / 3]))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_convolution_gives_the_same_in_either_layout(channels):
     params = {

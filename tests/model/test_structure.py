@@ -15,10 +15,11 @@ from ds2f.model import structure
 SMALL = ModelConfig(hidden_size=8, hidden_layers=2, num_bins=33)
 
 
-@given(st.integers(0, 400))
+@given(st.integers(0, 400), st.sampled_from([2, 4, 6, 8]))
 @settings(deadline=None)
-def test_output_lengths_are_half_rounded_up(length):
-    assert structure.output_lengths(torch.tensor([length])).tolist() == [math.ceil(length / 2)]
+def test_output_lengths_are_divided_by_the_stride_and_rounded_up(length, stride):
+    assert structure.output_lengths(torch.tensor([length]), time_stride=stride).tolist() == [math.ceil(length / stride)]
+    assert structure.output_lengths(length, time_stride=stride) == math.ceil(length / stride)
     assert structure.output_lengths(length) == math.ceil(length / 2)
 
 
