@@ -82,9 +82,18 @@ class ModelConfig:
     lookahead_context: int = setting(
         20, "Frames of the lookahead convolution of a unidirectional model.", within(1, 10000)
     )
+    time_stride: int = setting(
+        2,
+        "Frames of spectrogram per frame of logits, an even number. 4 halves the time of a step, and the frames that a "
+        "transcript may spread over.",
+        within(2, 8),
+    )
     num_bins: int = setting(161, "Frequency bins of a frame; follows spect.", within(1), derived=True)
     dropout: float = setting(
         0.0, "Dropout on the input of every recurrent layer but the first, and of the output layer.", within(0, 0.95)
+    )
+    variational_dropout: bool = setting(
+        False, "Dropout drops a unit of an utterance at all of its frames or at none, not frame by frame."
     )
     kernel: str = setting(
         "auto",
@@ -93,6 +102,18 @@ class ModelConfig:
         one_of("auto", "fused", "hoisted", "scan"),
     )
     ctc: str = setting("native", "CTC implementation.", one_of("native", "warpctc", "scan"))
+    label_smoothing: float = setting(
+        0.0,
+        "Share of the training loss that is the divergence of every frame's distribution over the labels from the "
+        "uniform one, against overconfidence; the rest is CTC.",
+        within(0, 0.99),
+    )
+    intermediate_ctc: float = setting(
+        0.0,
+        "Share of the training loss that is CTC on the middle recurrent layer, read by a linear layer of its own; the "
+        "rest is CTC on the output.",
+        within(0, 0.99),
+    )
     remat: bool = setting(
         False,
         "Recompute activations in the backward pass instead of keeping them: for memory that is short, at about 4/3 of "
@@ -110,6 +131,8 @@ class ModelConfig:
         return self.labels.index(BLANK)
 
     def __attrs_post_init__(self) -> None:
+        if self.time_stride % 2:
+            raise InputError(f"time_stride: {self.time_stride} is odd; the first convolution alone has a stride of 2")
         if self.labels.count(BLANK) != 1:
             raise InputError(f"labels: exactly one of them must be the CTC blank {BLANK!r}, got {list(self.labels)}")
         if len(set(self.labels)) != len(self.labels) or any(len(label) != 1 for label in self.labels):

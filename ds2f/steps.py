@@ -16,6 +16,7 @@ from torch import Tensor
 from ds2f import ctc, optim, precision, rng, tree
 from ds2f.buckets import Buckets, sum_over_ranks
 from ds2f.config import Config, ModelConfig
+from ds2f.ctc import Criterion
 from ds2f.grad import staged_value_and_grad
 from ds2f.model import batch_norm, deepspeech2
 from ds2f.precision import FULL, Policy
@@ -32,7 +33,6 @@ from ds2f.types import (
     identity,
 )
 
-Criterion = Callable[..., Tensor]
 Loss = Callable[..., tuple[Tensor, Any]]
 
 
@@ -85,16 +85,29 @@ def objective(
     Args:
       cfg: the ``model`` section.
       criterion: ``(logits, labels, label_lengths, *, blank) -> [B]`` losses, +inf with zero gradient for an utterance
-        that must not count: ``ctc.native``, ``ctc.warpctc``, ``ctc.scan`` or your own.
+        that must not count: ``ctc.native``, ``ctc.warpctc``, ``ctc.scan`` or your own. It is smoothed if
+        ``cfg.label_smoothing`` is positive, and also judges the middle layer if ``cfg.intermediate_ctc`` is (Lee and
+        Watanabe 2021, "Intermediate Loss Regularization for CTC-based Speech Recognition"; the layer that reads it is
+        its own here).
       policy: dtypes of the forward pass.
       kernel: a recurrent kernel; ``None`` takes the one that ``cfg.kernel`` names.
       reduce_moments: a differentiable sum over ranks, ``collectives.all_reduce``, for synchronised batch norm.
     """
 
+    if cfg.label_smoothing:
+        criterion = ctc.smoothed(criterion, share=cfg.label_smoothing)
+
     def stages(stats: Stats, batch: Batch, *, key: int | None = None) -> list[Stage]:
-        def losses(_: Params, values: Tensor) -> tuple[Tensor, dict[str, Any]]:
-            logits = Logits(values, deepspeech2.output_lengths(batch.lengths))
-            return criterion(logits, batch.labels, batch.label_lengths, blank=cfg.blank), {}
+        def loss(values: Tensor) -> Tensor:
+            logits = Logits(values, deepspeech2.output_lengths(batch.lengths, time_stride=cfg.time_stride))
+            return criterion(logits, batch.labels, batch.label_lengths, blank=cfg.blank)
+
+        def losses(_: Params, values: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+            if isinstance(values, Tensor):
+                return loss(values), {}
+            output, intermediate = (loss(each) for each in values)
+            share = cfg.intermediate_ctc
+            return (1 - share) * output + share * intermediate, {}  # +inf in both stays +inf
 
         model = deepspeech2.stages(
             cfg,
@@ -107,6 +120,7 @@ def objective(
             reduce_moments=reduce_moments,
             frames=batch.features.shape[-1],
             split_first=True,
+            intermediate=True,
         )
         return [*model, Stage("losses", losses)]
 
