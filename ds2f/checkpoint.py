@@ -90,7 +90,8 @@ class Checkpoints:
           iteration: batches seen since the start of the run; names the checkpoint.
           state: the state, on any device.
           position: where in the data the run stands, JSON values.
-          score: what the best checkpoint is chosen by, lower is better; ``None`` when it was not validated.
+          score: what the best checkpoint is chosen by, lower is better; ``None`` when it was not validated. (A run
+            without a validation set gives its later epochs lower ones.)
         """
         self.wait()
         leaves = tree.flatten_with_paths(state)
@@ -280,8 +281,8 @@ def load_model(
 
     Args:
       run_dir: the run's folder.
-      which: ``"best"`` (by validation error), ``"last"``, or the number of a checkpoint; ``"best:5"`` or ``"last:5"``
-        for the mean of so many.
+      which: ``"best"`` (by validation error; of a run without a validation set, the last epoch's), ``"last"``, or the
+        number of a checkpoint; ``"best:5"`` or ``"last:5"`` for the mean of so many.
       warn: told of damaged checkpoints that are passed over, and when there are fewer than asked for.
 
     Returns:

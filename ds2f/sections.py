@@ -22,6 +22,11 @@ class DataConfig:
     train_manifest: str = setting("", "Training manifest; empty: see data.dataset.")
     val_manifest: str = setting("", "Validation manifest; empty: see data.dataset.")
     test_manifest: str = setting("", "Test manifest; empty: see data.dataset.")
+    train_on_val: bool = setting(
+        False,
+        "Train on the training and the validation manifest together: for a final model whose epochs were fixed "
+        "beforehand. Nothing is validated, and the last model counts as the best.",
+    )
     batch_size: int = setting(240, "Utterances per card and step.", within(1))
     global_batch_size: int = setting(
         0,
@@ -309,7 +314,10 @@ class CheckpointingConfig:
         within(2),
     )
     average_models: int = setting(
-        1, "Evaluate the mean weights of so many checkpoints, the best ones by validation, at the end.", within(1)
+        1,
+        "Evaluate the mean weights of so many checkpoints, the best ones by validation (with data.train_on_val the "
+        "last epochs'), at the end.",
+        within(1),
     )
 
 

@@ -103,7 +103,8 @@ class Keeper:
             self._checkpoints.save(position.iteration, state, attrs.asdict(position), score=score)
 
     def best_model(self, like: tuple[Params, Stats]) -> tuple[Params, Stats]:
-        """The weights and statistics with the best score, or the mean of the best ``checkpointing.average_models``.
+        """The model with the best score (the last epoch's, without a validation set), or the mean of the best
+        ``checkpointing.average_models``.
 
         Args:
           like: of their structure, on the CPU.

@@ -87,6 +87,11 @@ def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:
             f"{run_dir} holds a run of another model ({', '.join(changed)} differ). "
             f"Use --flagfile={run_dir / 'flags.txt'}, or another --run_dir."
         )
+    if cfg.data.train_on_val != before.data.train_on_val:
+        raise InputError(
+            f"{run_dir} holds a run that {'trains' if before.data.train_on_val else 'does not train'} on the "
+            "validation set; --data.train_on_val cannot change in the middle. Use another --run_dir."
+        )
     kept = before.data.global_batch_size
     if cfg.data.global_batch_size not in (0, kept):
         raise InputError(

@@ -11,10 +11,10 @@ from ds2f.data.manifest import Utterance
 
 
 class Split(NamedTuple):
-    """One of ``train``, ``val`` and ``test``."""
+    """One of ``train``, ``val`` and ``test``; with ``data.train_on_val``, ``train`` has the rows of both."""
 
     name: str
-    utterances: list[Utterance]  # all rows of the manifest; a batch's ids are their indices
+    utterances: list[Utterance]  # all rows of its manifests; a batch's ids are their indices
     dataset: Dataset
     loader: Loader
 
@@ -36,6 +36,9 @@ class Split(NamedTuple):
           InputError: when the manifest or what it names cannot be used.
         """
         utterances = manifest.read(manifest_path(cfg, name))
+        if name == "train" and cfg.data.train_on_val:
+            validation = manifest.read(manifest_path(cfg, "val"))
+            utterances += [each._replace(id=row) for row, each in enumerate(validation, start=len(utterances))]
         dataset = datasets.build(utterances, cfg, train=train)
         loader = Loader(
             dataset,

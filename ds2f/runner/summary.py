@@ -36,14 +36,17 @@ class Summary:
         """What is trained, on what, and on which data: two lines."""
         cfg, ranks = self.cfg, self.ranks
         parts, steps = ranks * micro_batches(cfg, ranks), data["train"].loader.steps
+        utterances, length = len(data["train"].dataset.examples), duration(data["train"].seconds)
+        if "val" in data:
+            sets = f"{utterances} training utterances ({length}), {len(data['val'].dataset.examples)} for validation"
+        else:
+            sets = f"{utterances} utterances ({length}), the validation set's among them, and none left to validate on"
         return [
             f"{self.run_dir}: {cfg.model.hidden_layers} x {cfg.model.hidden_size} "
             f"{'bidirectional ' if cfg.model.bidirectional else ''}{cfg.model.rnn_type}, "
             f"{parameters / 1e6:.1f} M parameters, {self.amp}, "
             f"{f'{ranks} ranks, each ' if ranks > 1 else ''}{self.backend.description}",
-            f"{len(data['train'].dataset.examples)} training utterances ({duration(data['train'].seconds)}), "
-            f"{len(data['val'].dataset.examples)} for validation; "
-            f"{steps} steps of {'at most ' if cfg.data.max_frames else ''}{global_batch(cfg, ranks)} an epoch"
+            f"{sets}; {steps} steps of {'at most ' if cfg.data.max_frames else ''}{global_batch(cfg, ranks)} an epoch"
             f"{f' in {parts} shares' if parts > 1 else ''}, {cfg.training.epochs} epochs",
         ]
 

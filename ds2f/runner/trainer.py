@@ -124,7 +124,9 @@ class Trainer:
         return results
 
     def _splits(self) -> list[str]:
-        return ["train", "val"] + (["test"] if self._cfg.training.evaluate_test else [])
+        """The sets that are opened: what is trained on, and what is evaluated at the end."""
+        val = [] if self._cfg.data.train_on_val else ["val"]
+        return ["train", *val] + (["test"] if self._cfg.training.evaluate_test else [])
 
     def _open(self, name: str) -> Split:
         split = Split.open(
@@ -278,18 +280,20 @@ class Trainer:
         whole = position.batch >= self._batches_per_epoch
         epochs = position.epoch + whole
         last = epochs >= cfg.training.epochs or self._reached_max_steps()
-        found = self._evaluate("val", self._state.model) if last or epochs % cfg.training.validate_every == 0 else None
+        due = "val" in self._data and (last or epochs % cfg.training.validate_every == 0)
+        found = self._evaluate("val", self._state.model) if due else None
         if whole:
             position.epoch, position.batch = epochs, 0
         values: dict[str, Any] = {"epoch": epochs, "train_loss": meter.loss, "learning_rate": self._learning_rate()}
-        score = None
+        score, best = None, False
         if found is not None:
             # Word errors decide; among equals, character errors do.
             score = found.counts.wer + 1e-4 * found.counts.cer
+            best = score < position.best_score
+            position.best_score = min(score, position.best_score)
             values |= {"val_loss": found.loss, "val_wer": found.counts.wer, "val_cer": found.counts.cer}
-        best = score is not None and score < position.best_score
-        if score is not None and best:
-            position.best_score = score
+        elif "val" not in self._data:
+            score = -position.iteration  # the last epoch is the best, and what was saved in mid-epoch does not count
         speed, rate = meter.utterances_per_second, values["learning_rate"]
         self._telemetry.scalars(
             "epoch", position.iteration, values | {"utterances_per_second": speed, "seconds": position.training_seconds}

@@ -398,3 +398,88 @@ def test_the_end_may_be_the_mean_of_the_best_models(tone_corpus, tmp_path):
     weights = [part["output"]["weight"] for part in parts]
     assert not torch.equal(*weights)
     torch.testing.assert_close(mean["output"]["weight"], (weights[0] + weights[1]) / 2)
+
+
+def both_sets(tone_corpus, *, epochs=3, evaluate_test=True, **sections):
+    cfg = config(tone_corpus, training=TrainingConfig(epochs=epochs, log_every=2, evaluate_test=evaluate_test))
+    cfg = attrs.evolve(cfg, data=attrs.evolve(cfg.data, train_on_val=True))
+    return attrs.evolve(cfg, checkpointing=CheckpointingConfig(average_models=2), **sections)
+
+
+def test_training_on_both_sets_validates_nothing_and_ends_with_the_last_models_mean(tone_corpus, tmp_path, monkeypatch):
+    evaluated = []
+
+    def recording(*model_and_data, **how):
+        evaluated.append(model_and_data[:2])
+        return evaluate(*model_and_data, **how)
+
+    monkeypatch.setattr("ds2f.runner.trainer.evaluate", recording)
+    results = run(both_sets(tone_corpus), tmp_path / "run")
+    assert "val" not in results
+    assert results["test"]["words"] > 0
+    assert results["steps"] == 3 * 4  # of 13 utterances, 4 a step
+    log = log_of(tmp_path / "run")
+    assert "13 utterances (" in log
+    assert "none left to validate on" in log
+    assert not [line for line in log.splitlines() if "epoch 3/3" in line and ("val" in line or "*" in line)]
+    assert "val_loss" not in (tmp_path / "run/metrics.jsonl").read_text()
+    (model,) = evaluated
+    expected = tree.mean(checkpoint.load_model(tmp_path / "run", which=number)[1:] for number in (8, 12))
+    handed_out = checkpoint.load_model(tmp_path / "run", which="best:2")[1:]
+    for path, leaf in tree.flatten_with_paths(expected).items():
+        assert torch.equal(leaf, tree.flatten_with_paths(model)[path]), path
+        assert torch.equal(leaf, tree.flatten_with_paths(handed_out)[path]), path
+    best, last = (checkpoint.load_model(tmp_path / "run", which=which)[1] for which in ("best", 12))
+    assert torch.equal(best["output"]["weight"], last["output"]["weight"])
+
+
+def test_a_checkpoint_in_mid_epoch_is_none_of_the_last_models_of_a_run_without_validation(tone_corpus, tmp_path):
+    cfg = both_sets(tone_corpus, epochs=2, evaluate_test=False)
+    assert "test" not in run(cfg, tmp_path / "whole")
+    trainer = open_trainer(cfg, tmp_path / "halved")
+    loader = trainer._data["train"].loader
+    load = loader.epoch
+
+    def interrupted(epoch, *, start=0):
+        for index, batch in enumerate(load(epoch, start=start)):
+            if (epoch, index) == (1, 2):
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    loader.epoch = interrupted
+    with pytest.raises(Stopped):
+        trainer.run()
+    assert (tmp_path / "halved/checkpoints/7").exists()
+    load_auto = attrs.evolve(cfg.checkpointing, load_auto_checkpoint=True)
+    run(attrs.evolve(cfg, checkpointing=load_auto), tmp_path / "halved")
+    ends = [checkpoint.load_model(tmp_path / name, which="best:2")[1:] for name in ("whole", "halved")]
+    for path, leaf in tree.flatten_with_paths(ends[0]).items():
+        assert torch.equal(leaf, tree.flatten_with_paths(ends[1])[path]), path
+
+
+def test_rows_of_both_sets_have_numbers_of_their_own(tone_corpus):
+    cfg = both_sets(tone_corpus)
+    split = Split.open("train", cfg, train=True)
+    assert [each.id for each in split.utterances] == list(range(13))
+    assert [example.row for example in split.dataset.examples] == list(range(13))
+    assert [each.audio.stem for each in split.utterances[9:]] == ["train9", "val0", "val1", "val2"]
+    seen = sorted(row for batch in split.loader.epoch(0) for row in batch.ids.tolist())
+    assert seen == list(range(13))
+
+
+def test_an_utterance_of_the_validation_set_that_is_trained_on_is_named(tone_corpus, tmp_path):
+    data = shutil.copytree(tone_corpus, tmp_path / "data")
+    (data / "val1.txt").write_text("ABC" * 30)
+    run(both_sets(data, epochs=1, evaluate_test=False), tmp_path / "run")
+    line = next(line for line in log_of(tmp_path / "run").splitlines() if "left out of the loss" in line)
+    assert line.endswith("val1.wav")
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_run_goes_on_with_the_sets_that_it_began_with(tone_corpus, tmp_path, before):
+    cfg = config(tone_corpus)
+    first, second = (attrs.evolve(cfg, data=attrs.evolve(cfg.data, train_on_val=on)) for on in (before, not before))
+    claim(tmp_path, first)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="train_on_val cannot change"):
+        claim(tmp_path, attrs.evolve(second, checkpointing=CheckpointingConfig(load_auto_checkpoint=True)))
