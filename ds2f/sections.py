@@ -350,7 +350,7 @@ class BeamConfig:
     )
     beam_size: int = setting(100, "Transcripts that the beam search keeps at every frame.", within(1))
     beam_threshold: float = setting(
-        50.0,
+        25.0,
         "Transcripts that fall behind the best by more than this, natural log, leave the beam.",
         within(0, 1000, open_low=True),
     )

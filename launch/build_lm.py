@@ -66,7 +66,7 @@ def main(_: list[str]) -> None:
 
 def tokens(transcripts: Iterable[str], *, unit: str) -> Iterable[list[str]]:
     """Cuts transcripts into words, or into characters with ``<space>`` between words."""
-    from ds2f.decode.language_model import SPACE
+    from ds2f.data.language_model import SPACE
 
     for transcript in transcripts:
         yield transcript.split() if unit == "words" else [SPACE if one == " " else one for one in transcript]

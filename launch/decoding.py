@@ -1,14 +1,32 @@
-"""The flags ``--lm.*``, and the decoder that they ask for."""
+"""What commands that decode share: the flags ``--lm.*``, their decoder, and a run opened with one of its sets."""
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from ds2f.config import BeamConfig
+from ds2f.config import BeamConfig, Config
 from launch import flags
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ds2f.decode import Decoder, LanguageModel
+    from ds2f.precision import Policy
+    from ds2f.runner.backend import Backend
+    from ds2f.runner.splits import Split
+    from ds2f.types import Params, Stats
+
+
+class Opened(NamedTuple):
+    """A run's model on its device, and a set for it to transcribe."""
+
+    backend: "Backend"
+    policy: "Policy"
+    params: "Params"
+    stats: "Stats"
+    split: "Split"
 
 
 def define() -> None:
@@ -27,7 +45,7 @@ def language_model(cfg: BeamConfig, labels: Sequence[str]) -> "LanguageModel | N
     Raises:
       InputError: when it cannot be used.
     """
-    from ds2f.decode import open_language_model
+    from ds2f.data.language_model import open_language_model
 
     if not (cfg.path and cfg.searches):
         return None
@@ -43,3 +61,30 @@ def decoder(labels: Sequence[str]) -> "Decoder":
 
     cfg = settings()
     return decode.from_config(cfg, language_model(cfg, labels))
+
+
+def open_run(cfg: Config, run_dir: Path, *, split: str, which: str, console: "Console") -> Opened:
+    """Opens the set and the model; prints what there is to remark about the set.
+
+    Args:
+      cfg: the run's configuration, as the command line changes it.
+      run_dir: the run.
+      split: ``train``, ``val`` or ``test``.
+      which: the checkpoint, as ``ds2f.checkpoint.load_model`` understands it.
+      console: where remarks go.
+
+    Raises:
+      InputError: when the manifest, what it names, or the checkpoint cannot be used.
+    """
+    from ds2f import tree
+    from ds2f.checkpoint import load_model
+    from ds2f.runner.backend import open_backend
+    from ds2f.runner.splits import Split
+
+    backend = open_backend(cfg.device)
+    data = Split.open(split, cfg)  # first: its workers must not inherit orbax's threads
+    params, stats = load_model(run_dir, which=which, warn=partial(print, file=sys.stderr))[1:]
+    for remark in data.dataset.remarks:
+        console.print(str(remark), markup=False)
+    placed = tree.to(params, backend.device), tree.to(stats, backend.device)
+    return Opened(backend, backend.policy(cfg.apex), *placed, data)

@@ -1,7 +1,6 @@
 """Evaluates a trained model: python -m launch.evaluate --run_dir=runs/an4_1p [--lm.path=lm.arpa]."""
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -30,30 +29,24 @@ def main(_: list[str]) -> None:
     if output and (output.is_dir() or not output.parent.is_dir()):
         raise InputError(f"--save_output={output}: give a file in a folder that exists")
 
-    from ds2f import ctc, tree
-    from ds2f.checkpoint import load_config, load_model
-    from ds2f.runner.backend import open_backend
+    from ds2f import ctc
+    from ds2f.checkpoint import load_config
     from ds2f.runner.evaluator import as_results, evaluate
     from ds2f.runner.run_dir import write_atomically
-    from ds2f.runner.splits import Split
     from ds2f.runner.telemetry import errors_table, terminal
 
     cfg = flags.config_from_flags(load_config(run_dir))
-    decoder = decoding.decoder(cfg.model.labels)
-    backend = open_backend(cfg.device)
-    split = Split.open(chosen.split, cfg)  # first: its workers must not inherit orbax's threads
-    params, stats = load_model(run_dir, which=chosen.which, warn=partial(print, file=sys.stderr))[1:]
-    console = terminal()
-    for remark in split.dataset.remarks:
-        console.print(str(remark), markup=False)
+    decoder, console = decoding.decoder(cfg.model.labels), terminal()
+    run = decoding.open_run(cfg, run_dir, split=chosen.split, which=chosen.which, console=console)
+    split = run.split
     found = evaluate(
-        tree.to(params, backend.device),
-        tree.to(stats, backend.device),
+        run.params,
+        run.stats,
         split.loader.epoch(),
         split.references,
         cfg=cfg.model,
-        policy=backend.policy(cfg.apex),
-        backend=backend,
+        policy=run.policy,
+        backend=run.backend,
         criterion=partial(ctc.ctc_loss, impl=cfg.model.ctc),
         decoder=decoder,
     )

@@ -115,6 +115,12 @@ def section_from_flags(name: str, cls: type[T]) -> T:
     return build(cls, values, prefix=f"{name}.")
 
 
+def section_text(name: str, section: Any) -> str:
+    """All flags of such a section, as one writes them on a command line."""
+    settings = [_Setting(name, field) for field in attrs.fields(type(section))]
+    return " ".join(f"--{one.flag}={_text(getattr(section, one.field.name))}" for one in settings)
+
+
 def _define(setting: _Setting) -> None:
     name, kind, default = setting.flag, setting.field.type or str, setting.field.default
     text, check = setting.field.metadata["help"], setting.field.metadata["check"]

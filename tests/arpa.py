@@ -2,6 +2,19 @@
 
 import math
 
+# A made-up model of words, of order 2, as ``write`` takes it.
+WORDS = {
+    ("<unk>",): (-2.0, 0.0), ("<s>",): (-9.0, -0.3), ("</s>",): (-0.8, 0.0), ("A",): (-0.6, -0.2),
+    ("AB",): (-0.9, -0.4), ("B",): (-1.1, 0.0), ("<s>", "AB"): (-0.2, 0.0), ("A", "B"): (-0.1, 0.0),
+    ("B", "</s>"): (-0.15, 0.0), ("AB", "A"): (-0.5, 0.0),
+}  # fmt: skip
+# One of characters, of order 3.
+CHARACTERS = {
+    ("<unk>",): (-2.0, 0.0), ("<s>",): (-9.0, -0.3), ("</s>",): (-0.8, 0.0), ("A",): (-0.6, -0.2),
+    ("B",): (-0.9, -0.4), ("<space>",): (-1.0, -0.1), ("<s>", "B"): (-0.2, -0.2), ("A", "B"): (-0.1, -0.3),
+    ("B", "A"): (-0.4, 0.1), ("B", "</s>"): (-0.15, 0.0), ("<s>", "B", "A"): (-0.3, 0.0), ("B", "A", "B"): (-1.5, 0.0),
+}  # fmt: skip
+
 
 def write(path, ngrams):
     """Writes n-grams, ``{("A", "B"): (decimal log-probability, back-off weight)}``, and returns the path."""

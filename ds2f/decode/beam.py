@@ -2,17 +2,40 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ds2f.config import BLANK, BeamConfig
 from ds2f.decode.greedy import Hypothesis
-from ds2f.decode.language_model import LanguageModel, decoders, open_language_model
+from ds2f.errors import InputError
 from ds2f.types import Logits
 
 _NEVER = -1e4  # natural log; a probability of zero would make flashlight subtract infinities
+
+
+class LanguageModel(NamedTuple):
+    """A language model for the labels of one acoustic model, as ``ds2f.data.language_model`` opens it."""
+
+    unit: str  # "words" or "characters": what its n-grams are made of
+    scorer: Any  # flashlight's KenLM, whose scores are decimal logarithms
+    lexicon: Any  # flashlight's Trie of the words' spellings, each ended by a space; None for characters
+    unspellable: int  # words of the file that the labels cannot spell, and that are thus never heard
+
+
+def flashlight_decoders() -> ModuleType:
+    """flashlight-text's module of decoders.
+
+    Raises:
+      InputError: when the package is not installed.
+    """
+    try:
+        from flashlight.lib.text import decoder
+    except ImportError as error:
+        raise InputError(f"beam search needs flashlight-text ({error}): pip install 'ds2f[lm]'") from error
+    return decoder
 
 
 def beam(
@@ -32,9 +55,8 @@ def beam(
     Args:
       logits: values [B, T', V] float, unnormalised; lengths [B] int64 on the CPU, frames.
       labels: the V characters, the blank among them at any index.
-      cfg: the beam, weights, and where the language model is.
-      lm: that language model, opened for these labels, lest the file is read for every batch; None: ``cfg.path`` is
-        opened, or no language model is used where it is empty.
+      cfg: the beam and the weights.
+      lm: the language model, opened for these labels; None: none.
 
     Returns:
       At most ``cfg.beam_size`` hypotheses per utterance, best first, of different texts, and at least one. Frames are
@@ -42,9 +64,12 @@ def beam(
       if no hypothesis in the beam ends with a whole word, an unfinished one stands at the end, at a score below -9000.
 
     Raises:
-      InputError: flashlight-text is not installed, or the language model cannot be used.
+      InputError: flashlight-text is not installed, or ``cfg.path`` names a language model and ``lm`` is None.
     """
-    lm = lm or (open_language_model(cfg.path, labels) if cfg.path else None)
+    if cfg.path and lm is None:
+        raise InputError(
+            f"lm.path={cfg.path} is not opened: pass lm=ds2f.data.language_model.open_language_model(path, labels)"
+        )
     search = _decoder(labels, cfg, lm)
     log_probs = logits.values.float().log_softmax(dim=2).cpu()
     found = [
@@ -57,7 +82,7 @@ def beam(
 
 
 def _decoder(labels: Sequence[str], cfg: BeamConfig, lm: LanguageModel | None) -> Any:
-    flashlight = decoders()
+    flashlight = flashlight_decoders()
     blank = labels.index(BLANK)
     options: dict[str, Any] = {
         "beam_size": cfg.beam_size,

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from ds2f.config import BeamConfig
-from ds2f.decode.beam import beam
+from ds2f.decode.beam import LanguageModel, beam
 from ds2f.decode.greedy import Hypothesis, greedy
-from ds2f.decode.language_model import LanguageModel
 from ds2f.types import Logits
 
 Decoder = Callable[[Logits, Sequence[str]], list[Hypothesis]]  # (logits, labels) -> a Hypothesis per utterance

@@ -1,6 +1,7 @@
 import itertools
 import math
 import sys
+from functools import cache, partial
 
 import arpa
 import pytest
@@ -11,25 +12,13 @@ from torch import Tensor
 
 from ds2f import decode
 from ds2f.config import BeamConfig
+from ds2f.data.language_model import open_language_model
 from ds2f.errors import InputError
 from ds2f.types import Logits
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
 
 WIDE = {"beam_size": 5000, "beam_threshold": 900.0}  # nothing leaves the beam
-
-# A made-up model of words, of order 2, in an ARPA file's terms: decimal log-probability, words, back-off weight.
-WORDS = {
-    ("<unk>",): (-2.0, 0.0), ("<s>",): (-9.0, -0.3), ("</s>",): (-0.8, 0.0), ("A",): (-0.6, -0.2),
-    ("AB",): (-0.9, -0.4), ("B",): (-1.1, 0.0), ("<s>", "AB"): (-0.2, 0.0), ("A", "B"): (-0.1, 0.0),
-    ("B", "</s>"): (-0.15, 0.0), ("AB", "A"): (-0.5, 0.0),
-}  # fmt: skip
-# One of characters, of order 3.
-CHARACTERS = {
-    ("<unk>",): (-2.0, 0.0), ("<s>",): (-9.0, -0.3), ("</s>",): (-0.8, 0.0), ("A",): (-0.6, -0.2),
-    ("B",): (-0.9, -0.4), ("<space>",): (-1.0, -0.1), ("<s>", "B"): (-0.2, -0.2), ("A", "B"): (-0.1, -0.3),
-    ("B", "A"): (-0.4, 0.1), ("B", "</s>"): (-0.15, 0.0), ("<s>", "B", "A"): (-0.3, 0.0), ("B", "A", "B"): (-1.5, 0.0),
-}  # fmt: skip
 
 
 def transcripts(values: Tensor, labels: str, spelt=lambda text: text) -> dict[str, float]:
@@ -71,12 +60,16 @@ def test_without_a_language_model_it_finds_every_transcript_with_its_probability
 
 @pytest.fixture(scope="module")
 def word_model(tmp_path_factory):
-    return arpa.write(tmp_path_factory.mktemp("words") / "lm.arpa", WORDS)
+    """The model of words, opened for given labels."""
+    path = arpa.write(tmp_path_factory.mktemp("words") / "lm.arpa", arpa.WORDS)
+    return cache(partial(open_language_model, path))
 
 
 @pytest.fixture(scope="module")
 def character_model(tmp_path_factory):
-    return arpa.write(tmp_path_factory.mktemp("characters") / "lm.arpa", CHARACTERS)
+    """The model of characters, likewise."""
+    path = arpa.write(tmp_path_factory.mktemp("characters") / "lm.arpa", arpa.CHARACTERS)
+    return cache(partial(open_language_model, path))
 
 
 @settings(deadline=None, max_examples=40)
@@ -84,12 +77,12 @@ def character_model(tmp_path_factory):
 def test_with_a_model_of_words_it_finds_every_sentence_of_its_words(word_model, labels, frames, seed, weight, bonus):
     values = draw(seed, 1, frames, 4)
     expected = {
-        text: score + weight * arpa.sentence(WORDS, text.split()) + bonus * len(text.split())
+        text: score + weight * arpa.sentence(arpa.WORDS, text.split()) + bonus * len(text.split())
         for text, score in transcripts(values[0], labels, lambda text: " ".join(text.split())).items()
         if set(text.split()) <= {"A", "AB", "B"}
     }
-    cfg = BeamConfig(path=str(word_model), weight=weight, word_score=bonus, **WIDE)
-    (hypotheses,) = decode.beam(Logits(values, torch.tensor([frames])), labels, cfg=cfg)
+    cfg, lm = BeamConfig(weight=weight, word_score=bonus, **WIDE), word_model(labels)
+    (hypotheses,) = decode.beam(Logits(values, torch.tensor([frames])), labels, cfg=cfg, lm=lm)
     assert_ranked_like(hypotheses, expected, labels)
 
 
@@ -99,12 +92,12 @@ def test_with_a_model_of_characters_it_finds_every_spelling(character_model, lab
     values = draw(seed, 1, frames, 4)
     expected = {
         text: score
-        + weight * arpa.sentence(CHARACTERS, ["<space>" if character == " " else character for character in text])
+        + weight * arpa.sentence(arpa.CHARACTERS, ["<space>" if character == " " else character for character in text])
         + bonus * len(text)
         for text, score in transcripts(values[0], labels).items()
     }
-    cfg = BeamConfig(path=str(character_model), weight=weight, word_score=bonus, **WIDE)
-    (hypotheses,) = decode.beam(Logits(values, torch.tensor([frames])), labels, cfg=cfg)
+    cfg, lm = BeamConfig(weight=weight, word_score=bonus, **WIDE), character_model(labels)
+    (hypotheses,) = decode.beam(Logits(values, torch.tensor([frames])), labels, cfg=cfg, lm=lm)
     assert_ranked_like(hypotheses, expected, labels)
 
 
@@ -126,7 +119,7 @@ def test_where_the_logits_leave_no_doubt_it_reads_what_greedy_reads_from_the_sam
 def test_a_sentence_of_a_word_model_begins_at_the_words_frames_and_has_single_spaces(word_model):
     labels = "_AB "
     logits = Logits(spelt(" _AABB _ _B__ ", labels), torch.tensor([14]))
-    (hypotheses,) = decode.beam(logits, labels, cfg=BeamConfig(path=str(word_model)))
+    (hypotheses,) = decode.beam(logits, labels, cfg=BeamConfig(), lm=word_model(labels))
     best = hypotheses[0]
     assert (best.text, best.token_frames) == ("AB B", [2, 4, 6, 10])
 
@@ -137,8 +130,8 @@ def test_a_model_of_words_hears_its_words_alone_and_one_of_characters_any(word_m
     values[0, 4, labels.index("A")] = 15.0  # not as likely as the B, but BA is no word
     logits = Logits(values, torch.tensor([6]))
     assert decode.greedy(logits, labels)[0].text == "A BA"
-    for path, text in ((word_model, "A A"), (character_model, "A BA")):
-        assert decode.best_of_beam(BeamConfig(path=str(path)))(logits, labels)[0].text == text
+    for model, text in ((word_model, "A A"), (character_model, "A BA")):
+        assert decode.best_of_beam(BeamConfig(), model(labels))(logits, labels)[0].text == text
 
 
 @pytest.mark.parametrize(("weight", "text"), [(0.0, "A"), (3.0, "B")])
@@ -146,19 +139,24 @@ def test_the_language_models_weight_decides_between_the_sounds_word_and_its_own(
     ngrams = {("<unk>",): (-9, 0), ("<s>",): (-9, 0), ("</s>",): (-0.5, 0), ("A",): (-1, 0), ("B",): (-0.2, 0)}
     path = arpa.write(tmp_path / "lm.arpa", ngrams | {("B", "B"): (-1, 0)})
     logits = Logits(torch.tensor([[[0.0, 5.0, 4.0, 0.0]]]), torch.tensor([1]))
-    cfg = BeamConfig(path=str(path), weight=weight)
-    assert decode.best_of_beam(cfg)(logits, "_AB ")[0].text == text
+    decoder = decode.best_of_beam(BeamConfig(path=str(path), weight=weight), open_language_model(path, "_AB "))
+    assert decoder(logits, "_AB ")[0].text == text
 
 
-def test_an_opened_model_gives_the_same_as_its_path_and_batches_do_not_matter(word_model):
-    labels = "_AB "
+def test_an_utterance_reads_the_same_alone_as_in_a_batch(word_model):
+    labels, cfg = "_AB ", BeamConfig(beam_size=20)
     values, lengths = draw(1, 3, 30, 4), torch.tensor([30, 0, 17])
-    cfg, lm = BeamConfig(path=str(word_model)), decode.open_language_model(word_model, labels)
-    together = decode.beam(Logits(values, lengths), labels, cfg=cfg, lm=lm)
+    together = decode.beam(Logits(values, lengths), labels, cfg=cfg, lm=word_model(labels))
     assert [hypotheses[0].text for hypotheses in together][1] == ""
+    assert [1 < len(hypotheses) <= 20 for hypotheses in together] == [True, False, True]
     for row, length in enumerate(lengths.tolist()):
-        alone = decode.beam(Logits(values[row : row + 1, :length], lengths[row : row + 1]), labels, cfg=cfg)
-        assert alone == [together[row]]
+        one = Logits(values[row : row + 1, :length], lengths[row : row + 1])
+        assert decode.beam(one, labels, cfg=cfg, lm=word_model(labels)) == [together[row]]
+
+
+def test_a_language_model_that_is_named_but_not_opened_is_not_left_out_in_silence():
+    with pytest.raises(InputError, match="open_language_model"):
+        decode.beam(Logits(torch.zeros(1, 1, 2), torch.tensor([1])), "_A", cfg=BeamConfig(path="lm.arpa"))
 
 
 def test_frames_past_the_end_are_not_read():
@@ -186,35 +184,6 @@ def test_the_decoder_of_a_configuration_is_greedy_unless_a_search_is_asked_for()
         "",
         "A",
     ]
-
-
-def test_the_unit_and_what_cannot_be_spelt_are_read_from_the_file(tmp_path, word_model, character_model):
-    assert decode.open_language_model(character_model, "_AB ")[0::3] == ("characters", 0)
-    assert decode.open_language_model(word_model, "_AB ")[0::3] == ("words", 0)
-    assert decode.open_language_model(word_model, "_A ").unspellable == 2
-    with pytest.raises(InputError, match="upper and lower case"):
-        decode.open_language_model(word_model, "_ab ")
-    with pytest.raises(InputError, match="label for the space"):
-        decode.open_language_model(word_model, "_AB")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [None, b"", b"not a model\n", b"\\data\\\nngram 1=2\n\n\\1-grams:\n-1\tA\n", b"\\1-grams:\n-1\n\\end\\\n", b"\xff"],
-)
-def test_a_file_that_is_no_language_model_is_refused_by_its_name(tmp_path, content):
-    path = tmp_path / "bad.arpa"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=r"bad\.arpa"):
-        decode.open_language_model(path, "_AB ")
-
-
-def test_kenlms_own_refusal_is_passed_on(tmp_path):
-    path = tmp_path / "bad.arpa"
-    path.write_text("\\data\\\nngram 1=3\n\n\\1-grams:\n-1\tA\n-1\tB\n\n\\end\\\n")
-    with pytest.raises(InputError, match=r"bad\.arpa: KenLM cannot read it"):
-        decode.open_language_model(path, "_AB ")
 
 
 def test_without_flashlight_text_it_says_what_to_install(monkeypatch):

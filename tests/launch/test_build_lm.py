@@ -71,7 +71,7 @@ def test_bigrams_have_witten_and_bells_probabilities():
 @needs_irstlm
 def test_kenlm_scores_sentences_as_the_file_defines(tmp_path):
     pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
-    from ds2f.decode import open_language_model
+    from ds2f.data.language_model import open_language_model
 
     for unit, order, method in (("words", 3, "kneser_ney"), ("characters", 5, "witten_bell")):
         corpus = list(build_lm.tokens((" ".join(one) for one in sentences(1)), unit=unit))

@@ -1,39 +1,14 @@
-"""n-gram language models: an ARPA file, opened by the KenLM that flashlight-text carries.
-
-KenLM takes a path and nothing else, which is why a file is opened here and not in the rooms of files.
-"""
+"""n-gram language models: an ARPA file, opened by the KenLM that flashlight-text carries."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
+from ds2f.decode.beam import LanguageModel, flashlight_decoders
 from ds2f.errors import InputError
 
 SPACE = "<space>"  # what stands for the space between words in a model of characters
 _MARKS = {"<s>", "</s>", "<unk>"}  # of every ARPA file; neither words nor characters
-
-
-class LanguageModel(NamedTuple):
-    """A language model for the labels of one acoustic model."""
-
-    unit: str  # "words" or "characters": what its n-grams are made of
-    scorer: Any  # flashlight's KenLM, whose scores are decimal logarithms
-    lexicon: Any  # flashlight's Trie of the words' spellings, each ended by a space; None for characters
-    unspellable: int  # words of the file that the labels cannot spell, and that are thus never heard
-
-
-def decoders() -> ModuleType:
-    """flashlight-text's decoders.
-
-    Raises:
-      InputError: when the package is not installed.
-    """
-    try:
-        from flashlight.lib.text import decoder
-    except ImportError as error:
-        raise InputError(f"beam search needs flashlight-text ({error}): pip install 'ds2f[lm]'") from error
-    return decoder
 
 
 def open_language_model(path: Path | str, labels: Sequence[str]) -> LanguageModel:
@@ -50,7 +25,7 @@ def open_language_model(path: Path | str, labels: Sequence[str]) -> LanguageMode
       InputError: the file cannot be read, is not ARPA, or has no word that the labels can spell; or flashlight-text is
         missing.
     """
-    decoders()
+    flashlight_decoders()
     from flashlight.lib.text.decoder.kenlm import KenLM
     from flashlight.lib.text.dictionary import Dictionary
 
@@ -100,7 +75,7 @@ def unigrams(path: Path | str) -> list[str]:
 
 def _lexicon(words: Sequence[str], scorer: Any, labels: Sequence[str]) -> Any:
     """A trie of spellings, in whose nodes stands the best unigram score below: what a word may still cost at best."""
-    flashlight = decoders()
+    flashlight = flashlight_decoders()
     index = {label: position for position, label in enumerate(labels)}
     trie = flashlight.Trie(len(labels), index[" "])
     start = scorer.start(False)

@@ -1,0 +1,113 @@
+"""Finds a language model's weight: python -m launch.tune_lm --run_dir=runs/an4_1p --lm.path=lm.arpa."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from absl import flags as absl_flags
+
+from ds2f.errors import InputError
+from launch import decoding, flags
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ds2f.metrics import ErrorCounts
+    from ds2f.runner.tuner import Trial
+
+flags.define(only=("data_path", "run_dir", "device", "data", "apex"))
+decoding.define()
+absl_flags.DEFINE_string(
+    "which", "best", "Which checkpoint: best, last, its number, or best:5 or last:5 for the mean weights of so many."
+)
+absl_flags.DEFINE_list("weights", "0,0.25,0.5,0.75,1,1.5,2", "Values of lm.weight that are tried first.")
+absl_flags.DEFINE_list("word_scores", "0,0.5,1,2", "Values of lm.word_score that are tried with each of them.")
+absl_flags.DEFINE_integer(
+    "refinements", 2, "How often to try the neighbours of the best pair, at half the distance each time.", lower_bound=0
+)
+absl_flags.DEFINE_string("output", "", "Also write all trials, as JSON, here.")
+
+_SHOWN = 10
+
+
+def main(_: list[str]) -> None:
+    """Decodes the validation set, and no other, with many weights, and prints the best flags."""
+    chosen = absl_flags.FLAGS
+    run_dir, lm_cfg = Path(chosen.run_dir), attrs.evolve(decoding.settings(), decoder="beam")
+    if not chosen.run_dir:
+        raise InputError("--run_dir is missing: the folder of the run whose decoding is tuned, such as runs/an4_1p")
+    if not lm_cfg.path:
+        raise InputError("--lm.path is missing: the language model; python -m launch.build_lm makes one")
+    output = Path(chosen.output) if chosen.output else None
+    if output and (output.is_dir() or not output.parent.is_dir()):
+        raise InputError(f"--output={output}: give a file in a folder that exists")
+    weights, word_scores = _numbers("weights", chosen.weights, lowest=0), _numbers("word_scores", chosen.word_scores)
+
+    from ds2f import decode
+    from ds2f.checkpoint import load_config
+    from ds2f.runner import tuner
+    from ds2f.runner.run_dir import write_atomically
+    from ds2f.runner.telemetry import terminal
+
+    cfg, console = flags.config_from_flags(load_config(run_dir)), terminal()
+    labels = cfg.model.labels
+    lm = decoding.language_model(lm_cfg, labels)
+    run = decoding.open_run(cfg, run_dir, split="val", which=chosen.which, console=console)
+    scored = tuner.score(run.params, run.stats, run.split, cfg=cfg.model, policy=run.policy, backend=run.backend)
+
+    def measure(weight: float, word_score: float) -> "ErrorCounts":
+        status.update(f"weight {weight:g}, word score {word_score:g}")
+        with_these = attrs.evolve(lm_cfg, weight=weight, word_score=word_score)
+        return tuner.count(scored, decode.best_of_beam(with_these, lm), labels)
+
+    with console.status("decoding") as status:
+        greedy = tuner.count(scored, decode.greedy, labels)
+        alone = tuner.count(scored, decode.best_of_beam(attrs.evolve(lm_cfg, path="")), labels)
+        trials = tuner.search(measure, weights=weights, word_scores=word_scores, refinements=chosen.refinements)
+    best = attrs.evolve(lm_cfg, weight=trials[0].weight, word_score=trials[0].word_score)
+    advice = flags.section_text("lm", best)
+    console.print(_table(greedy, alone, trials))
+    console.print(f"{len(trials)} pairs on {len(run.split.references)} validation utterances; the best:\n{advice}")
+    if output:
+        report = _report(greedy, alone, trials) | {"run_dir": str(run_dir), "which": chosen.which, "flags": advice}
+        write_atomically(output, json.dumps(report, indent=2) + "\n")
+
+
+def _numbers(name: str, texts: Sequence[str], *, lowest: float = float("-inf")) -> list[float]:
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(lowest <= number < float("inf") for number in numbers):
+        raise InputError(f"--{name}={','.join(texts)}: a list of numbers such as 0,0.5,1")
+    return numbers
+
+
+def _table(greedy: "ErrorCounts", alone: "ErrorCounts", trials: "Sequence[Trial]") -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("decoder", "weight", "word score", "WER %", "CER %", "words"):
+        table.add_column(heading, justify="left" if heading == "decoder" else "right")
+    rows = [("greedy", "", "", greedy), ("beam, no language model", "", "", alone)]
+    rows += [("beam", f"{one.weight:g}", f"{one.word_score:g}", one.counts) for one in trials[:_SHOWN]]
+    for *what, counts in rows:
+        table.add_row(*what, f"{counts.wer:.3f}", f"{counts.cer:.3f}", f"{counts.word_errors}/{counts.words}")
+    return table
+
+
+def _report(greedy: "ErrorCounts", alone: "ErrorCounts", trials: "Sequence[Trial]") -> dict[str, Any]:
+    from ds2f.runner.evaluator import as_results
+
+    return {
+        "greedy": as_results(greedy),
+        "beam": as_results(alone),
+        "trials": [{"weight": one.weight, "word_score": one.word_score} | as_results(one.counts) for one in trials],
+    }
+
+
+if __name__ == "__main__":
+    flags.run(main)
