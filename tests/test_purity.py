@@ -107,7 +107,9 @@ def walk(given: Material) -> dict[str, Any]:
 def two_steps(given: Material, batch: Batch, name: str, kernel: str) -> Any:
     """Two steps with a schedule, dropout and a dynamic loss scale, from given weights."""
     model = attrs.evolve(MODEL, kernel=kernel)
-    cfg = Config(model=model, optim=OptimConfig(name=name, schedule="cosine", warmup=2.0, learning_rate=0.01))
+    cfg = Config(
+        model=model, optim=OptimConfig(name=name, schedule="cosine", warmup=2.0, learning_rate=0.01, average_decay=0.9)
+    )
     schedule = optim.schedules.from_config(cfg.optim, steps_per_epoch=2, total_steps=8, hidden_size=model.hidden_size)
     tx = optim.from_config(cfg.optim, schedule)
     first = steps.init_state(cfg, tx, key=2)._replace(params=given.params, stats=given.stats)
