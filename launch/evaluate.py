@@ -4,6 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import attrs
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
@@ -16,6 +17,7 @@ absl_flags.DEFINE_string(
     "which", "best", "Which checkpoint: best, last, its number, or best:5 or last:5 for the mean weights of so many."
 )
 absl_flags.DEFINE_string("save_output", "", "Also write a JSON list of id, reference and transcript here.")
+absl_flags.DEFINE_string("save_results", "", "Also write the counts and rates as JSON here, as results.json has them.")
 
 
 def main(_: list[str]) -> None:
@@ -25,9 +27,7 @@ def main(_: list[str]) -> None:
     if not chosen.run_dir:
         raise InputError("--run_dir is missing: the folder of the run to evaluate, such as runs/an4_1p")
 
-    output = Path(chosen.save_output) if chosen.save_output else None
-    if output and (output.is_dir() or not output.parent.is_dir()):
-        raise InputError(f"--save_output={output}: give a file in a folder that exists")
+    output, results = _file("save_output"), _file("save_results")
 
     from ds2f import ctc
     from ds2f.checkpoint import load_config
@@ -39,6 +39,8 @@ def main(_: list[str]) -> None:
     decoder, console = decoding.decoder(cfg.model.labels), terminal()
     run = decoding.open_run(cfg, run_dir, split=chosen.split, which=chosen.which, console=console)
     split = run.split
+    if cfg.data.train_on_val and chosen.split != "test":
+        console.print(f"this run was trained on the {chosen.split} set too (data.train_on_val)", markup=False)
     found = evaluate(
         run.params,
         run.stats,
@@ -56,7 +58,20 @@ def main(_: list[str]) -> None:
             for row, text in sorted(found.transcripts.items())
         ]
         write_atomically(output, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
-    console.print(errors_table(run_dir.name, {chosen.split: as_results(found.counts)}))
+    rates = {chosen.split: as_results(found.counts)}
+    if results:
+        written = {"name": run_dir.name, "seed": cfg.training.seed, "which": chosen.which, **rates}
+        write_atomically(results, json.dumps(written | {"lm": attrs.asdict(decoding.settings())}, indent=2) + "\n")
+    console.print(errors_table(run_dir.name, rates))
+
+
+def _file(flag: str) -> Path | None:
+    """The file that a flag names, in a folder that exists."""
+    given = absl_flags.FLAGS[flag].value
+    path = Path(given) if given else None
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        raise InputError(f"--{flag}={path}: give a file in a folder that exists")
+    return path
 
 
 if __name__ == "__main__":

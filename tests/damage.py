@@ -477,6 +477,7 @@ def _flags() -> list[Case]:
         "data-missing": ("--data_path=nowhere", "nowhere"),
         "output-nowhere": ("--save_output=nowhere/saved.json", "nowhere/saved.json"),
         "output-folder": ("--save_output=run", "run"),
+        "results-nowhere": ("--save_results=nowhere/saved.json", "nowhere/saved.json"),
     }
     found += [
         Case(f"flag-evaluate-{id}", "evaluate", lambda *_, given=given: given, REFUSED, said)

@@ -1,4 +1,4 @@
-"""Shows what runs achieved and where they err: python -m launch.report [--errors RUN | --ablation FOLDER].
+"""Shows what runs achieved and where they err: python -m launch.report [--errors RUN | --ablation FOLDER | ...].
 
 Without either it prints the README's table of results in Markdown.
 """
@@ -11,16 +11,19 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
-from launch import flags
+from launch import decoding, flags
 
 sys.argv[0] = str(Path(__file__).parent)  # what messages and --help call the program
 FLAGS = absl_flags.FLAGS
 flags.define(only=("data_path", "device", "data", "apex"))
-absl_flags.DEFINE_string("errors", "", "Run whose errors are shown; its model transcribes the split greedily.")
+decoding.define()
+absl_flags.DEFINE_string("errors", "", "Run whose errors are shown; its model transcribes the split.")
 absl_flags.DEFINE_string(
     "transcripts", "", "Show the errors of these transcripts, which launch.evaluate --save_output wrote."
 )
-absl_flags.DEFINE_enum("split", "val", ["train", "val", "test"], "Which set --errors transcribes.")
+absl_flags.DEFINE_enum(
+    "split", "val", ["train", "val", "test"], "Which set --errors transcribes, or --compare looks at."
+)
 absl_flags.DEFINE_string("which", "best", "Which checkpoint of --errors, as launch.evaluate takes it.")
 absl_flags.DEFINE_string(
     "speaker",
@@ -32,18 +35,27 @@ absl_flags.DEFINE_integer("worst", 10, "Utterances that are printed with their a
 absl_flags.DEFINE_string("output", "", "Also write all about the errors to this file, as JSON.")
 absl_flags.DEFINE_string("results", "configs/results", "Folder of the results that the table is made from.")
 absl_flags.DEFINE_string("ablation", "", "Print the table of an ablation, made from the results in this folder.")
+absl_flags.DEFINE_string(
+    "compare", "", "Compare the error rates of the runs whose folders this pattern finds, such as 'runs/eight-*', ..."
+)
+absl_flags.DEFINE_string("against", "", "... with those of the runs that this one finds: means over seeds.")
 
 
 def main(_: list[str]) -> None:
-    """Shows errors, or prints one of the tables."""
-    given = [name for name in ("errors", "transcripts", "ablation") if FLAGS[name].value]
+    """Shows errors, compares runs, or prints one of the tables."""
+    given = [name for name in ("errors", "transcripts", "ablation", "compare") if FLAGS[name].value]
     if len(given) > 1:
         raise InputError(f"take one of {' and '.join(f'--{name}' for name in given)}")
-    if FLAGS.output and (not given or FLAGS.ablation):
+    if bool(FLAGS.compare) != bool(FLAGS.against):
+        raise InputError("--compare and --against go together: two patterns of run folders")
+    if FLAGS.output and not (FLAGS.errors or FLAGS.transcripts):
         raise InputError("--output is for --errors or --transcripts")
 
     if FLAGS.errors or FLAGS.transcripts:
         _errors()
+        return
+    if FLAGS.compare:
+        _compare()
         return
 
     from launch.report import ablation, results
@@ -74,6 +86,13 @@ def _errors() -> None:
     console = terminal()
     console.print(", ".join(source.values()), markup=False)
     show.show(found, console, rows=FLAGS.rows, worst=FLAGS.worst)
+
+
+def _compare() -> None:
+    from ds2f.runner.telemetry import terminal
+    from launch.report import compare
+
+    terminal().print(compare.show(FLAGS.compare, FLAGS.against, split=FLAGS.split))
 
 
 def _speaker(text: str) -> re.Pattern[str]:

@@ -1,17 +1,16 @@
 """Where the transcripts come from that are looked at: a run's model, or a file of ``launch.evaluate --save_output``."""
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
 from ds2f.errors import InputError
-from launch import flags
+from launch import decoding, flags
 from launch.report.errors import Transcript
 
 
 def of_run(run_dir: Path, *, split: str, which: str) -> list[Transcript]:
-    """Transcribes a set greedily with a run's model.
+    """Transcribes a set with a run's model, by the decoder that the command line asks for.
 
     Args:
       run_dir: of the run.
@@ -21,31 +20,27 @@ def of_run(run_dir: Path, *, split: str, which: str) -> list[Transcript]:
     Raises:
       InputError: when there is no such run or checkpoint, or its data cannot be used.
     """
-    from ds2f import ctc, tree
-    from ds2f.checkpoint import load_config, load_model
-    from ds2f.runner.backend import open_backend
+    from ds2f import ctc
+    from ds2f.checkpoint import load_config
     from ds2f.runner.evaluator import evaluate
-    from ds2f.runner.splits import Split
+    from ds2f.runner.telemetry import terminal
 
     cfg = flags.config_from_flags(load_config(run_dir))
-    backend = open_backend(cfg.device)
-    opened = Split.open(split, cfg)  # first: its workers must not inherit orbax's threads
-    say = partial(print, file=sys.stderr)
-    for remark in opened.dataset.remarks:
-        say(remark)
-    params, stats = load_model(run_dir, which=which, warn=say)[1:]
+    decoder = decoding.decoder(cfg.model.labels)
+    run = decoding.open_run(cfg, run_dir, split=split, which=which, console=terminal())
     found = evaluate(
-        tree.to(params, backend.device),
-        tree.to(stats, backend.device),
-        opened.loader.epoch(),
-        opened.references,
+        run.params,
+        run.stats,
+        run.split.loader.epoch(),
+        run.split.references,
         cfg=cfg.model,
-        policy=backend.policy(cfg.apex),
-        backend=backend,
+        policy=run.policy,
+        backend=run.backend,
         criterion=partial(ctc.ctc_loss, impl=cfg.model.ctc),
+        decoder=decoder,
     )
     return [
-        Transcript(str(opened.utterances[row].audio), opened.references[row], text)
+        Transcript(str(run.split.utterances[row].audio), run.split.references[row], text)
         for row, text in sorted(found.transcripts.items())
     ]
 

@@ -52,8 +52,14 @@ def test_train_then_evaluate_then_transcribe(tone_corpus, tmp_path):
     assert any((run / "tensorboard").iterdir())
 
     saved = tmp_path / "out.json"
-    code, out, err = launch("evaluate", f"--run_dir={run}", f"--save_output={saved}", cwd=tmp_path)
+    counted = tmp_path / "counted.json"
+    code, out, err = launch(
+        "evaluate", f"--run_dir={run}", f"--save_output={saved}", f"--save_results={counted}", cwd=tmp_path
+    )
     assert code == 0, err
+    counted = json.loads(counted.read_text())
+    assert counted["test"] == results["test"]
+    assert (counted["name"], counted["seed"], counted["lm"]["path"]) == ("tones", results["seed"], "")
     assert f"{results['test']['wer']:.3f}" in out
     assert len(json.loads(saved.read_text())) == 3
 
