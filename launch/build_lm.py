@@ -12,7 +12,8 @@ from ds2f.errors import InputError
 from launch import flags
 
 FLAGS = absl_flags.FLAGS
-flags.define(only=("data_path", "data.dataset", "data.train_manifest", "data.labels_path"))
+_DATA = ("dataset", "train_manifest", "val_manifest", "train_on_val", "labels_path")
+flags.define(only=("data_path", *(f"data.{name}" for name in _DATA)))
 absl_flags.DEFINE_string("output", "", "ARPA file to write, such as lm.arpa.")
 absl_flags.DEFINE_enum(
     "unit",
@@ -35,7 +36,7 @@ _FEWEST = 2  # KenLM reads no unigram models
 
 
 def main(_: list[str]) -> None:
-    """Estimates the model of the training manifest's transcripts and says what is in it."""
+    """Estimates the model of the transcripts that a run with these flags trains on, and says what is in it."""
     output = Path(FLAGS.output)
     if not FLAGS.output or output.is_dir() or not output.parent.is_dir():
         raise InputError(f"--output={FLAGS.output}: give a file in a folder that exists, such as lm.arpa")
@@ -48,7 +49,8 @@ def main(_: list[str]) -> None:
     from ds2f.data import manifest
 
     cfg = flags.config_from_flags()
-    utterances = manifest.read(manifest_path(cfg, "train"))
+    splits = ("train", "val") if cfg.data.train_on_val else ("train",)
+    utterances = [utterance for split in splits for utterance in manifest.read(manifest_path(cfg, split))]
     spoken = [text.clean(utterance.transcript, cfg.model.labels) for utterance in utterances]
     sentences = list(tokens(spoken, unit=FLAGS.unit))
     methods = [FLAGS.smoothing]

@@ -52,6 +52,11 @@ def main(_: list[str]) -> None:
     from ds2f.runner.telemetry import terminal
 
     cfg, console = flags.config_from_flags(load_config(run_dir)), terminal()
+    if cfg.data.train_on_val:
+        raise InputError(
+            f"{run_dir} was trained on its validation set, where any weight would do; tune with a run of "
+            "--nodata.train_on_val, and take its weights"
+        )
     labels = cfg.model.labels
     lm = decoding.language_model(lm_cfg, labels)
     run = decoding.open_run(cfg, run_dir, split="val", which=chosen.which, console=console)

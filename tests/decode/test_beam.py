@@ -143,6 +143,16 @@ def test_the_language_models_weight_decides_between_the_sounds_word_and_its_own(
     assert decoder(logits, "_AB ")[0].text == text
 
 
+@pytest.mark.parametrize(("threshold", "text", "highest"), [(900.0, "", 0.0), (20.0, "A", -9000.0)])
+def test_an_unfinished_word_is_left_only_where_nothing_else_is_left_in_the_beam(tmp_path, threshold, text, highest):
+    ngrams = {("<unk>",): (-9, 0), ("<s>",): (-9, 0), ("</s>",): (-0.5, 0), ("AB",): (-1, 0), ("AB", "AB"): (-1, 0)}
+    lm = open_language_model(arpa.write(tmp_path / "lm.arpa", ngrams), "_AB ")
+    logits = Logits(spelt("A", "_AB ", sure=60.0), torch.tensor([1]))
+    (hypotheses,) = decode.beam(logits, "_AB ", cfg=BeamConfig(beam_threshold=threshold), lm=lm)
+    assert hypotheses[0].text == text
+    assert highest - 1500 < hypotheses[0].score <= highest
+
+
 def test_an_utterance_reads_the_same_alone_as_in_a_batch(word_model):
     labels, cfg = "_AB ", BeamConfig(beam_size=20)
     values, lengths = draw(1, 3, 30, 4), torch.tensor([30, 0, 17])

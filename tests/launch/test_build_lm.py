@@ -114,6 +114,15 @@ def test_the_command_writes_a_model_of_a_manifests_transcripts_and_says_what_it_
     assert max(map(len, model)) <= order
 
 
+@needs_irstlm
+def test_the_validation_set_belongs_to_the_model_where_it_belongs_to_the_training(tone_corpus, tmp_path):
+    flags = (f"--data_path={tone_corpus}", "--data.dataset=tones", "--data.train_on_val", "--output=lm.arpa")
+    result = build(tmp_path, *flags)
+    assert "from 13 transcripts" in result.stdout, result.stderr
+    model = arpa.read((tmp_path / "lm.arpa").read_text())
+    assert all(((tone_corpus / f"val{index}.txt").read_text().strip(),) in model for index in range(3))
+
+
 def test_without_irstlm_the_command_names_the_package(tone_corpus, tmp_path):
     flags = (f"--data_path={tone_corpus}", "--data.dataset=tones", "--output=lm.arpa")
     result = build(tmp_path, *flags, path=str(tmp_path))

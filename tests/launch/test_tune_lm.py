@@ -72,6 +72,7 @@ def test_evaluate_and_transcribe_hear_the_words_of_the_language_model(workplace)
         ([], "--run_dir"),
         (["--run_dir=run"], "--lm.path"),
         (["--run_dir=run", "--lm.path=nowhere.arpa"], "nowhere.arpa"),
+        (["--run_dir=run", "--lm.path=lm.arpa", "--data.train_on_val"], "was trained on its validation set"),
         (["--run_dir=run", "--lm.path=lm.arpa", "--weights=0,x"], "--weights=0,x"),
         (["--run_dir=run", "--lm.path=lm.arpa", "--weights=-1"], "--weights=-1"),
         (["--run_dir=run", "--lm.path=lm.arpa", "--output=no/where.json"], "folder that exists"),
