@@ -12,6 +12,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from launch import decoding, flags
+from launch.report.errors import SPEAKER
 
 sys.argv[0] = str(Path(__file__).parent)  # what messages and --help call the program
 FLAGS = absl_flags.FLAGS
@@ -27,7 +28,7 @@ absl_flags.DEFINE_enum(
 absl_flags.DEFINE_string("which", "best", "Which checkpoint of --errors, as launch.evaluate takes it.")
 absl_flags.DEFINE_string(
     "speaker",
-    r"(?:^|/)[a-z]*\d+-(\w+)[^/]*$",
+    SPEAKER,
     "Regular expression whose group, found in a recording's path, names the speaker, as in an251-fash-b.wav.",
 )
 absl_flags.DEFINE_integer("rows", 15, "Rows that are printed of a long table of errors.", lower_bound=0)

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ds2f.metrics import ErrorCounts, count_errors
-from launch.report.__main__ import FLAGS
+from launch.report.errors import SPEAKER as PATTERN
 from launch.report.errors import Transcript, analyse, word_class
 from launch.report.show import show
 
-SPEAKER = re.compile(FLAGS["speaker"].default)
+SPEAKER = re.compile(PATTERN)
 SET = [
     Transcript("wav/an1-fash-b.wav", "B D ENTER", "D D ENTER"),
     Transcript("wav/an2-fash-b.wav", "F THREE", "THREE NINE"),
