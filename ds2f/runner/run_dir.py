@@ -87,11 +87,13 @@ def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:
             f"{run_dir} holds a run of another model ({', '.join(changed)} differ). "
             f"Use --flagfile={run_dir / 'flags.txt'}, or another --run_dir."
         )
-    if cfg.data.train_on_val != before.data.train_on_val:
-        raise InputError(
-            f"{run_dir} holds a run that {'trains' if before.data.train_on_val else 'does not train'} on the "
-            "validation set; --data.train_on_val cannot change in the middle. Use another --run_dir."
-        )
+    for name in ("train_on_val", "max_frames"):  # with either, an epoch has other steps
+        was, asked = getattr(before.data, name), getattr(cfg.data, name)
+        if asked != was:
+            raise InputError(
+                f"{run_dir} holds a run with data.{name} = {was}, which cannot become {asked} in the middle. "
+                f"Use --flagfile={run_dir / 'flags.txt'}, or another --run_dir."
+            )
     kept = before.data.global_batch_size
     if cfg.data.global_batch_size not in (0, kept):
         raise InputError(

@@ -475,11 +475,13 @@ def test_an_utterance_of_the_validation_set_that_is_trained_on_is_named(tone_cor
     assert line.endswith("val1.wav")
 
 
-@pytest.mark.parametrize("before", [False, True])
-def test_a_run_goes_on_with_the_sets_that_it_began_with(tone_corpus, tmp_path, before):
+@pytest.mark.parametrize(
+    ("name", "before", "after"), [("train_on_val", False, True), ("train_on_val", True, False), ("max_frames", 0, 900)]
+)
+def test_a_run_goes_on_with_the_batches_that_it_began_with(tone_corpus, tmp_path, name, before, after):
     cfg = config(tone_corpus)
-    first, second = (attrs.evolve(cfg, data=attrs.evolve(cfg.data, train_on_val=on)) for on in (before, not before))
+    first, second = (attrs.evolve(cfg, data=attrs.evolve(cfg.data, **{name: value})) for value in (before, after))
     claim(tmp_path, first)
     (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(InputError, match="train_on_val cannot change"):
+    with pytest.raises(InputError, match=rf"data\.{name} = {before}, which cannot become {after}"):
         claim(tmp_path, attrs.evolve(second, checkpointing=CheckpointingConfig(load_auto_checkpoint=True)))
