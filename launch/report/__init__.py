@@ -5,5 +5,8 @@ errors     what is wrong with them: which words, letters, speakers and lengths; 
 show       the same as tables on the terminal
 results    the README's table of results, from the files in configs/results
 ablation   a table of what each ingredient of a recipe is worth
-kept       the files that the two are made from
+compare    the means of two groups of runs, with a confidence interval
+kept       the files that the tables are made from
 """
+
+SPEAKER = r"(?:^|/)[a-z]*\d+-(\w+)[^/]*$"  # what names the speaker in a recording's path, as in an251-fash-b.wav

@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from launch import decoding, flags
-from launch.report.errors import SPEAKER
+from launch.report import SPEAKER
 
 sys.argv[0] = str(Path(__file__).parent)  # what messages and --help call the program
 FLAGS = absl_flags.FLAGS

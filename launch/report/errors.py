@@ -17,7 +17,6 @@ from ds2f.metrics import Operations, Pair, align, count_operations
 E_SET = "BCDEGPTVZ"  # letters whose American names rhyme
 SHORT = 0.5  # of the characters that were said: a hypothesis with fewer is truncated
 CLASSES = ("E-set letters", "other letters", "other words")
-SPEAKER = r"(?:^|/)[a-z]*\d+-(\w+)[^/]*$"  # what names the speaker in a recording's path, as in an251-fash-b.wav
 
 
 class Transcript(NamedTuple):
