@@ -11,20 +11,9 @@ from typing import Any
 import attrs
 
 from ds2f.errors import InputError
-from ds2f.sections import (
-    BLANK,
-    DEFAULT_LABELS,
-    ApexConfig,
-    AugmentationConfig,
-    BeamConfig,
-    CheckpointingConfig,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    SpectConfig,
-    TrainingConfig,
-    VisualizationConfig,
-)
+from ds2f.sections.data import AugmentationConfig, DataConfig, SpectConfig
+from ds2f.sections.model import BLANK, DEFAULT_LABELS, BeamConfig, ModelConfig
+from ds2f.sections.training import ApexConfig, CheckpointingConfig, OptimConfig, TrainingConfig, VisualizationConfig
 from ds2f.settings import build, one_of, setting, within
 
 __all__ = [
