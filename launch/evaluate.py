@@ -27,7 +27,7 @@ def main(_: list[str]) -> None:
     if not chosen.run_dir:
         raise InputError("--run_dir is missing: the folder of the run to evaluate, such as runs/an4_1p")
 
-    output, results = _file("save_output"), _file("save_results")
+    output, results = flags.output_file("save_output"), flags.output_file("save_results")
 
     from ds2f import ctc
     from ds2f.checkpoint import load_config
@@ -63,15 +63,6 @@ def main(_: list[str]) -> None:
         written = {"name": run_dir.name, "seed": cfg.training.seed, "which": chosen.which, **rates}
         write_atomically(results, json.dumps(written | {"lm": attrs.asdict(decoding.settings())}, indent=2) + "\n")
     console.print(errors_table(run_dir.name, rates))
-
-
-def _file(flag: str) -> Path | None:
-    """The file that a flag names, in a folder that exists."""
-    given = absl_flags.FLAGS[flag].value
-    path = Path(given) if given else None
-    if path and (path.is_dir() or not path.parent.is_dir()):
-        raise InputError(f"--{flag}={path}: give a file in a folder that exists")
-    return path
 
 
 if __name__ == "__main__":

@@ -242,3 +242,16 @@ def _out_of_space(error: OSError) -> str:
             "goes on from there."
         )
     return message
+
+
+def output_file(flag: str) -> Path | None:
+    """The file that a flag says to write; None where it says none.
+
+    Raises:
+      InputError: when it is a folder, or lies in none that exists.
+    """
+    given = flags.FLAGS[flag].value
+    path = Path(given) if given else None
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        raise InputError(f"--{flag}={path}: give a file in a folder that exists")
+    return path

@@ -40,9 +40,7 @@ def main(_: list[str]) -> None:
         raise InputError("--run_dir is missing: the folder of the run whose decoding is tuned, such as runs/an4_1p")
     if not lm_cfg.path:
         raise InputError("--lm.path is missing: the language model; python -m launch.build_lm makes one")
-    output = Path(chosen.output) if chosen.output else None
-    if output and (output.is_dir() or not output.parent.is_dir()):
-        raise InputError(f"--output={output}: give a file in a folder that exists")
+    output = flags.output_file("output")
     weights, word_scores = _numbers("weights", chosen.weights, lowest=0), _numbers("word_scores", chosen.word_scores)
 
     from ds2f import decode

@@ -67,9 +67,7 @@ def main(_: list[str]) -> None:
 
 def _errors() -> None:
     speaker = _speaker(FLAGS.speaker)
-    output = Path(FLAGS.output) if FLAGS.output else None
-    if output and (output.is_dir() or not output.parent.is_dir()):
-        raise InputError(f"--output={output}: give a file in a folder that exists")
+    output = flags.output_file("output")
 
     from ds2f.runner.run_dir import write_atomically
     from ds2f.runner.telemetry import terminal
