@@ -25,8 +25,9 @@ def log_spectrogram(waveform: Tensor, cfg: SpectConfig) -> Tensor:
     """Computes the log magnitude spectrogram, its mean and deviation over the utterance removed.
 
     The frames are centred on multiples of the stride, with reflection at both ends; the window is periodic and as long
-    as the FFT; magnitudes go through ``log1p``. Mean and unbiased deviation are taken over all bins and frames. A
-    waveform too short to be reflected (half a window or less) is lengthened with zeros first.
+    as the FFT; a magnitude m becomes log(1 + ``cfg.full_scale`` m). The mean is that of all bins and frames, or of each
+    bin with ``cfg.normalize`` "bins", the unbiased deviation that of all that is left. A waveform too short to be
+    reflected (half a window or less) is lengthened with zeros first.
 
     Args:
       waveform: [N] float, mono at ``cfg.sample_rate``, full scale is 1.
@@ -49,7 +50,7 @@ def log_spectrogram(waveform: Tensor, cfg: SpectConfig) -> Tensor:
     spectrum = torch.stft(
         waveform, size, cfg.stride_samples, window=window, center=True, pad_mode="reflect", return_complex=True
     )
-    values = spectrum[:, :frames].abs().log1p().contiguous()
-    centred = values - values.mean()
+    values = spectrum[:, :frames].abs().mul_(cfg.full_scale).log1p_().contiguous()
+    centred = values - (values.mean(dim=1, keepdim=True) if cfg.normalize == "bins" else values.mean())
     deviation = (centred.square().sum() / (centred.numel() - 1)).sqrt()  # a quarter of the time of torch.std
     return centred / (deviation + _EPS)

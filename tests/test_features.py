@@ -13,14 +13,14 @@ from ds2f.features import log_spectrogram, num_frames
 CFG = SpectConfig()
 
 
-def _by_definition(waveform, *, size, hop):
+def _by_definition(waveform, *, size, hop, full_scale=1):
     """The spectrogram summed out in float64, one frame and one bin at a time, before normalisation."""
     padded = np.pad(waveform.astype(np.float64), size // 2, mode="reflect")
     n = np.arange(size)
     window = 0.54 - 0.46 * np.cos(2 * np.pi * n / size)
     basis = np.exp(-2j * np.pi * np.outer(np.arange(size // 2 + 1), n) / size)
     frames = [padded[start : start + size] for start in range(0, len(padded) - size + 1, hop)]
-    return np.log1p(np.abs(np.stack([basis @ (window * frame) for frame in frames], axis=1)))
+    return np.log1p(full_scale * np.abs(np.stack([basis @ (window * frame) for frame in frames], axis=1)))
 
 
 @pytest.mark.parametrize(("rate", "samples"), [(16000, 161), (16000, 4321), (8000, 1600), (22050, 4410)])
@@ -33,6 +33,27 @@ def test_features_are_the_normalised_log_magnitudes_of_the_discrete_fourier_tran
     assert features.dtype == torch.float32
     assert features.shape == (cfg.num_bins, num_frames(samples, cfg)) == expected.shape
     np.testing.assert_allclose(features, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("normalize", ["utterance", "bins"])
+def test_full_scale_counts_as_the_amplitude_that_is_asked_for_and_the_mean_is_the_one_that_is_named(normalize):
+    cfg = SpectConfig(full_scale=1000, normalize=normalize)
+    white = np.random.default_rng(0).normal(0, 0.01, 3001).astype(np.float32)
+    waveform = white[1:] + 0.9 * white[:-1]  # low bins are loud
+    expected = _by_definition(waveform, size=320, hop=160, full_scale=1000)
+    expected -= expected.mean(axis=1, keepdims=True) if normalize == "bins" else expected.mean()
+    expected /= math.sqrt(np.square(expected).sum() / (expected.size - 1))
+    np.testing.assert_allclose(log_spectrogram(torch.from_numpy(waveform), cfg), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("gain", [0.1, 10])
+def test_a_large_full_scale_makes_features_that_hardly_notice_how_loud_a_recording_is(gain):
+    waveform = torch.randn(4000, generator=torch.Generator().manual_seed(0)) / 100
+    compressed, linear = (
+        (log_spectrogram(gain * waveform, cfg) - log_spectrogram(waveform, cfg)).abs().max()
+        for cfg in (SpectConfig(full_scale=1e6), CFG)
+    )
+    assert compressed < 0.02 < 0.2 < linear
 
 
 def test_a_tone_stands_in_its_own_bin():

@@ -80,7 +80,7 @@ class Keeper:
           The state, and the labels that the other run did not have, which ``training.finetune`` allows.
 
         Raises:
-          InputError: when there is no such run, or it holds another model.
+          InputError: when there is no such run, or it holds another model or one for other spectrograms.
         """
         params, stats = fresh.params, fresh.stats
         new: tuple[str, ...] = ()
@@ -90,6 +90,12 @@ class Keeper:
                 raise InputError(
                     f"--checkpointing.continue_from={other} has other labels: give --data.labels_path as that run "
                     "had it, or --training.finetune for a new output layer."
+                )
+            was, wanted = attrs.asdict(source.spect), attrs.asdict(self._cfg.spect)
+            if was != wanted:
+                flags = " ".join(f"--spect.{name}={value}" for name, value in was.items() if wanted[name] != value)
+                raise InputError(
+                    f"--checkpointing.continue_from={other} has learnt from other spectrograms: give {flags} as well."
                 )
             key = rng.fold_in(self._cfg.training.seed, "init")
             params, new = with_labels(source.model, params, self._cfg.model, key=key)

@@ -75,6 +75,18 @@ class SpectConfig:
     window_size: float = setting(0.02, "Window, seconds.", within(0, 10, open_low=True))
     window_stride: float = setting(0.01, "Hop between frames, seconds.", within(0, 10, open_low=True))
     window: str = setting("hamming", "Window function (periodic).", one_of("hamming", "hann", "blackman", "bartlett"))
+    full_scale: float = setting(
+        1.0,
+        "The amplitude A that full scale counts as: a magnitude m becomes log(1 + A m). 1, as in deepspeech.pytorch, "
+        "leaves all but the loudest sounds of a usual recording linear; 1000 and more give decibels.",
+        within(0, open_low=True),
+    )
+    normalize: str = setting(
+        "utterance",
+        "What an utterance's spectrogram is centred by, before its one deviation is divided out: its mean, or each "
+        "frequency bin's own, which takes out the colour of microphone and voice.",
+        one_of("utterance", "bins"),
+    )
 
     @property
     def window_samples(self) -> int:

@@ -276,6 +276,9 @@ def test_starting_from_another_runs_weights(tone_corpus, tmp_path):
         wider = attrs.evolve(with_weights, model=attrs.evolve(cfg.model, hidden_size=9))
         with pytest.raises(InputError, match=r"model\.hidden_size is 9 and was 8"):
             Trainer(wider, tmp_path / "second", telemetry)
+        louder = attrs.evolve(with_weights, spect=attrs.evolve(cfg.spect, full_scale=1000.0))
+        with pytest.raises(InputError, match=r"other spectrograms: give --spect\.full_scale=1\.0 as well"):
+            Trainer(louder, tmp_path / "second", telemetry)
 
 
 def test_finetuning_takes_other_labels_and_says_which_are_new(tone_corpus, tmp_path):
