@@ -5,6 +5,7 @@ Waveforms are float tensors [N], full scale 1; a result may exceed full scale, s
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -189,12 +190,47 @@ def spec_augment(features: Tensor, key: int, cfg: AugmentationConfig, *, donate:
     Source: Park et al., "SpecAugment", Interspeech 2019, without time warping.
     """
     masked = features if donate else features.clone()
-    num_bins, num_frames = features.shape
-    for index in range(cfg.frequency_masks):
-        masked[_mask(key, "frequency", index, size=num_bins, widest=min(cfg.frequency_width, num_bins))] = 0
-    for index in range(cfg.time_masks):
-        masked[:, _mask(key, "time", index, size=num_frames, widest=min(cfg.time_width, num_frames // 5))] = 0
+    bands, stretches = _hidden(key, cfg, num_bins=features.shape[0], num_frames=features.shape[1])
+    for band in bands:
+        masked[band] = 0
+    for stretch in stretches:
+        masked[:, stretch] = 0
     return masked
+
+
+def spec_augment_batch(features: Tensor, lengths: Tensor, keys: Sequence[int], cfg: AugmentationConfig) -> Tensor:
+    """``spec_augment`` of every utterance of a batch, on the batch's device.
+
+    Args:
+      features: [B, F, T] float, padded.
+      lengths: [B] int64 on the CPU, frames.
+      keys: B keys, one for each utterance.
+      cfg: the ``augmentation`` section.
+
+    Returns:
+      [B, F, T], a new tensor. Within the lengths it holds what ``spec_augment`` makes of each utterance alone.
+    """
+    num_bins, num_frames = features.shape[1:]
+    hidden_bins = torch.zeros(len(keys), num_bins, 1, dtype=torch.bool, device="cpu")
+    hidden_frames = torch.zeros(len(keys), 1, num_frames, dtype=torch.bool, device="cpu")
+    for row, (key, length) in enumerate(zip(keys, lengths.tolist(), strict=True)):
+        bands, stretches = _hidden(key, cfg, num_bins=num_bins, num_frames=length)
+        for band in bands:
+            hidden_bins[row, band] = True
+        for stretch in stretches:
+            hidden_frames[row, :, stretch] = True
+    bins, frames = (hidden.to(features.device, non_blocking=True) for hidden in (hidden_bins, hidden_frames))
+    return features.masked_fill(bins | frames, 0)
+
+
+def _hidden(
+    key: int, cfg: AugmentationConfig, *, num_bins: int, num_frames: int
+) -> tuple[Iterator[slice], Iterator[slice]]:
+    """The bands of bins and the stretches of frames that SpecAugment hides."""
+    width, length = min(cfg.frequency_width, num_bins), min(cfg.time_width, num_frames // 5)
+    bands = (_mask(key, "frequency", index, size=num_bins, widest=width) for index in range(cfg.frequency_masks))
+    stretches = (_mask(key, "time", index, size=num_frames, widest=length) for index in range(cfg.time_masks))
+    return bands, stretches
 
 
 def _mask(key: int, axis: str, index: int, *, size: int, widest: int) -> slice:

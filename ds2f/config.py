@@ -123,6 +123,12 @@ def resolve(cfg: Config) -> Config:
         )
     if cfg.spect.stride_samples < 1 or cfg.spect.window_samples < 2:
         raise InputError("spect.window_size and spect.window_stride are shorter than a sample at spect.sample_rate")
+    masks = cfg.augmentation.frequency_masks or cfg.augmentation.time_masks
+    if cfg.model.consistency and not (masks or cfg.model.dropout):
+        raise InputError(
+            f"model.consistency={cfg.model.consistency:g}: nothing makes the two views of an utterance differ. Add "
+            "SpecAugment masks, such as --augmentation.frequency_masks=2 --augmentation.time_masks=2, or dropout."
+        )
     return attrs.evolve(cfg, model=attrs.evolve(cfg.model, labels=labels, num_bins=cfg.spect.num_bins))
 
 

@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor
 
-from ds2f import ctc, optim, precision, rng, tree
+from ds2f import optim, precision, rng, tree
 from ds2f.buckets import Buckets, sum_over_ranks
 from ds2f.config import Config, ModelConfig
 from ds2f.ctc import Criterion
 from ds2f.grad import staged_value_and_grad
 from ds2f.model import batch_norm, deepspeech2
+from ds2f.objective import Objective, moments_of, objective
 from ds2f.precision import FULL, Policy
 from ds2f.types import (
     SINGLE,
@@ -30,8 +30,9 @@ from ds2f.types import (
     Stats,
     StepMetrics,
     TrainState,
-    identity,
 )
+
+__all__ = ["Loss", "Objective", "eval_step", "init_state", "objective", "train_step"]
 
 Loss = Callable[..., tuple[Tensor, Any]]
 
@@ -50,81 +51,6 @@ def init_state(cfg: Config, tx: optim.GradientTransformation, *, key: int) -> Tr
         loss_scale=precision.init_scale(cfg.apex),
         average=optim.average.init(params, stats) if cfg.optim.average_decay else (),
     )
-
-
-@attrs.frozen
-class Objective:
-    """What ``train_step`` differentiates: the model in training mode, then a criterion, as a chain of stages.
-
-    It is called like any loss, ``objective(params, stats, batch, key=key) -> (losses [B], moments)``: losses per
-    utterance in natural log, and the batch-norm moments of the batch (a tree of ``Moments`` shaped like ``stats``).
-
-    Attributes:
-      stages: ``(stats, batch, *, key) -> list[Stage]``, from ``batch.features`` to the losses.
-    """
-
-    stages: Callable[..., list[Stage]]
-
-    def __call__(self, params: Params, stats: Stats, batch: Batch, *, key: int | None = None) -> tuple[Tensor, Any]:
-        x, auxiliary = batch.features, {}
-        for stage in self.stages(stats, batch, key=key):
-            x, auxiliary[stage.name] = stage.fn(tree.subtree(params, stage.name, default={}), x)
-        return x, _moments(auxiliary)
-
-
-def objective(
-    cfg: ModelConfig,
-    *,
-    criterion: Criterion = ctc.native,
-    policy: Policy = FULL,
-    kernel: Any = None,
-    reduce_moments: Callable[[Tensor], Tensor] = identity,
-) -> Objective:
-    """Makes the function that ``train_step`` differentiates.
-
-    Args:
-      cfg: the ``model`` section.
-      criterion: ``(logits, labels, label_lengths, *, blank) -> [B]`` losses, +inf with zero gradient for an utterance
-        that must not count: ``ctc.native``, ``ctc.warpctc``, ``ctc.scan`` or your own. It is smoothed if
-        ``cfg.label_smoothing`` is positive, and also judges the middle layer if ``cfg.intermediate_ctc`` is (Lee and
-        Watanabe 2021, "Intermediate Loss Regularization for CTC-based Speech Recognition"; the layer that reads it is
-        its own here).
-      policy: dtypes of the forward pass.
-      kernel: a recurrent kernel; ``None`` takes the one that ``cfg.kernel`` names.
-      reduce_moments: a differentiable sum over ranks, ``collectives.all_reduce``, for synchronised batch norm.
-    """
-
-    if cfg.label_smoothing:
-        criterion = ctc.smoothed(criterion, share=cfg.label_smoothing)
-
-    def stages(stats: Stats, batch: Batch, *, key: int | None = None) -> list[Stage]:
-        def loss(values: Tensor) -> Tensor:
-            logits = Logits(values, deepspeech2.output_lengths(batch.lengths, time_stride=cfg.time_stride))
-            return criterion(logits, batch.labels, batch.label_lengths, blank=cfg.blank)
-
-        def losses(_: Params, values: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-            if isinstance(values, Tensor):
-                return loss(values), {}
-            output, intermediate = (loss(each) for each in values)
-            share = cfg.intermediate_ctc
-            return (1 - share) * output + share * intermediate, {}  # +inf in both stays +inf
-
-        model = deepspeech2.stages(
-            cfg,
-            stats,
-            batch.lengths,
-            train=True,
-            key=key,
-            policy=policy,
-            kernel=kernel,
-            reduce_moments=reduce_moments,
-            frames=batch.features.shape[-1],
-            split_first=True,
-            intermediate=True,
-        )
-        return [*model, Stage("losses", losses)]
-
-    return Objective(stages)
 
 
 def train_step(
@@ -242,7 +168,7 @@ def _global_gradients(
         (scaled_value, auxiliary), grads = differentiate(state.params, share.features)
         value = value + scaled_value
         losses.append(auxiliary.pop("scaled"))
-        measured = _moments(auxiliary)
+        measured = moments_of(auxiliary)
         moments = measured if moments is None else batch_norm.merge(moments, measured)
     buckets.wait()
     value = sum_over_ranks(value / state.loss_scale.value, collectives)
@@ -268,11 +194,6 @@ def _scaled_sum(_: Params, losses: Tensor, *, factor: Tensor) -> tuple[Tensor, T
     # +inf marks a transcript that cannot fit and does not count; NaN stays and fails the step.
     counted = torch.where(losses == torch.inf, torch.zeros_like(losses), losses)
     return counted.sum() * factor, losses
-
-
-def _moments(auxiliary: dict[str, Any]) -> Any:
-    """The moments tree out of what the stages of a chain leave; a single stage leaves the whole tree."""
-    return auxiliary[""] if "" in auxiliary else {name: measured for name, measured in auxiliary.items() if measured}
 
 
 def eval_step(

@@ -434,6 +434,7 @@ def _flags() -> list[Case]:
         "noam": ("--optim.schedule=noam", "--optim.learning_rate=1e-4", "optim.learning_rate"),
         "window": ("--spect.window_size=1e-9", "spect.window_size"),
         "window-endless": ("--spect.window_size=1e9", "spect.window_size"),
+        "views": ("--model.consistency=0.2", "augmentation.frequency_masks"),
         "machines": ("--nnodes=2:1", "nnodes"),
         "machines-words": ("--nnodes=two", "nnodes"),
         "machines-alone": ("--nnodes=2", "rdzv"),

@@ -155,6 +155,17 @@ def test_spec_augment_hides_whole_bins_and_frames_and_never_more_than_allowed(bi
         assert (hidden[1:] != hidden[:-1]).sum() <= 2  # one stretch
 
 
+def test_a_batch_is_masked_as_each_of_its_utterances_alone():
+    cfg = AugmentationConfig(frequency_masks=2, frequency_width=5, time_masks=2, time_width=9)
+    features, lengths, keys = torch.rand(4, 17, 60) + 1, torch.tensor([60, 41, 8, 1]), [3, 1, 4, 1]
+    before = features.clone()
+    masked = augment.spec_augment_batch(features, lengths, keys, cfg)
+    assert torch.equal(features, before)
+    for row, alone, length, key in zip(masked, features, lengths.tolist(), keys, strict=True):
+        assert torch.equal(row[:, :length], augment.spec_augment(alone[:, :length], key, cfg))
+    assert (masked == 0).any()
+
+
 def test_spec_augment_draws_every_width_and_reaches_both_ends():
     cfg = AugmentationConfig(time_masks=1, time_width=3)
     masked = [augment.spec_augment(torch.ones(2, 20), key, cfg)[0] == 0 for key in range(600)]

@@ -127,6 +127,14 @@ def test_an_absolute_rate_with_noam_is_refused_with_the_remedy() -> None:
     config.resolve(Config(optim=OptimConfig(learning_rate=1.4e-4, schedule="exponential")))
 
 
+def test_two_views_that_nothing_makes_differ_are_refused() -> None:
+    model = ModelConfig(consistency=0.2)
+    with pytest.raises(InputError, match=r"model\.consistency=0\.2: nothing .* --augmentation\.frequency_masks=2"):
+        config.resolve(Config(model=model))
+    config.resolve(Config(model=model, augmentation=AugmentationConfig(time_masks=1)))
+    config.resolve(Config(model=attrs.evolve(model, dropout=0.1)))
+
+
 def test_a_window_shorter_than_a_sample_is_refused() -> None:
     with pytest.raises(InputError, match=r"spect\.window_size"):
         config.resolve(Config(spect=SpectConfig(window_stride=1e-6)))

@@ -210,56 +210,6 @@ def test_an_objective_a_plain_function_and_a_list_of_stages_give_the_same_bits(o
         assert_same_bits(results[0], result)
 
 
-def test_label_smoothing_is_part_of_what_is_differentiated():
-    batch = make_batch()
-    params, stats = steps.deepspeech2.init(MODEL, key=1)
-    smooth = attrs.evolve(MODEL, label_smoothing=0.2)
-    by_model, _ = steps.objective(smooth)(params, stats, batch)
-    by_hand, _ = steps.objective(MODEL, criterion=ctc.smoothed(ctc.native, share=0.2))(params, stats, batch)
-    assert torch.equal(by_model, by_hand)
-    assert not torch.isclose(by_model, steps.objective(MODEL)(params, stats, batch)[0]).any()
-
-
-@pytest.mark.parametrize("engine", ["func", "autograd"])
-def test_intermediate_ctc_is_mixed_in_and_trains_its_layer(engine):
-    cfg = attrs.evolve(CFG, model=attrs.evolve(MODEL, hidden_layers=3, intermediate_ctc=0.25))
-    cfg = attrs.evolve(cfg, training=attrs.evolve(cfg.training, engine=engine))
-    batch = make_batch()
-    batch.label_lengths[0] = 4
-    state = steps.init_state(cfg, optim.sgd(0.1), key=1)
-
-    def by_hand(params):
-        stages = steps.deepspeech2.stages(cfg.model, state.stats, batch.lengths, train=True, intermediate=True)
-        x = batch.features
-        for stage in stages:
-            x, _ = stage.fn(params[stage.name], x)
-        lengths = steps.deepspeech2.output_lengths(batch.lengths)
-        output, middle = (ctc.native(steps.Logits(each, lengths), batch.labels, batch.label_lengths) for each in x)
-        return (0.75 * output + 0.25 * middle).sum() * batch.weight
-
-    expected, grads = value_and_grad(by_hand)(state.params)
-    _, stepped, metrics = one_step(batch, cfg=cfg, tx=optim.sgd(0.1, momentum=0), state=state)
-    torch.testing.assert_close(metrics.loss, expected)
-    moved = tree.map(lambda new, old: old - new, stepped.params, state.params)
-    assert moved["intermediate"]["weight"].any()
-    torch.testing.assert_close(
-        moved["intermediate"]["weight"], 0.1 * grads["intermediate"]["weight"], rtol=1e-3, atol=1e-7
-    )
-    torch.testing.assert_close(
-        moved["rnn_0"]["forward"]["w_ih"], 0.1 * grads["rnn_0"]["forward"]["w_ih"], rtol=1e-2, atol=1e-6
-    )
-
-
-def test_an_utterance_that_cannot_fit_counts_for_nothing_in_the_middle_either():
-    cfg = attrs.evolve(MODEL, intermediate_ctc=0.25)
-    batch = make_batch()
-    batch = batch._replace(labels=torch.ones(3, 40, dtype=torch.int64), label_lengths=torch.tensor([40, 2, 1]))
-    params, stats = steps.deepspeech2.init(cfg, key=1)
-    losses, _ = steps.objective(cfg)(params, stats, batch)
-    assert losses.isinf().tolist() == [True, False, False]
-    assert not losses.isnan().any()
-
-
 def test_reductions_start_in_the_backward_pass_from_the_top_stage_down():
     started = []
 
@@ -383,7 +333,7 @@ def test_an_overflow_that_only_the_device_noted_skips_the_step():
 def test_eval_step_leaves_statistics_alone_and_reports_losses():
     batch = make_batch()
     state = steps.init_state(CFG, optim.sgd(0.1), key=1)
-    logits, losses = steps.eval_step(state.params, state.stats, batch, cfg=MODEL, criterion=steps.ctc.native)
+    logits, losses = steps.eval_step(state.params, state.stats, batch, cfg=MODEL, criterion=ctc.native)
     assert logits.values.shape == (3, 20, 4)
     assert losses.shape == (3,)
     assert not logits.values.requires_grad

@@ -131,7 +131,7 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Datas
         seed=cfg.training.seed,
         data=cfg.data,
         spect=cfg.spect,
-        augmentation=cfg.augmentation,
+        augmentation=_augmentation(cfg),
         noises=_noises(cfg.augmentation) if train else (),
         cache=FeatureCache(Path(cfg.data_path) / "cache", cfg.spect) if cfg.data.cache_features else None,
         time_stride=cfg.model.time_stride,
@@ -139,6 +139,13 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Datas
     )
     _require_room(dataset)
     return dataset
+
+
+def _augmentation(cfg: Config) -> AugmentationConfig:
+    """What the loader does to an utterance: no masks where two views of it are compared, which have their own."""
+    if not cfg.model.consistency:
+        return cfg.augmentation
+    return attrs.evolve(cfg.augmentation, frequency_masks=0, time_masks=0)
 
 
 def _perturbations(cfg: AugmentationConfig | None) -> list[augment.Perturbation]:

@@ -79,7 +79,13 @@ class Trainer:
         )
         self._tx = optim.from_config(cfg.optim, self._schedule, fused=self._backend.fused_optimizer)
         reduce_moments = {"reduce_moments": group.all_reduce} if cfg.model.sync_batch_norm else {}
-        self._loss = objective(cfg.model, criterion=self._criterion, policy=self._policy, **reduce_moments)
+        self._loss = objective(
+            cfg.model,
+            criterion=self._criterion,
+            policy=self._policy,
+            augmentation=cfg.augmentation,
+            **reduce_moments,
+        )
         self._keeper = Keeper(run_dir, cfg, group, warn=telemetry.say)
         state, self._position = self._first_state()
         self._state = self._backend.place_state(state)

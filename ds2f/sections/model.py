@@ -55,6 +55,12 @@ class ModelConfig:
         "rest is CTC on the output.",
         within(0, 0.99),
     )
+    consistency: float = setting(
+        0.0,
+        "Weight of a second term of the training loss: how much the output differs between two views of an utterance, "
+        "each with its own SpecAugment masks and dropout. Doubles the time and memory of a step; 0.2 is usual.",
+        within(0, 100),
+    )
     remat: bool = setting(
         False,
         "Recompute activations in the backward pass instead of keeping them: for memory that is short, at about 4/3 of "

@@ -108,6 +108,14 @@ def test_draws_depend_on_seed_epoch_and_row_and_not_on_the_company():
     assert dataset.build([_utterance(3)], other_seed, train=True).perturbation(0, 7) != alone.perturbation(0, 7)
 
 
+def test_masks_are_left_to_the_two_views_where_an_utterance_is_seen_twice():
+    masks = AugmentationConfig(speeds=(0.9, 1.1), frequency_masks=2, time_masks=1)
+    for consistency, expected in ((0.0, masks), (0.2, AugmentationConfig(speeds=(0.9, 1.1)))):
+        cfg = attrs.evolve(CFG, augmentation=masks, model=ModelConfig(consistency=consistency))
+        built = dataset.build([_utterance(0)], cfg, train=True)
+        assert built.augmentation == expected
+
+
 def test_nothing_is_drawn_in_evaluation():
     cfg = attrs.evolve(CFG, augmentation=AugmentationConfig(speeds=(0.5, 2.0), gain_min=3, gain_max=6))
     built = dataset.build([_utterance(row) for row in range(5)], cfg, train=False)

@@ -12,6 +12,7 @@ import torch
 from ds2f import checkpoint, ctc, tree
 from ds2f.config import (
     ApexConfig,
+    AugmentationConfig,
     CheckpointingConfig,
     Config,
     DataConfig,
@@ -92,8 +93,10 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_bits(tone_cor
 AVERAGED = OptimConfig(schedule="constant", learning_rate=0.01, average_decay=0.9)
 
 
-def test_an_averaged_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_state(tone_corpus, tmp_path):
-    cfg = config(tone_corpus, optim=AVERAGED)
+def test_an_averaged_run_of_two_views_stopped_in_mid_epoch_and_resumed_ends_with_the_same_state(tone_corpus, tmp_path):
+    two_views = ModelConfig(hidden_size=8, hidden_layers=1, dropout=0.1, consistency=0.2)
+    masks = AugmentationConfig(frequency_masks=2, time_masks=2)
+    cfg = config(tone_corpus, optim=AVERAGED, model=two_views, augmentation=masks)
     whole = open_trainer(cfg, tmp_path / "whole")
     whole.run()
     run(attrs.evolve(cfg, training=attrs.evolve(cfg.training, max_steps=4)), tmp_path / "halved")
@@ -104,6 +107,9 @@ def test_an_averaged_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_sta
     assert any(path.startswith("average/stats/") for path in states[0])
     for path, leaf in states[0].items():
         assert torch.equal(leaf, states[1][path]), path
+    unmasked = open_trainer(attrs.evolve(cfg, augmentation=AugmentationConfig()), tmp_path / "unmasked")
+    unmasked.run()
+    assert not torch.equal(unmasked._state.params["output"]["weight"], whole._state.params["output"]["weight"])
 
 
 def validation_loss(cfg, model):
