@@ -71,7 +71,7 @@ def native(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int 
     Returns:
       [B] losses in natural log, in the dtype of the logits; +inf with a gradient of zero where a transcript cannot fit.
     """
-    log_probs = _log_softmax(logits)
+    log_probs = log_probs_of(logits)
     if not len(log_probs):  # the share of a rank that got no utterance, which the operator refuses
         return log_probs.sum((1, 2))
     filled = _fill(labels.to(log_probs.device, non_blocking=True), label_lengths, (blank + 1) % log_probs.shape[2])
@@ -128,7 +128,7 @@ def scan(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 
 
     Args and returns: as for ``native``; lengths may be on any device.
     """
-    log_probs = _log_softmax(logits)
+    log_probs = log_probs_of(logits)
     device, (_, num_frames, _) = log_probs.device, log_probs.shape
     filled = _fill(labels.to(device, non_blocking=True), label_lengths, blank)
     states = F.pad(torch.stack((torch.full_like(filled, blank), filled), dim=2).flatten(1), (0, 1), value=blank)
@@ -178,7 +178,7 @@ def smoothed(criterion: Criterion, *, share: float) -> Criterion:
 
     def losses(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0) -> Tensor:
         plain = criterion(logits, labels, label_lengths, blank=blank)
-        log_probs = _log_softmax(logits)
+        log_probs = log_probs_of(logits)
         divergence = -log_probs.mean(dim=2) - math.log(log_probs.shape[2])
         valid = _mask(logits.lengths, log_probs.shape[1], log_probs.device)
         penalty = torch.where(valid, divergence, 0.0).sum(dim=1)
@@ -265,7 +265,8 @@ def _without_padding(logits: Logits) -> Tensor:
     return torch.where(valid[:, :, None], logits.values, 0.0)
 
 
-def _log_softmax(logits: Logits) -> Tensor:
+def log_probs_of(logits: Logits) -> Tensor:
+    """Natural logarithms of the labels' probabilities [B, T', V], those of the uniform distribution in the padding."""
     return F.log_softmax(_without_padding(logits), dim=2)
 
 

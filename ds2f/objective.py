@@ -74,11 +74,13 @@ def objective(
             return judged.view(views, count).mean(dim=0)
 
         def losses(_: Params, values: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-            output, *middle = (values,) if isinstance(values, Tensor) else values
+            output, middle = (values, None) if isinstance(values, Tensor) else values
             total, share = loss(output), cfg.intermediate_ctc
-            for scores in middle:
-                total = (1 - share) * total + share * loss(scores)  # +inf in both stays +inf
-            return (total + cfg.consistency * divergence(Logits(output, frames)) if views == 2 else total), {}
+            if middle is not None:
+                total = (1 - share) * total + share * loss(middle)  # +inf in both stays +inf
+            if cfg.consistency:
+                total = total + cfg.consistency * divergence(Logits(output, frames))
+            return total, {}
 
         first, *others = deepspeech2.stages(
             cfg,
@@ -93,7 +95,7 @@ def objective(
             split_first=True,
             intermediate=True,
         )
-        if views == 2:
+        if cfg.consistency:
             first = _seeing_twice(first, batch, masks, key)
         return [first, *others, Stage("losses", losses)]
 
@@ -110,9 +112,7 @@ def divergence(logits: Logits) -> Tensor:
       [B]: the mean of KL(a || b) and KL(b || a), natural log, summed over an utterance's frames. What stands before
       the bars is taken as it is: gradients flow into the other, which is drawn towards it.
     """
-    within = torch.arange(logits.values.shape[1], device="cpu") < logits.lengths[:, None]
-    valid = within.to(logits.values.device, non_blocking=True)
-    log_probs = torch.where(valid[:, :, None], logits.values, 0.0).log_softmax(dim=2)
+    log_probs = ctc.log_probs_of(logits)  # uniform in the padding of both, which adds nothing
     one, other = log_probs.detach().tensor_split(2)
     towards = torch.cat((other, one))
     each = (towards.exp() * (towards - log_probs)).sum(dim=(1, 2))
@@ -122,7 +122,7 @@ def divergence(logits: Logits) -> Tensor:
 def _seeing_twice(first: Stage, batch: Batch, masks: AugmentationConfig, key: int | None) -> Stage:
     """The stage on two views of its features, each with masks of its own, which depend on the key and the utterance.
 
-    The views are made in the model's first stage and are none of their own, so that nothing is differentiated by them.
+    They are made within the model's first stage instead of in one before it, whose output would be differentiated by.
     """
     if key is None:
         raise ValueError(

@@ -78,7 +78,7 @@ class SpectConfig:
     full_scale: float = setting(
         1.0,
         "The amplitude A that full scale counts as: a magnitude m becomes log(1 + A m). 1, as in deepspeech.pytorch, "
-        "leaves all but the loudest sounds of a usual recording linear; 1000 and more give decibels.",
+        "leaves all but the loudest sounds of a usual recording linear; from 1000 on it is nearly decibels.",
         within(0, open_low=True),
     )
     normalize: str = setting(
