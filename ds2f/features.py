@@ -1,5 +1,8 @@
 """Waveform to log spectrogram: what the model sees of a recording."""
 
+import math
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,9 +28,10 @@ def log_spectrogram(waveform: Tensor, cfg: SpectConfig) -> Tensor:
     """Computes the log magnitude spectrogram, its mean and deviation over the utterance removed.
 
     The frames are centred on multiples of the stride, with reflection at both ends; the window is periodic and as long
-    as the FFT; a magnitude m becomes log(1 + ``cfg.full_scale`` m). The mean is that of all bins and frames, or of each
-    bin with ``cfg.normalize`` "bins", the unbiased deviation that of all that is left. A waveform too short to be
-    reflected (half a window or less) is lengthened with zeros first.
+    as the FFT. With ``cfg.num_mels`` the magnitudes are summed in bands, see ``mel_bands``. A magnitude m becomes
+    log(1 + ``cfg.full_scale`` m). The mean is that of all bins and frames, or of each bin with ``cfg.normalize``
+    "bins", the unbiased deviation that of all that is left. A waveform too short to be reflected (half a window or
+    less) is lengthened with zeros first.
 
     Args:
       waveform: [N] float, mono at ``cfg.sample_rate``, full scale is 1.
@@ -50,7 +54,36 @@ def log_spectrogram(waveform: Tensor, cfg: SpectConfig) -> Tensor:
     spectrum = torch.stft(
         waveform, size, cfg.stride_samples, window=window, center=True, pad_mode="reflect", return_complex=True
     )
-    values = spectrum[:, :frames].abs().mul_(cfg.full_scale).log1p_().contiguous()
+    magnitudes = spectrum[:, :frames].abs()
+    if cfg.num_mels:
+        magnitudes = mel_bands(cfg).to(magnitudes.device) @ magnitudes
+    values = magnitudes.mul_(cfg.full_scale).log1p_().contiguous()
     centred = values - (values.mean(dim=1, keepdim=True) if cfg.normalize == "bins" else values.mean())
     deviation = (centred.square().sum() / (centred.numel() - 1)).sqrt()  # a quarter of the time of torch.std
     return centred / (deviation + _EPS)
+
+
+@cache
+def mel_bands(cfg: SpectConfig) -> Tensor:
+    """What share of each of the FFT's bins belongs to which band of the mel scale.
+
+    The bands are triangles of height 1 from 0 Hz to half the sampling rate, their corners equally far apart on the mel
+    scale, each reaching from the peak of the one before to that of the one behind. A bin counts with the mean of
+    the triangle over the bin's width, so that a band narrower than a bin is not empty.
+
+    Args:
+      cfg: the ``spect`` section, ``num_mels`` positive.
+
+    Returns:
+      [``cfg.num_mels``, ``cfg.window_samples // 2 + 1``] float32 on the CPU, shared: not to be changed.
+
+    Source: mel = 2595 log10(1 + f / 700), O'Shaughnessy, "Speech Communication", 1987.
+    """
+    spacing = cfg.sample_rate / cfg.window_samples  # hertz, of the bins
+    highest = math.log10(1 + cfg.sample_rate / 2 / 700)
+    corners = 700 * (10 ** torch.linspace(0, highest, cfg.num_mels + 2, dtype=torch.float64) - 1)
+    limits = spacing * (torch.arange(cfg.window_samples // 2 + 2, dtype=torch.float64) - 0.5)  # of the bins
+    # The ramp from 0 at a corner to 1 at the next is a difference of two that never end; relu(f)^2 / 2 integrates relu.
+    endless = (limits - corners[:, None]).relu().square().diff(dim=1) / (2 * spacing)
+    ramps = (endless[:-1] - endless[1:]) / corners.diff()[:, None]
+    return (ramps[:-1] - ramps[1:]).float()

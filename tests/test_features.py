@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ds2f.config import SpectConfig
 from ds2f.errors import InputError
-from ds2f.features import log_spectrogram, num_frames
+from ds2f.features import log_spectrogram, mel_bands, num_frames
 
 CFG = SpectConfig()
 
@@ -44,6 +44,37 @@ def test_full_scale_counts_as_the_amplitude_that_is_asked_for_and_the_mean_is_th
     expected -= expected.mean(axis=1, keepdims=True) if normalize == "bins" else expected.mean()
     expected /= math.sqrt(np.square(expected).sum() / (expected.size - 1))
     np.testing.assert_allclose(log_spectrogram(torch.from_numpy(waveform), cfg), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("mels", "rate", "samples"), [(1, 16000, 320), (40, 16000, 320), (64, 8000, 161), (200, 16000, 320)]
+)
+def test_a_bin_counts_with_the_mean_of_the_band_s_triangle(mels, rate, samples):
+    cfg = SpectConfig(num_mels=mels, sample_rate=rate, window_size=samples / rate)
+    mel = lambda hertz: 2595 * np.log10(1 + hertz / 700)  # noqa: E731
+    corners = np.interp(
+        np.linspace(0, mel(rate / 2), mels + 2), mel(np.linspace(0, rate / 2, 200001)), np.linspace(0, rate / 2, 200001)
+    )
+    fine = 2000  # points in a bin
+    hertz = ((np.arange(fine * (samples // 2 + 1)) + 0.5) / fine - 0.5) * rate / samples
+    expected = np.stack([np.interp(hertz, corners[k : k + 3], [0, 1, 0]) for k in range(mels)])
+    expected = expected.reshape(mels, samples // 2 + 1, fine).mean(axis=2)
+    bands = mel_bands(cfg)
+    np.testing.assert_allclose(bands, expected, atol=1e-4)
+    assert (bands.sum(dim=1) > 0).all()
+    inner = (np.arange(samples // 2 + 1) + 0.5) * rate / samples
+    inner = (inner < corners[-2]) & (inner - rate / samples > corners[1])
+    np.testing.assert_allclose(bands.sum(dim=0)[inner], 1, atol=1e-6)  # the bands lose nothing and count nothing twice
+
+
+def test_mel_features_are_the_logarithms_of_summed_magnitudes():
+    cfg = SpectConfig(num_mels=24, full_scale=10)
+    waveform = np.random.default_rng(0).normal(0, 0.1, 3000).astype(np.float32)
+    expected = np.log1p(10 * mel_bands(cfg).numpy() @ np.expm1(_by_definition(waveform, size=320, hop=160)))
+    expected = (expected - expected.mean()) / expected.std(ddof=1)
+    features = log_spectrogram(torch.from_numpy(waveform), cfg)
+    assert features.shape == (24, num_frames(3000, cfg))
+    np.testing.assert_allclose(features, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("gain", [0.1, 10])

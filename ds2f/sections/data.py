@@ -75,6 +75,12 @@ class SpectConfig:
     window_size: float = setting(0.02, "Window, seconds.", within(0, 10, open_low=True))
     window_stride: float = setting(0.01, "Hop between frames, seconds.", within(0, 10, open_low=True))
     window: str = setting("hamming", "Window function (periodic).", one_of("hamming", "hann", "blackman", "bartlett"))
+    num_mels: int = setting(
+        0,
+        "Bands of the mel scale that the magnitudes are summed in; 0: none, every frequency of the FFT is a bin. 64 "
+        "more than halve the time of the convolutions.",
+        within(0, 1024),
+    )
     full_scale: float = setting(
         1.0,
         "The amplitude A that full scale counts as: a magnitude m becomes log(1 + A m). 1, as in deepspeech.pytorch, "
@@ -100,8 +106,8 @@ class SpectConfig:
 
     @property
     def num_bins(self) -> int:
-        """Frequency bins of a frame."""
-        return self.window_samples // 2 + 1
+        """Frequency bins of a frame: the FFT's, or the mel bands."""
+        return self.num_mels or self.window_samples // 2 + 1
 
 
 @attrs.frozen(kw_only=True)
