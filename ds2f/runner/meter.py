@@ -21,6 +21,7 @@ class Position:
     utterances: int = 0  # trained on, every epoch counted
     audio_seconds: float = 0.0
     training_seconds: float = 0.0  # data loading included, evaluation and start-up left out
+    wall_seconds: float = 0.0  # up to this checkpoint, evaluation and earlier checkpoints included, start-up left out
     best_score: float = float("inf")
     skipped_in_a_row: int = 0  # up to the last reading
     # Of the epoch under way, up to the last reading:

@@ -59,7 +59,7 @@ class Trainer:
         self._telemetry, self._group, self._run_dir = telemetry, group, run_dir
         self._chorus = Chorus(telemetry, group)
         self._asked: list[int] = []  # signals that asked to stop
-        self._saved_at = time.monotonic()
+        self._saved_at = self._started = time.monotonic()
         self._backend = backend or open_backend(cfg.device)
         engine = self._backend.engine if cfg.training.engine == "auto" else cfg.training.engine
         self._cfg = attrs.evolve(cfg, training=attrs.evolve(cfg.training, engine=engine))
@@ -104,7 +104,7 @@ class Trainer:
           Stopped: on request, when the checkpoint is written.
           DivergedError: when there is no more use in it.
         """
-        started = time.monotonic()
+        self._started = time.monotonic() - self._position.wall_seconds
         for line in self._summary.greeting(self._data, parameters=tree.size(self._state.params)):
             self._chorus.say(line)
         with stop_on_request() as self._asked:
@@ -119,7 +119,7 @@ class Trainer:
                 status = 128 + (self._asked[0] if self._asked else signal.SIGINT)
                 raise Stopped(self._summary.how_to_go_on(self._position, kept=kept), status) from None
         results = self._summary.results(
-            self._position, evaluations, steps=int(self._state.step), wall_seconds=time.monotonic() - started
+            self._position, evaluations, steps=int(self._state.step), wall_seconds=time.monotonic() - self._started
         )
         self._chorus.relay()
         self._chorus.say_left_out(self._data["train"].loader.unreadable.values())
@@ -310,6 +310,7 @@ class Trainer:
 
     def _save(self, score: float | None = None) -> None:
         agreement.require_same_params(self._group, {"params": self._state.params, "average": self._state.average})
+        self._position.wall_seconds = time.monotonic() - self._started
         self._keeper.save(self._state, self._position, score=score)
         self._saved_at = time.monotonic()
 

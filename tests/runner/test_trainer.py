@@ -8,8 +8,9 @@ import signal
 import attrs
 import pytest
 import torch
+from etils import epath
 
-from ds2f import checkpoint, ctc, tree
+from ds2f import checkpoint, ctc, digests, tree
 from ds2f.config import (
     ApexConfig,
     AugmentationConfig,
@@ -78,13 +79,24 @@ def test_a_run_leaves_its_results_its_settings_and_its_best_model(tone_corpus, t
     assert "epoch 2/2" in (tmp_path / "run/log.txt").read_text()
 
 
+def add_wall_seconds(folder, seconds):
+    """As if the run had taken so much longer up to this checkpoint."""
+    path = folder / "position.json"
+    position = json.loads(path.read_text())
+    assert 0 < position["wall_seconds"] < 100
+    path.write_text(json.dumps(position | {"wall_seconds": position["wall_seconds"] + seconds}))
+    digests.write(epath.Path(folder))
+
+
 def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_bits(tone_corpus, tmp_path):
     cfg = config(tone_corpus)
     run(cfg, tmp_path / "whole")
     run(attrs.evolve(cfg, training=attrs.evolve(cfg.training, max_steps=4)), tmp_path / "halved")
+    add_wall_seconds(tmp_path / "halved/checkpoints/4", 1000)
     resumed = attrs.evolve(cfg, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
     results = run(resumed, tmp_path / "halved")
     assert results["steps"] == 6
+    assert 1000 < results["wall_seconds"] < 2000
     whole, halved = (checkpoint.load_model(tmp_path / name, which="last")[1:] for name in ("whole", "halved"))
     for path, leaf in tree.flatten_with_paths(whole).items():
         assert torch.equal(leaf, tree.flatten_with_paths(halved)[path]), path
