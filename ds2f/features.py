@@ -79,11 +79,28 @@ def mel_bands(cfg: SpectConfig) -> Tensor:
 
     Source: mel = 2595 log10(1 + f / 700), O'Shaughnessy, "Speech Communication", 1987.
     """
-    spacing = cfg.sample_rate / cfg.window_samples  # hertz, of the bins
-    highest = math.log10(1 + cfg.sample_rate / 2 / 700)
-    corners = 700 * (10 ** torch.linspace(0, highest, cfg.num_mels + 2, dtype=torch.float64) - 1)
+    spacing, corners = _spacing(cfg), _corners(cfg)
     limits = spacing * (torch.arange(cfg.window_samples // 2 + 2, dtype=torch.float64) - 0.5)  # of the bins
     # The ramp from 0 at a corner to 1 at the next is a difference of two that never end; relu(f)^2 / 2 integrates relu.
     endless = (limits - corners[:, None]).relu().square().diff(dim=1) / (2 * spacing)
     ramps = (endless[:-1] - endless[1:]) / corners.diff()[:, None]
     return (ramps[:-1] - ramps[1:]).float()
+
+
+@cache
+def frequencies(cfg: SpectConfig) -> Tensor:
+    """The frequency, in hertz, that each bin of a frame stands for: [``cfg.num_bins``] float64 on the CPU, shared."""
+    if cfg.num_mels:
+        return _corners(cfg)[1:-1]
+    return _spacing(cfg) * torch.arange(cfg.num_bins, dtype=torch.float64)
+
+
+def _spacing(cfg: SpectConfig) -> float:
+    """Hertz between bins of the FFT."""
+    return cfg.sample_rate / cfg.window_samples
+
+
+def _corners(cfg: SpectConfig) -> Tensor:
+    """Where the mel bands begin, peak and end, hertz: [num_mels + 2] float64."""
+    highest = math.log10(1 + cfg.sample_rate / 2 / 700)
+    return 700 * (10 ** torch.linspace(0, highest, cfg.num_mels + 2, dtype=torch.float64) - 1)

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds2f import augment
-from ds2f.config import AugmentationConfig
+from ds2f.config import AugmentationConfig, SpectConfig
+from ds2f.features import frequencies, log_spectrogram
 
 RATE = 16000
 
@@ -128,6 +129,46 @@ def test_the_default_configuration_changes_nothing():
     assert {augment.draw(key, AugmentationConfig()) for key in range(50)} == {augment.Perturbation()}
     waveform = _noise(1000)
     assert torch.equal(augment.perturb(waveform, augment.Perturbation(), 0, sample_rate=RATE), waveform)
+
+
+@settings(max_examples=200, deadline=None)
+@given(factor=st.floats(0.5, 2), bins=st.integers(2, 60), mel=st.booleans())
+def test_what_was_at_a_frequency_is_found_at_that_times_the_factor(factor, bins, mel):
+    """Of a spectrum that is its own frequency; what interpolation makes of a line is exact."""
+    top = 8000.0
+    hertz = top * torch.linspace(0, 1, bins, dtype=torch.float64) ** (2 if mel else 1)
+    knee = 0.6 * top * min(1, factor)
+    lost = (top - knee / factor) / (top - knee)  # the second line's slope, through (top, top)
+    expected = torch.where(hertz <= knee, hertz / factor, top - (top - hertz) * lost)
+    warped = augment.warp(hertz[:, None].repeat(1, 3), factor, hertz)
+    torch.testing.assert_close(warped, expected[:, None].repeat(1, 3), atol=1e-6, rtol=1e-9)
+    assert warped[-1, 0].item() == pytest.approx(top)
+
+
+@pytest.mark.parametrize("num_mels", [0, 64])
+@pytest.mark.parametrize("factor", [0.85, 1.15])
+def test_a_tone_is_moved_to_the_bin_of_its_new_frequency(num_mels, factor):
+    cfg = SpectConfig(num_mels=num_mels)
+    seconds = torch.arange(16000) / 16000
+
+    def tone(hertz):
+        return log_spectrogram(0.5 * torch.sin(2 * math.pi * hertz * seconds), cfg)
+
+    moved = augment.warp(tone(2000), factor, frequencies(cfg))
+    assert abs(moved[:, 50].argmax() - tone(2000 * factor)[:, 50].argmax()) <= 1
+
+
+def test_one_bin_or_a_factor_of_one_is_left_alone():
+    features = torch.rand(5, 7)
+    assert augment.warp(features, 1.0, torch.arange(5.0)) is features
+    assert torch.equal(augment.warp(features[:1], 1.1, torch.zeros(1)), features[:1])
+
+
+def test_warps_are_drawn_between_the_limits():
+    cfg = AugmentationConfig(warp_min=0.9, warp_max=1.2)
+    drawn = [augment.draw_warp(key, cfg) for key in range(2000)]
+    assert 0.9 <= min(drawn) < 0.905
+    assert 1.195 < max(drawn) <= 1.2
 
 
 @settings(max_examples=200, deadline=None)

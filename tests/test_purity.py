@@ -27,7 +27,7 @@ SPECT = SpectConfig(sample_rate=4000)
 MODEL = ModelConfig(hidden_size=6, hidden_layers=2, num_bins=SPECT.num_bins, labels=tuple("_AB "), dropout=0.2)
 AUGMENTATION = AugmentationConfig(
     speeds=(0.9, 1.1), tempo_min=0.9, tempo_max=1.1, gain_min=-3, gain_max=3, noise_dir="n", noise_prob=1.0,
-    frequency_masks=1, frequency_width=4, time_masks=2, time_width=5,
+    frequency_masks=1, frequency_width=4, time_masks=2, time_width=5, warp_min=0.9, warp_max=1.1,
 )  # fmt: skip
 TRANSCRIPTS = ("AB A", "b", "")
 
@@ -56,7 +56,9 @@ def batch_of(given: Material) -> Batch:
         key = rng.fold_in(7, index)
         how = augment.draw(key, AUGMENTATION)
         perturbed = augment.perturb(waveform, how, key, sample_rate=SPECT.sample_rate, noise=given.noise)
-        spectrograms.append(augment.spec_augment(features.log_spectrogram(perturbed, SPECT), key, AUGMENTATION))
+        spectrogram = features.log_spectrogram(perturbed, SPECT)
+        warped = augment.warp(spectrogram, augment.draw_warp(key, AUGMENTATION), features.frequencies(SPECT))
+        spectrograms.append(augment.spec_augment(warped, key, AUGMENTATION))
     ids = [text.encode(transcript, MODEL.labels) or [] for transcript in TRANSCRIPTS]
     lengths = [spectrogram.shape[1] for spectrogram in spectrograms]
     padded = np.zeros((len(ids), SPECT.num_bins, max(lengths)), dtype=np.float32)

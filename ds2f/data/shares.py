@@ -15,7 +15,7 @@ from ds2f import augment, rng
 from ds2f.data import audio, shapes
 from ds2f.data.dataset import Dataset
 from ds2f.errors import InputError
-from ds2f.features import log_spectrogram
+from ds2f.features import frequencies, log_spectrogram
 from ds2f.model.deepspeech2 import output_lengths
 from ds2f.types import Batch
 
@@ -127,7 +127,10 @@ def _features(
             notes.append((path, f"features are no longer kept: {cache.problem}"))
     else:
         features = compute()
-    return augment.spec_augment(features, key, dataset.augmentation, donate=True) if dataset.train else features
+    if not dataset.train:
+        return features
+    warped = augment.warp(features, augment.draw_warp(key, dataset.augmentation), frequencies(dataset.spect))
+    return augment.spec_augment(warped, key, dataset.augmentation, donate=True)
 
 
 @functools.lru_cache(maxsize=16)

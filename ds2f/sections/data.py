@@ -110,6 +110,14 @@ class SpectConfig:
         return self.num_mels or self.window_samples // 2 + 1
 
 
+_RANGES = (
+    ("tempo_min", "tempo_max"),
+    ("gain_min", "gain_max"),
+    ("noise_min_snr", "noise_max_snr"),
+    ("warp_min", "warp_max"),
+)
+
+
 @attrs.frozen(kw_only=True)
 class AugmentationConfig:
     """What is done to training utterances only; every draw depends on (seed, epoch, utterance) alone."""
@@ -125,6 +133,13 @@ class AugmentationConfig:
     noise_prob: float = setting(0.4, "Probability that an utterance gets noise.", within(0, 1))
     noise_min_snr: float = setting(5.0, "Lowest signal-to-noise ratio, dB.", within(-20, 100))
     noise_max_snr: float = setting(30.0, "Highest signal-to-noise ratio, dB.", within(-20, 100))
+    warp_min: float = setting(
+        1.0,
+        "Lowest factor that the spectrogram's frequencies are multiplied by, up to 60 % of the highest: below 1 as if "
+        "by a longer vocal tract. Pitch and tempo stay, which speeds change along with it.",
+        within(0.5, 2),
+    )
+    warp_max: float = setting(1.0, "Highest such factor.", within(0.5, 2))
     frequency_masks: int = setting(0, "SpecAugment: frequency masks per utterance.", within(0))
     frequency_width: int = setting(20, "SpecAugment: widest frequency mask, bins.", within(0))
     time_masks: int = setting(0, "SpecAugment: time masks per utterance.", within(0))
@@ -133,6 +148,6 @@ class AugmentationConfig:
     )
 
     def __attrs_post_init__(self) -> None:
-        for low, high in (("tempo_min", "tempo_max"), ("gain_min", "gain_max"), ("noise_min_snr", "noise_max_snr")):
+        for low, high in _RANGES:
             if getattr(self, low) > getattr(self, high):
                 raise InputError(f"{low} is above {high}; swap them")

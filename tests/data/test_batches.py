@@ -10,17 +10,19 @@ import torch
 from waiting import wait_for
 
 from ds2f import augment, ctc
-from ds2f.config import AugmentationConfig, Config, DataConfig
+from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
 from ds2f.data import dataset, shares
 from ds2f.data.batches import Loader
 from ds2f.data.manifest import Utterance
 from ds2f.errors import InputError
-from ds2f.features import log_spectrogram
+from ds2f.features import frequencies, log_spectrogram
 from ds2f.model.deepspeech2 import output_lengths
 
 RATE = 16000
 SPEEDS = AugmentationConfig(speeds=(0.9, 1.0, 1.1), frequency_masks=1, time_masks=1)
-EVERYTHING = attrs.evolve(SPEEDS, tempo_min=0.9, tempo_max=1.1, gain_min=-6, gain_max=8, noise_prob=0.5)
+EVERYTHING = attrs.evolve(
+    SPEEDS, tempo_min=0.9, tempo_max=1.1, gain_min=-6, gain_max=8, noise_prob=0.5, warp_min=0.9, warp_max=1.1
+)
 
 
 @pytest.fixture
@@ -58,6 +60,25 @@ def _assert_same(left, right):
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("num_mels", [0, 20])
+@pytest.mark.parametrize("cache_features", [True, False])
+def test_frequencies_are_warped_in_training_only_and_each_epoch_anew(corpus, tmp_path, num_mels, cache_features):
+    cfg = _config(tmp_path, AugmentationConfig(warp_min=0.8, warp_max=1.2), cache_features=cache_features)
+    cfg = attrs.evolve(cfg, spect=SpectConfig(num_mels=num_mels))
+    factors = set()
+    for train, epoch in ((True, 0), (True, 1), (False, 0)):
+        built = dataset.build(corpus, cfg, train=train)
+        for batch in _all(built, epoch=epoch):
+            for row, id in enumerate(batch.ids.tolist()):
+                waveform, _ = soundfile.read(corpus[id].audio, dtype="float32")
+                plain = log_spectrogram(torch.from_numpy(waveform), built.spect)
+                factor = augment.draw_warp(built.key(id, epoch), cfg.augmentation) if train else 1.0
+                expected = augment.warp(plain, factor, frequencies(built.spect))
+                torch.testing.assert_close(batch.features[row, :, : plain.shape[1]], expected)
+                factors.add((id, factor))
+    assert len(factors) == 3 * len(corpus)
 
 
 def test_a_batch_is_padded_with_zeros_and_says_how_long_everything_is(corpus, tmp_path):
