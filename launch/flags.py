@@ -6,6 +6,8 @@ it.
 
 import errno
 import os
+import select
+import signal
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterator
@@ -178,7 +180,8 @@ def flagfile_name(argv: list[str] | None = None) -> str | None:
 def run(main: Main, *, positional: bool = False) -> None:
     """Parses the flags, calls ``main`` with the program's name and its positional arguments, and exits.
 
-    Mistakes that the user can mend end with their message alone and status 1; Ctrl-C ends with status 130.
+    Mistakes that the user can mend end with their message alone and status 1; Ctrl-C ends with status 130, an output
+    that nobody reads to its end, as before ``head``, with status 141.
     torch's automatic loading of device back ends is turned off for this process and its children: with torch_npu
     installed and CANN absent, ``import torch`` would fail. And their threads wait for each other awake for a tenth of a
     millisecond rather than for several, unless the environment says how they wait: a thread that has to share its
@@ -219,7 +222,13 @@ def _refuse(problem: str) -> typing.NoReturn:
 
 def _guarded(main: Main, argv: list[str]) -> int | None:
     try:
-        return main(argv)
+        status = main(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not _reader_has_left():
+            raise
+        return 128 + signal.SIGPIPE
     except (InputError, WorkerDied) as error:
         print(f"{Path(argv[0]).stem}: {error}", file=sys.stderr)
         return 1
@@ -231,6 +240,17 @@ def _guarded(main: Main, argv: list[str]) -> int | None:
     except KeyboardInterrupt as error:
         print(f"{Path(argv[0]).stem}: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
+
+
+def _reader_has_left() -> bool:
+    """Whether the output goes to a process that reads no more, as ``head`` does; then what is left is thrown away."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, 0)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # or Python would complain of it at the end
+    return True
 
 
 def _out_of_space(error: OSError) -> str:

@@ -35,14 +35,21 @@ PRINT_CONFIG = "print(json.dumps(config.to_dict(flags.config_from_flags())))"
 
 
 def start(
-    folder: Path, *arguments: str, body: str = PRINT_CONFIG, only: object = None, positional: bool = False
+    folder: Path,
+    *arguments: str,
+    body: str = PRINT_CONFIG,
+    only: object = None,
+    positional: bool = False,
+    output: int = subprocess.PIPE,
 ) -> subprocess.CompletedProcess[str]:
     program = folder / "toy.py"
     program.write_text(PROGRAM.format(body=body, only=only, positional=positional))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     environment.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)
     command = [sys.executable, str(program), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, stdout=output, stderr=subprocess.PIPE, text=True, check=False
+    )
 
 
 def configured(folder: Path, *arguments: str) -> Config:
@@ -185,6 +192,23 @@ def test_a_full_disk_names_the_path_and_how_to_go_on(tmp_path: Path) -> None:
     bare = start(tmp_path, body="raise OSError(28, 'No space left on device')", only=())
     assert str(tmp_path) in bare.stderr
     assert "checkpoint" not in bare.stderr
+
+
+@pytest.mark.parametrize("printed", ["'a line'", "'many lines\\n' * 100_000"])
+def test_a_reader_that_leaves_early_ends_it_quietly(tmp_path: Path, printed: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = start(tmp_path, body=f"print({printed})", output=writing)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_a_broken_pipe_that_is_not_the_output_keeps_its_traceback(tmp_path: Path) -> None:
+    ended = start(tmp_path, body="raise BrokenPipeError('of a worker')")
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
 
 
 def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
