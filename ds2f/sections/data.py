@@ -78,7 +78,7 @@ class SpectConfig:
     num_mels: int = setting(
         0,
         "Bands of the mel scale that the magnitudes are summed in; 0: none, every frequency of the FFT is a bin. 64 "
-        "more than halve the time of the convolutions.",
+        "more than halve the work of the convolutions.",
         within(0, 1024),
     )
     full_scale: float = setting(
