@@ -68,8 +68,8 @@ def mel_bands(cfg: SpectConfig) -> Tensor:
     """What share of each of the FFT's bins belongs to which band of the mel scale.
 
     The bands are triangles of height 1 from 0 Hz to half the sampling rate, their corners equally far apart on the mel
-    scale, each reaching from the peak of the one before to that of the one behind. A bin counts with the mean of
-    the triangle over the bin's width, so that a band narrower than a bin is not empty.
+    scale, each reaching from the peak of the one before to that of the one behind. A bin counts with the mean of the
+    triangle over the bin's width, so that a band narrower than a bin is not empty.
 
     Args:
       cfg: the ``spect`` section, ``num_mels`` positive.

@@ -110,14 +110,6 @@ class SpectConfig:
         return self.num_mels or self.window_samples // 2 + 1
 
 
-_RANGES = (
-    ("tempo_min", "tempo_max"),
-    ("gain_min", "gain_max"),
-    ("noise_min_snr", "noise_max_snr"),
-    ("warp_min", "warp_max"),
-)
-
-
 @attrs.frozen(kw_only=True)
 class AugmentationConfig:
     """What is done to training utterances only; every draw depends on (seed, epoch, utterance) alone."""
@@ -148,6 +140,11 @@ class AugmentationConfig:
     )
 
     def __attrs_post_init__(self) -> None:
-        for low, high in _RANGES:
+        for low, high in (
+            ("tempo_min", "tempo_max"),
+            ("gain_min", "gain_max"),
+            ("noise_min_snr", "noise_max_snr"),
+            ("warp_min", "warp_max"),
+        ):
             if getattr(self, low) > getattr(self, high):
                 raise InputError(f"{low} is above {high}; swap them")
