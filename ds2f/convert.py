@@ -84,10 +84,13 @@ def to_reference(cfg: ModelConfig, params: Params, stats: Stats) -> dict[str, Te
       Names to copies on the CPU; batch counters, which we do not keep, are zero.
 
     Raises:
-      InputError: when the model has another ``time_stride`` than 2.
+      InputError: when the model has another ``time_stride`` than 2, or another ``frequency_stride`` than 4.
     """
-    if cfg.time_stride != 2:
-        raise InputError(f"model.time_stride={cfg.time_stride}: deepspeech.pytorch's convolutions have a stride of 2")
+    if (cfg.time_stride, cfg.frequency_stride) != (2, 4):
+        raise InputError(
+            f"model.time_stride={cfg.time_stride}, model.frequency_stride={cfg.frequency_stride}: deepspeech.pytorch's "
+            "convolutions have strides of 2 and 4"
+        )
     leaves = {"params": tree.flatten_with_paths(params), "stats": tree.flatten_with_paths(stats)}
     state_dict = {name: _copy(leaves[section][path]) for (section, path), name in _names(cfg).items()}
     norms = [name.removesuffix("running_mean") for name in state_dict if name.endswith("running_mean")]
@@ -149,7 +152,7 @@ def _names(cfg: ModelConfig) -> dict[tuple[str, str], str]:
         ):
             names[section, f"{path}/norm/{ours}"] = f"{name}.{theirs}"
 
-    for index in range(len(convolutions(cfg.time_stride))):
+    for index in range(len(convolutions(cfg.time_stride, cfg.frequency_stride))):
         for part in ("weight", "bias"):
             names["params", f"conv/layers/{index}/{part}"] = f"conv.seq_module.{3 * index}.{part}"
         norm(f"conv/layers/{index}", f"conv.seq_module.{3 * index + 1}")

@@ -17,9 +17,9 @@ CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 class ReferenceModel(nn.Module):
     def __init__(self, cfg):
         super().__init__()
-        hidden, width = cfg.hidden_size, 32 * -(-cfg.num_bins // 4)
+        hidden, width = cfg.hidden_size, 32 * -(-cfg.num_bins // cfg.frequency_stride)
         convolutions = nn.Sequential(
-            nn.Conv2d(1, 32, (41, 11), stride=(2, 2), padding=(20, 5)),
+            nn.Conv2d(1, 32, (41, 11), stride=(cfg.frequency_stride // 2, 2), padding=(20, 5)),
             nn.BatchNorm2d(32),
             nn.Hardtanh(0, 20),
             nn.Conv2d(32, 32, (21, 11), stride=(2, cfg.time_stride // 2), padding=(10, 5)),

@@ -35,9 +35,11 @@ def test_the_bins_of_8_and_16_khz_are_recognised(num_bins):
     assert from_reference(ReferenceModel(cfg).state_dict())[0].num_bins == num_bins
 
 
-def test_a_stride_that_the_reference_does_not_have_is_refused():
-    cfg = attrs.evolve(SMALL, time_stride=4)
-    with pytest.raises(InputError, match=r"model\.time_stride=4: deepspeech\.pytorch's convolutions"):
+@pytest.mark.parametrize("stride", [{"time_stride": 4}, {"frequency_stride": 8}])
+def test_a_stride_that_the_reference_does_not_have_is_refused(stride):
+    cfg = attrs.evolve(SMALL, **stride)
+    [(name, value)] = stride.items()
+    with pytest.raises(InputError, match=rf"model\.{name}={value}.* deepspeech\.pytorch's convolutions"):
         to_reference(cfg, *lively_model(cfg))
 
 

@@ -96,7 +96,7 @@ def stages(
     input_padding = layers.frames(lengths.to(device, non_blocking=True), size).padding
     conv = partial(
         blocks.conv,
-        layout=convolutions(cfg.time_stride),
+        layout=convolutions(cfg.time_stride, cfg.frequency_stride),
         stats=stats["conv"],
         input_padding=input_padding,
         call=call,

@@ -24,10 +24,10 @@ class Convolution(NamedTuple):
     padding: tuple[int, int]
 
 
-def convolutions(time_stride: int = 2) -> tuple[Convolution, ...]:
-    """The two convolutions of a model whose logits are ``time_stride`` (even) frames apart."""
+def convolutions(time_stride: int = 2, frequency_stride: int = 4) -> tuple[Convolution, ...]:
+    """The two convolutions of a model: what they hand on is both strides (even numbers) of frames and bins apart."""
     return (
-        Convolution(32, (41, 11), (2, 2), (20, 5)),
+        Convolution(32, (41, 11), (frequency_stride // 2, 2), (20, 5)),
         Convolution(32, (21, 11), (2, time_stride // 2), (10, 5)),
     )
 
@@ -46,7 +46,7 @@ def spec(cfg: ModelConfig) -> tuple[Params, Stats]:
     params: Params = {"conv": {"layers": []}}
     stats: Stats = {"conv": {"layers": []}}
     channels, bins = 1, cfg.num_bins
-    for conv in convolutions(cfg.time_stride):
+    for conv in convolutions(cfg.time_stride, cfg.frequency_stride):
         fan_in = channels * conv.kernel[0] * conv.kernel[1]
         weight, bias = _uniform((conv.channels, channels, *conv.kernel), fan_in), _uniform((conv.channels,), fan_in)
         params["conv"]["layers"].append({"weight": weight, "bias": bias, "norm": _norm_params(conv.channels)})

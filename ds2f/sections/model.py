@@ -29,6 +29,12 @@ class ModelConfig:
         "transcript may spread over.",
         within(2, 8),
     )
+    frequency_stride: int = setting(
+        4,
+        "Frequency bins of the spectrogram per row of what the convolutions hand on, an even number. 8 halves the work "
+        "of both.",
+        within(4, 16),
+    )
     num_bins: int = setting(161, "Frequency bins of a frame; follows spect.", within(1), derived=True)
     dropout: float = setting(
         0.0, "Dropout on the input of every recurrent layer but the first, and of the output layer.", within(0, 0.95)
@@ -80,6 +86,8 @@ class ModelConfig:
     def __attrs_post_init__(self) -> None:
         if self.time_stride % 2:
             raise InputError(f"time_stride: {self.time_stride} is odd; the first convolution alone has a stride of 2")
+        if self.frequency_stride % 2:
+            raise InputError(f"frequency_stride: {self.frequency_stride} is odd; the second convolution has one of 2")
         if self.labels.count(BLANK) != 1:
             raise InputError(f"labels: exactly one of them must be the CTC blank {BLANK!r}, got {list(self.labels)}")
         if len(set(self.labels)) != len(self.labels) or any(len(label) != 1 for label in self.labels):

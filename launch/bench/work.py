@@ -8,7 +8,7 @@ from ds2f.model.structure import convolutions
 def forward_flops(cfg: ModelConfig, frames: int) -> dict[str, int]:
     """Operations, a product and its addition counted as two, that one utterance of ``frames`` costs, by stage."""
     found, length, channels, bins = {}, frames, 1, cfg.num_bins
-    for index, conv in enumerate(convolutions(cfg.time_stride)):
+    for index, conv in enumerate(convolutions(cfg.time_stride, cfg.frequency_stride)):
         length = -(-length // conv.stride[1])
         bins = (bins + 2 * conv.padding[0] - conv.kernel[0]) // conv.stride[0] + 1
         found[f"conv_{index}"] = 2 * conv.channels * channels * conv.kernel[0] * conv.kernel[1] * bins * length

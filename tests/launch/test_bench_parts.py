@@ -109,7 +109,8 @@ def test_the_timed_step_is_the_step_and_its_parts_add_up(engine: str, remat: boo
     assert all(min(part["seconds"]) >= 0 for part in parts.values())
     assert sum(part["share"] for part in parts.values()) == pytest.approx(1)
     assert sum(sum(part["seconds"]) for part in parts.values()) == pytest.approx(2 * result["seconds"])
-    assert parts["conv forward"]["share"] + parts["conv backward"]["share"] > 0.5, "the only work there is"
+    both_ways = {name: parts[f"{name} forward"]["share"] + parts[f"{name} backward"]["share"] for name in chain}
+    assert max(both_ways, key=both_ways.__getitem__) == "conv", "the only work there is"
     assert "rnn_0/backward" in shown(stages, result)
 
     backend = open_backend("cpu")

@@ -72,12 +72,13 @@ def test_evaluation_equals_the_reference_on_unequal_lengths(rnn_type, bidirectio
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("stride", [4, 6])
-def test_a_longer_stride_equals_the_reference_on_unequal_lengths(stride):
-    cfg = attrs.evolve(SMALL, time_stride=stride)
+@pytest.mark.parametrize("strides", [{"time_stride": 4}, {"time_stride": 6}, {"time_stride": 4, "frequency_stride": 8}])
+def test_a_longer_stride_equals_the_reference_on_unequal_lengths(strides):
+    cfg = attrs.evolve(SMALL, **strides)
     params, stats = lively_model(cfg)
     module = ReferenceModel(cfg)
-    module.load_state_dict(to_reference(SMALL, params, stats))  # the same weights whatever the stride
+    usual = attrs.evolve(cfg, time_stride=2, frequency_stride=4)  # the same names whatever the strides
+    module.load_state_dict(to_reference(usual, params, stats))
     with torch.no_grad():
         expected, lengths = module.eval()(speech(LENGTHS), LENGTHS)
     logits, _ = deepspeech2.apply(params, stats, speech(LENGTHS), LENGTHS, cfg=cfg, train=False)

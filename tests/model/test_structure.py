@@ -24,10 +24,12 @@ def test_output_lengths_are_divided_by_the_stride_and_rounded_up(length, stride)
 
 
 @pytest.mark.parametrize("num_bins", [1, 2, 3, 4, 5, 33, 81, 161, 162])
-def test_the_first_recurrent_layer_is_as_wide_as_the_convolutions_make_it(num_bins):
-    module = ReferenceModel(SMALL).conv["seq_module"]
+@pytest.mark.parametrize("frequency_stride", [4, 6, 8])
+def test_the_first_recurrent_layer_is_as_wide_as_the_convolutions_make_it(num_bins, frequency_stride):
+    cfg = attrs.evolve(SMALL, num_bins=num_bins, frequency_stride=frequency_stride)
+    module = ReferenceModel(cfg).conv["seq_module"]
     channels, bins, frames = module[3](module[0](torch.zeros(1, num_bins, 9))).shape
-    params, _ = structure.init(attrs.evolve(SMALL, num_bins=num_bins), key=0)
+    params, _ = structure.init(cfg, key=0)
     assert params["rnn_0"]["forward"]["w_ih"].shape[1] == channels * bins
     assert frames == structure.output_lengths(9)
 
