@@ -6,6 +6,7 @@ it.
 
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -23,6 +24,8 @@ from ds2f.settings import Check, OneOf, Within, build
 
 Main = Callable[[list[str]], int | None]
 T = TypeVar("T")
+
+SPEAKER = r"(?:^|/)[a-z]*\d+-(\w+)[^/]*$"  # as in an251-fash-b.wav
 
 
 class _Setting(NamedTuple):
@@ -275,3 +278,29 @@ def output_file(flag: str) -> Path | None:
     if path and (path.is_dir() or not path.parent.is_dir()):
         raise InputError(f"--{flag}={path}: give a file in a folder that exists")
     return path
+
+
+def define_speaker() -> None:
+    """Registers ``--speaker``; call it where a launcher is imported."""
+    flags.DEFINE_string(
+        "speaker",
+        SPEAKER,
+        "Regular expression whose group, found in a recording's path, names the speaker, as in an251-fash-b.wav.",
+        module_name=sys.argv[0],
+    )
+
+
+def speaker() -> re.Pattern[str]:
+    """What names the speaker, by its only group.
+
+    Raises:
+      InputError: when it is no regular expression, or has another number of groups.
+    """
+    text = flags.FLAGS.speaker
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise InputError(f"--speaker={text}: not a regular expression: {error}") from error
+    if pattern.groups != 1:
+        raise InputError(f"--speaker={text}: {pattern.groups} groups; put what names the speaker, alone, in ( )")
+    return pattern

@@ -70,7 +70,7 @@ def update() -> None:
 def launcher_flags() -> set[str]:
     """Flags that launchers define besides the settings."""
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "launch").rglob("*.py"))
-    return set(re.findall(r'absl_flags\.DEFINE_\w+\(\s*"(\w+)"', source))
+    return set(re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source))
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=range(1, 1 + len(blocks("python"))))

@@ -8,5 +8,3 @@ ablation   a table of what each ingredient of a recipe is worth
 compare    the means of two groups of runs, with a confidence interval
 kept       the files that the tables are made from
 """
-
-SPEAKER = r"(?:^|/)[a-z]*\d+-(\w+)[^/]*$"  # what names the speaker in a recording's path, as in an251-fash-b.wav

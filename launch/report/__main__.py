@@ -4,7 +4,6 @@ Without either it prints the README's table of results in Markdown.
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from launch import decoding, flags
-from launch.report import SPEAKER
 
 sys.argv[0] = str(Path(__file__).parent)  # what messages and --help call the program
 FLAGS = absl_flags.FLAGS
@@ -26,11 +24,7 @@ absl_flags.DEFINE_enum(
     "split", "val", ["train", "val", "test"], "Which set --errors transcribes, or --compare looks at."
 )
 absl_flags.DEFINE_string("which", "best", "Which checkpoint of --errors, as launch.evaluate takes it.")
-absl_flags.DEFINE_string(
-    "speaker",
-    SPEAKER,
-    "Regular expression whose group, found in a recording's path, names the speaker, as in an251-fash-b.wav.",
-)
+flags.define_speaker()
 absl_flags.DEFINE_integer("rows", 15, "Rows that are printed of a long table of errors.", lower_bound=0)
 absl_flags.DEFINE_integer("worst", 10, "Utterances that are printed with their alignments.", lower_bound=0)
 absl_flags.DEFINE_string("output", "", "Also write all about the errors to this file, as JSON.")
@@ -66,7 +60,7 @@ def main(_: list[str]) -> None:
 
 
 def _errors() -> None:
-    speaker = _speaker(FLAGS.speaker)
+    speaker = flags.speaker()
     output = flags.output_file("output")
 
     from ds2f.runner.run_dir import write_atomically
@@ -92,16 +86,6 @@ def _compare() -> None:
     from launch.report import compare
 
     terminal().print(compare.show(FLAGS.compare, FLAGS.against, split=FLAGS.split))
-
-
-def _speaker(text: str) -> re.Pattern[str]:
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise InputError(f"--speaker={text}: not a regular expression: {error}") from error
-    if pattern.groups != 1:
-        raise InputError(f"--speaker={text}: {pattern.groups} groups; put what names the speaker, alone, in ( )")
-    return pattern
 
 
 if __name__ == "__main__":

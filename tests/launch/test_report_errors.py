@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ds2f.metrics import ErrorCounts, count_errors
-from launch.report import SPEAKER as PATTERN
+from launch.flags import SPEAKER as PATTERN
 from launch.report.errors import Transcript, analyse, word_class
 from launch.report.show import show
 

@@ -170,22 +170,35 @@ def _write_recordings(recordings: Iterable[Recording], folder: Path) -> tuple[Pa
         for kind in ("wav", "txt"):
             (folder / split / kind).mkdir(parents=True)
     for recording in recordings:
-        sound = folder / recording.split / "wav" / f"{recording.id}.wav"
-        if sound.exists():
-            raise InputError(f"{recording.id}: two recordings of this name in {recording.split}; ids must differ")
-        _write_wav(sound, recording.samples)
-        text = folder / recording.split / "txt" / f"{recording.id}.txt"
-        text.write_text(recording.transcript + "\n", encoding="utf-8")
+        write_pair(folder / recording.split, recording.id, recording.transcript, recording.samples)
         speakers[recording.split].add(recording.speaker)
         parts[recording.split] = _grown(parts[recording.split], recording)
     return tuple(attrs.evolve(parts[split], speakers=len(speakers[split])) for split in SPLITS)
 
 
-def _write_wav(path: Path, samples: NDArray[np.int16]) -> None:
-    """Writes 16-bit WAV through Python's own file, whose errors (a full disk) keep their cause, unlike libsndfile's."""
-    with path.open("wb") as file, wave.open(file, "wb") as sound:
-        sound.setparams((1, 2, SAMPLE_RATE, len(samples), "NONE", "not compressed"))
-        sound.writeframes(samples.astype("<i2").tobytes())
+def write_pair(
+    folder: Path, id: str, transcript: str, samples: NDArray[np.int16], *, sample_rate: int = SAMPLE_RATE
+) -> None:
+    """Writes ``wav/ID.wav``, 16-bit, and ``txt/ID.txt``, in a folder of both that may be named as a manifest.
+
+    Raises:
+      InputError: the folder has a recording of this name.
+    """
+    sound, text = folder / "wav" / f"{id}.wav", folder / "txt" / f"{id}.txt"
+    if sound.exists():
+        raise InputError(f"{id}: two recordings of this name in {folder.name}; ids must differ")
+    for path in (sound, text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    # Through Python's own file, whose errors (a full disk) keep their cause, unlike libsndfile's.
+    with sound.open("wb") as file, wave.open(file, "wb") as writer:
+        writer.setparams((1, 2, sample_rate, len(samples), "NONE", "not compressed"))
+        writer.writeframes(samples.astype("<i2").tobytes())
+    text.write_text(transcript + "\n", encoding="utf-8")
+
+
+def as_pcm(samples: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Samples of -1 to 1 as 16-bit integers; what was 16-bit stays what it was, what is louder is clipped."""
+    return np.clip(np.rint(samples * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
 
 
 def _grown(part: Part, recording: Recording) -> Part:

@@ -1,0 +1,99 @@
+"""New utterances out of old ones: recordings cut where the speaker pauses between words, the pieces joined anew.
+
+A recurrent model learns the sentences of a small corpus by heart and hears what it has read. The same words in ever
+other orders leave it nothing but their sound to go by. Related: Lam et al. 2021, "On-the-Fly Aligned Data Augmentation
+for Sequence-to-Sequence ASR" (arXiv:2104.01393), which replaces words one by one.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A CTC model names a character about when it begins, and the word goes on after its last one is named.
+_AFTER_WORD = 0.06  # seconds from the beginning of a word's last character to where a pause may be
+_BEFORE_WORD = 0.02  # and from there to the beginning of the next word's first
+_POWER_WINDOW = 0.025  # seconds over which the power of the signal is averaged
+_PAUSE = 0.03  # of the recording's mean power; what is louder is not cut
+_RAMP = 0.005  # seconds over which one piece fades into the next
+_LONGEST = 2  # pieces in a row that stay together
+
+
+class Piece(NamedTuple):
+    """Words and how they were said."""
+
+    text: str
+    samples: NDArray[np.float32]  # [N]
+
+
+def cut(samples: NDArray[np.float32], text: str, starts: Sequence[float], *, sample_rate: int) -> list[Piece]:
+    """Cuts a recording in the quietest moment between two words, wherever that is a pause.
+
+    Args:
+      samples: float32 [N].
+      text: what is said.
+      starts: when each character of ``text`` begins, in seconds; the best path of a CTC model tells.
+      sample_rate: hertz.
+
+    Returns:
+      Pieces of a word or more, in order; together they are the recording and its text.
+    """
+    window = round(_POWER_WINDOW * sample_rate)
+    power = np.convolve(samples.astype(np.float64) ** 2, np.full(window, 1 / window), mode="same")
+    found, place, begins = [], 0, 0
+    for space in (index for index, character in enumerate(text) if character == " "):
+        first = round((starts[space - 1] + _AFTER_WORD) * sample_rate)
+        last = round((starts[space + 1] - _BEFORE_WORD) * sample_rate)
+        between = power[first:last]
+        if between.size and between.min() < _PAUSE * power.mean():
+            quietest = first + int(between.argmin())
+            found.append(Piece(text[begins:space], samples[place:quietest]))
+            place, begins = quietest, space + 1
+    return [*found, Piece(text[begins:], samples[place:])]
+
+
+def joined(recordings: Sequence[Sequence[Piece]], *, words: int, draw: random.Random, sample_rate: int) -> Piece:
+    """Joins pieces, drawn one or two neighbours at a time from any of the recordings, until they have enough words.
+
+    Args:
+      recordings: the pieces of each, all of one speaker.
+      words: how many are enough.
+      draw: what is drawn from.
+      sample_rate: hertz.
+    """
+    drawn: list[Piece] = []
+    while sum(len(piece.text.split()) for piece in drawn) < words:
+        source = draw.choice(recordings)
+        size = min(draw.randint(1, _LONGEST), len(source))
+        start = draw.randint(0, len(source) - size)
+        drawn.append(_joined(source[start : start + size]))
+    ramp = round(_RAMP * sample_rate)
+    return Piece(" ".join(piece.text for piece in drawn), _crossfaded([piece.samples for piece in drawn], ramp))
+
+
+def recombined(
+    recordings: Sequence[Sequence[Piece]], *, copies: int, draw: random.Random, sample_rate: int
+) -> Iterator[Piece]:
+    """Makes ``copies`` times as many utterances as one speaker has recordings, each of as many words as one of them."""
+    for _ in range(copies):
+        for recording in recordings:
+            words = sum(len(piece.text.split()) for piece in recording)
+            yield joined(recordings, words=words, draw=draw, sample_rate=sample_rate)
+
+
+def _joined(neighbours: Sequence[Piece]) -> Piece:
+    return Piece(" ".join(piece.text for piece in neighbours), np.concatenate([piece.samples for piece in neighbours]))
+
+
+def _crossfaded(parts: Sequence[NDArray[np.float32]], ramp: int) -> NDArray[np.float32]:
+    whole = parts[0]
+    for part in parts[1:]:
+        overlap = min(ramp, len(whole), len(part))
+        rising = np.linspace(0, 1, overlap, dtype=np.float32)
+        before = len(whole) - overlap
+        whole = np.concatenate(
+            (whole[:before], whole[before:] * (1 - rising) + part[:overlap] * rising, part[overlap:])
+        )
+    return whole

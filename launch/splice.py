@@ -1,0 +1,99 @@
+"""Makes more training utterances of a run's own: python -m launch.splice --run_dir=runs/base --output=data/spliced."""
+
+import random
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags as absl_flags
+
+from ds2f.errors import InputError
+from launch import decoding, flags
+
+if TYPE_CHECKING:
+    from ds2f.config import Config
+
+FLAGS = absl_flags.FLAGS
+flags.define(only=("data_path", "run_dir", "device", "apex"))
+flags.define_speaker()
+absl_flags.DEFINE_string("output", "", "Folder to write, for --data.train_manifest: all utterances, old and new.")
+absl_flags.DEFINE_integer("copies", 6, "New utterances for each old one that is cut.", lower_bound=1)
+absl_flags.DEFINE_string(
+    "which", "best", "Which checkpoint finds the words: best, last, its number, or best:5 or last:5 for a mean."
+)
+absl_flags.DEFINE_integer("seed", 0, "Seed of what is drawn; the same seed and model make the same.", lower_bound=0)
+
+
+def main(_: list[str]) -> None:
+    """Cuts each speaker's training utterances where the run's model finds pauses, and joins the pieces anew."""
+    output, run_dir, speaker = Path(FLAGS.output), Path(FLAGS.run_dir), flags.speaker()
+    if not FLAGS.run_dir:
+        raise InputError("--run_dir is missing: the run whose model finds the words in its training utterances")
+    if not FLAGS.output or output.exists() or not output.absolute().parent.is_dir():
+        raise InputError(f"--output={FLAGS.output}: give a new folder in one that exists, such as data/spliced")
+
+    from ds2f.checkpoint import load_config
+    from ds2f.data import audio, splice
+    from ds2f.data.corpora import store
+
+    cfg = flags.config_from_flags(load_config(run_dir))
+    rate = cfg.spect.sample_rate
+    run, heard = _heard(cfg, run_dir)
+    if not heard:
+        raise InputError(f"{run_dir}: its model transcribes none of its training utterances without error; train on")
+
+    unfinished = output.with_name(f".partial_{output.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write = partial(store.write_pair, unfinished, sample_rate=rate)
+    speakers: dict[str, list[list[splice.Piece]]] = {}
+    for row, utterance in enumerate(run.split.utterances):
+        samples = audio.load(utterance.audio, sample_rate=rate).samples
+        write(utterance.audio.stem, utterance.transcript, store.as_pcm(samples))
+        if row in heard:
+            pieces = splice.cut(samples, utterance.transcript, heard[row], sample_rate=rate)
+            speakers.setdefault(_named(utterance.audio, speaker), []).append(pieces)
+    made, seconds, draw = 0, 0.0, random.Random(FLAGS.seed)
+    for name, recordings in sorted(speakers.items()):
+        for new in splice.recombined(recordings, copies=FLAGS.copies, draw=draw, sample_rate=rate):
+            write(f"spliced{made}-{name}", new.text, store.as_pcm(new.samples))
+            made, seconds = made + 1, seconds + len(new.samples) / rate
+    unfinished.rename(output)
+    print(
+        f"{output}: {len(run.split.utterances):,} utterances, and {made:,} ({seconds / 60:.0f} min) made of "
+        f"{len(heard):,} of them, by {len(speakers):,} speakers. Train with --data.train_manifest={output}"
+    )
+
+
+def _heard(cfg: "Config", run_dir: Path) -> tuple[decoding.Opened, dict[int, list[float]]]:
+    """The run with its training set, and when each character begins, by the row of each utterance heard without error.
+
+    Seconds, by the best path.
+    """
+    from ds2f import ctc, decode
+    from ds2f.runner.telemetry import terminal
+    from ds2f.steps import eval_step
+
+    run = decoding.open_run(cfg, run_dir, split="train", which=FLAGS.which, console=terminal())
+    criterion = partial(ctc.ctc_loss, impl=cfg.model.ctc)
+    frame = cfg.model.time_stride * cfg.spect.window_stride
+    heard = {}
+    for batch in run.split.loader.epoch():
+        placed = run.backend.place(batch)
+        logits, _ = eval_step(run.params, run.stats, placed, cfg=cfg.model, policy=run.policy, criterion=criterion)
+        for row, said in zip(batch.ids.tolist(), decode.greedy(logits, cfg.model.labels), strict=True):
+            if said.text == run.split.references[row]:
+                heard[row] = [start * frame for start in said.token_frames]
+    return run, heard
+
+
+def _named(audio: Path, speaker: re.Pattern[str]) -> str:
+    match = speaker.search(audio.as_posix())
+    if not match:
+        raise InputError(f"{audio}: --speaker={speaker.pattern} finds no speaker in this path; give another pattern")
+    return match[1]
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,110 @@
+"""More training utterances made from the command line."""
+
+import numpy as np
+import pytest
+import soundfile
+from commands import Commands
+
+from ds2f.data import manifest
+
+RATE = 16000
+TRAINING = (
+    *("--device=cpu", "--data.dataset=tones", "--data.batch_size=2", "--data.num_workers=0", "--data_path=data"),
+    *("--model.hidden_size=16", "--model.hidden_layers=1", "--model.time_stride=4", "--model.frequency_stride=16"),
+    *("--optim.schedule=constant", "--optim.learning_rate=0.01", "--apex.opt_level=O0", "--training.validate_every=99"),
+    "--novisualization.tensorboard",
+)
+WORDS = {"A": 400, "B": 1500}
+
+
+def say(folder, name, text):
+    """Writes an utterance: a tone per word, and a pause between any two."""
+    time = np.arange(RATE // 4) / RATE
+    pause = np.zeros(RATE // 5)
+    tones = [0.3 * np.sin(2 * np.pi * WORDS[word] * time) for word in text.split()]
+    samples = np.concatenate([part for tone in tones for part in (tone, pause)])
+    noise = 0.001 * np.random.default_rng(len(name)).standard_normal(len(samples))
+    soundfile.write(folder / f"{name}.wav", samples + noise, RATE, subtype="PCM_16")
+    (folder / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+    return f"{name}.wav,{name}.txt\n"
+
+
+@pytest.fixture(scope="module")
+def launch():
+    """Runs a launcher, given its flags and ``folder``."""
+    commands = Commands()
+    yield commands.run
+    commands.close()
+
+
+@pytest.fixture(scope="module")
+def workplace(launch, tmp_path_factory):
+    """A folder with eight utterances of either of two speakers, and a run that has learnt what both always say."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "data").mkdir()
+    for split in ("train", "val"):
+        rows = [say(folder / "data", f"{split}{index}-{who}", "A B") for who in ("ann", "bob") for index in range(8)]
+        (folder / "data" / f"tones_{split}_manifest.csv").write_text("".join(rows), encoding="utf-8")
+    result = launch("train", *TRAINING, "--run_dir=run", "--training.epochs=10", folder=folder)
+    assert result.status == 0, result.err
+    return folder
+
+
+def test_old_and_new_utterances_are_a_training_set(launch, workplace):
+    made = launch("splice", "--run_dir=run", "--copies=3", "--output=data/more", folder=workplace)
+    assert made.status == 0, made.err
+    found = manifest.read(workplace / "data" / "more")
+    old = {row.audio.stem: row for row in manifest.read(workplace / "data" / "tones_train_manifest.csv")}
+    new = [row for row in found if row.audio.stem not in old]
+    assert len(found) == len(old) + len(new)
+    assert f"{len(old)} utterances, and {len(new)} " in made.out
+    for row in found:
+        if row.audio.stem in old:
+            source = old[row.audio.stem]
+            assert row.transcript == source.transcript
+            assert np.array_equal(soundfile.read(row.audio)[0], soundfile.read(source.audio)[0])
+    assert {row.audio.stem.split("-")[1] for row in new} == {"ann", "bob"}
+    assert {row.transcript for row in new} - {row.transcript for row in old.values()}, "no sentence is new"
+    for row in new:
+        tones = row.transcript.split()
+        assert heard(soundfile.read(row.audio)[0]) == tones
+
+    again = launch("splice", "--run_dir=run", "--copies=3", "--output=data/again", folder=workplace)
+    assert again.status == 0, again.err
+    for row in found:
+        assert (workplace / "data" / "again" / "wav" / row.audio.name).read_bytes() == row.audio.read_bytes()
+
+    result = launch(
+        "train",
+        *TRAINING[:-1],
+        "--data.train_manifest=data/more",
+        "--run_dir=on",
+        "--training.epochs=1",
+        folder=workplace,
+    )
+    assert result.status == 0, result.err
+    assert f"{len(found)} training utterances" in result.out
+
+
+def heard(samples):
+    """The words of a recording, by the frequency of each stretch that is loud."""
+    frames = samples[: len(samples) // 160 * 160].reshape(-1, 160)
+    loud = np.concatenate(([False], (frames**2).mean(axis=1) > 0.005, [False]))
+    edges = np.flatnonzero(loud[1:] != loud[:-1]).reshape(-1, 2)
+    peaks = [
+        np.abs(np.fft.rfft(samples[first * 160 : last * 160])).argmax() * RATE / ((last - first) * 160)
+        for first, last in edges
+    ]
+    return [min(WORDS, key=lambda word: abs(WORDS[word] - peak)) for peak in peaks]
+
+
+def test_a_folder_that_exists_is_not_written_over(launch, workplace):
+    result = launch("splice", "--run_dir=run", "--output=data", folder=workplace)
+    assert (result.status, "give a new folder in one that exists" in result.err) == (1, True)
+
+
+def test_recordings_that_name_no_speaker_are_named(launch, workplace):
+    result = launch("splice", "--run_dir=run", "--output=none", "--speaker=(xyz)", folder=workplace)
+    assert result.status == 1
+    assert "train0-ann.wav: --speaker=(xyz) finds no speaker in this path" in result.err
+    assert not (workplace / "none").exists()
