@@ -59,7 +59,7 @@ def joined(recordings: Sequence[Sequence[Piece]], *, words: int, draw: random.Ra
 
     Args:
       recordings: the pieces of each, all of one speaker.
-      words: how many are enough.
+      words: how many are enough, at least 1.
       draw: what is drawn from.
       sample_rate: hertz.
     """
@@ -76,11 +76,12 @@ def joined(recordings: Sequence[Sequence[Piece]], *, words: int, draw: random.Ra
 def recombined(
     recordings: Sequence[Sequence[Piece]], *, copies: int, draw: random.Random, sample_rate: int
 ) -> Iterator[Piece]:
-    """Makes ``copies`` times as many utterances as one speaker has recordings, each of as many words as one of them."""
+    """Makes ``copies`` utterances for each recording of one speaker that has words, of about as many words."""
+    spoken = [recording for recording in recordings if any(piece.text for piece in recording)]
     for _ in range(copies):
-        for recording in recordings:
+        for recording in spoken:
             words = sum(len(piece.text.split()) for piece in recording)
-            yield joined(recordings, words=words, draw=draw, sample_rate=sample_rate)
+            yield joined(spoken, words=words, draw=draw, sample_rate=sample_rate)
 
 
 def _joined(neighbours: Sequence[Piece]) -> Piece:

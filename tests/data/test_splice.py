@@ -106,3 +106,11 @@ def test_there_are_copies_of_every_length_and_a_seed_repeats_them():
     assert len(first) == 100
     assert all(len(text.split()) >= 4 for text in first[::2])
     assert set(first[1::2]) == {"E", "A B C D"}
+
+
+def test_recordings_without_words_are_left_alone():
+    recordings = [[Piece("", np.zeros(300, np.float32))], [Piece("A", np.ones(200, np.float32))]]
+    found = list(recombined(recordings, copies=9, draw=random.Random(0), sample_rate=RATE))
+    assert {piece.text for piece in found} == {"A"}
+    assert len(found) == 9
+    assert not list(recombined(recordings[:1], copies=9, draw=random.Random(0), sample_rate=RATE))
