@@ -1,8 +1,9 @@
-"""What several test files share: a corpus of tones that takes no time to make."""
+"""What several test files share: launchers to run, and a corpus of tones that takes no time to make."""
 
 import numpy as np
 import pytest
 import soundfile
+from commands import Commands
 
 RATE = 16000
 
@@ -32,3 +33,11 @@ def tone_corpus(tmp_path_factory):
             rows.append(write_tones(folder, f"{split}{index}", text, index))
         (folder / f"tones_{split}_manifest.csv").write_text("".join(rows), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def launch():
+    """Runs a launcher, given its flags and ``folder``."""
+    commands = Commands()
+    yield commands.run
+    commands.close()

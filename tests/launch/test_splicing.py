@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import soundfile
-from commands import Commands
 
 from ds2f.data import manifest
 
@@ -27,14 +26,6 @@ def say(folder, name, text):
     soundfile.write(folder / f"{name}.wav", samples + noise, RATE, subtype="PCM_16")
     (folder / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
     return f"{name}.wav,{name}.txt\n"
-
-
-@pytest.fixture(scope="module")
-def launch():
-    """Runs a launcher, given its flags and ``folder``."""
-    commands = Commands()
-    yield commands.run
-    commands.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import shutil
 
 import arpa
 import pytest
-from commands import Commands
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
 
@@ -14,14 +13,6 @@ TRAINING = (
     *("--model.hidden_size=8", "--model.hidden_layers=1", "--optim.schedule=constant", "--optim.learning_rate=0.01"),
     *("--apex.opt_level=O0", "--training.epochs=1", "--novisualization.tensorboard"),
 )
-
-
-@pytest.fixture(scope="module")
-def launch():
-    """Runs a launcher, given its flags and ``folder``."""
-    commands = Commands()
-    yield commands.run
-    commands.close()
 
 
 @pytest.fixture(scope="module")
