@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FLAGS = absl_flags.FLAGS
 flags.define(only=("data_path", "run_dir", "device", "apex"))
 flags.define_speaker()
-absl_flags.DEFINE_string("output", "", "Folder to write, for --data.train_manifest: all utterances, old and new.")
+absl_flags.DEFINE_string("output", "", "Folder to write, for --data.train_manifest: its utterances, old and new.")
 absl_flags.DEFINE_integer("copies", 6, "New utterances for each old one that is cut.", lower_bound=1)
 absl_flags.DEFINE_string(
     "which", "best", "Which checkpoint finds the words: best, last, its number, or best:5 or last:5 for a mean."
@@ -35,12 +35,14 @@ def main(_: list[str]) -> None:
         raise InputError(f"--output={FLAGS.output}: give a new folder in one that exists, such as data/spliced")
 
     from ds2f.checkpoint import load_config
-    from ds2f.data import audio, splice
+    from ds2f.config import manifest_path
+    from ds2f.data import audio, manifest, splice
     from ds2f.data.corpora import store
 
     cfg = flags.config_from_flags(load_config(run_dir))
     rate = cfg.spect.sample_rate
     run, heard = _heard(cfg, run_dir)
+    copied = len(manifest.read(manifest_path(cfg, "train")))  # training adds the rows of data.train_on_val itself
     if not heard:
         raise InputError(f"{run_dir}: its model transcribes none of its training utterances without error; train on")
 
@@ -50,7 +52,8 @@ def main(_: list[str]) -> None:
     speakers: dict[str, list[list[splice.Piece]]] = {}
     for row, utterance in enumerate(run.split.utterances):
         samples = audio.load(utterance.audio, sample_rate=rate).samples
-        write(utterance.audio.stem, utterance.transcript, store.as_pcm(samples))
+        if row < copied:
+            write(utterance.audio.stem, utterance.transcript, store.as_pcm(samples))
         if row in heard:
             pieces = splice.cut(samples, utterance.transcript, heard[row], sample_rate=rate)
             speakers.setdefault(_named(utterance.audio, speaker), []).append(pieces)
@@ -61,8 +64,10 @@ def main(_: list[str]) -> None:
             made, seconds = made + 1, seconds + len(new.samples) / rate
     unfinished.rename(output)
     print(
-        f"{output}: {len(run.split.utterances):,} utterances, and {made:,} ({seconds / 60:.0f} min) made of "
-        f"{len(heard):,} of them, by {len(speakers):,} speakers. Train with --data.train_manifest={output}"
+        f"{output}: {copied:,} utterances, and {made:,} ({seconds / 60:.0f} min) made of "
+        f"{len(heard):,}, by {len(speakers):,} speakers. Train with --data.train_manifest={output}"
+        + " --data.train_on_val"
+        * cfg.data.train_on_val
     )
 
 

@@ -11,7 +11,7 @@ TRAINING = (
     *("--device=cpu", "--data.dataset=tones", "--data.batch_size=2", "--data.num_workers=0", "--data_path=data"),
     *("--model.hidden_size=16", "--model.hidden_layers=1", "--model.time_stride=4", "--model.frequency_stride=16"),
     *("--optim.schedule=constant", "--optim.learning_rate=0.01", "--apex.opt_level=O0", "--training.validate_every=99"),
-    "--novisualization.tensorboard",
+    *("--data.train_on_val", "--novisualization.tensorboard"),
 )
 WORDS = {"A": 400, "B": 1500}
 
@@ -30,11 +30,11 @@ def say(folder, name, text):
 
 @pytest.fixture(scope="module")
 def workplace(launch, tmp_path_factory):
-    """A folder with eight utterances of either of two speakers, and a run that has learnt what both always say."""
+    """Utterances of two speakers for training and two for validation, and a run trained on all of them."""
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "data").mkdir()
-    for split in ("train", "val"):
-        rows = [say(folder / "data", f"{split}{index}-{who}", "A B") for who in ("ann", "bob") for index in range(8)]
+    for split, speakers, count in (("train", ("ann", "bob"), 8), ("val", ("cid", "dee"), 2)):
+        rows = [say(folder / "data", f"{split}{index}-{who}", "A B") for who in speakers for index in range(count)]
         (folder / "data" / f"tones_{split}_manifest.csv").write_text("".join(rows), encoding="utf-8")
     result = launch("train", *TRAINING, "--run_dir=run", "--training.epochs=10", folder=folder)
     assert result.status == 0, result.err
@@ -49,12 +49,14 @@ def test_old_and_new_utterances_are_a_training_set(launch, workplace):
     new = [row for row in found if row.audio.stem not in old]
     assert len(found) == len(old) + len(new)
     assert f"{len(old)} utterances, and {len(new)} " in made.out
+    assert "data.train_on_val" in made.out
     for row in found:
         if row.audio.stem in old:
             source = old[row.audio.stem]
             assert row.transcript == source.transcript
             assert np.array_equal(soundfile.read(row.audio)[0], soundfile.read(source.audio)[0])
-    assert {row.audio.stem.split("-")[1] for row in new} == {"ann", "bob"}
+    assert {row.audio.stem.split("-")[1] for row in new} == {"ann", "bob", "cid", "dee"}
+    assert {row.audio.stem[:7] for row in new} == {"spliced"}, "training adds the validation set itself"
     assert {row.transcript for row in new} - {row.transcript for row in old.values()}, "no sentence is new"
     for row in new:
         tones = row.transcript.split()
@@ -67,14 +69,14 @@ def test_old_and_new_utterances_are_a_training_set(launch, workplace):
 
     result = launch(
         "train",
-        *TRAINING[:-1],
+        *TRAINING,
         "--data.train_manifest=data/more",
         "--run_dir=on",
         "--training.epochs=1",
         folder=workplace,
     )
     assert result.status == 0, result.err
-    assert f"{len(found)} training utterances" in result.out
+    assert f"{len(found) + 4} utterances" in result.out
 
 
 def heard(samples):
