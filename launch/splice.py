@@ -20,14 +20,6 @@ flags.define(only=("data_path", "run_dir", "device", "apex"))
 flags.define_speaker()
 absl_flags.DEFINE_string("output", "", "Folder to write, for --data.train_manifest: its utterances, old and new.")
 absl_flags.DEFINE_integer("copies", 6, "New utterances for each old one that is cut.", lower_bound=1)
-absl_flags.DEFINE_float(
-    "balance",
-    0.5,
-    "How far rare words are drawn more often than they are said: a word said n times with a weight of n to the power "
-    "of minus this. 0: as often as it is said; 1: all words alike.",
-    lower_bound=0.0,
-    upper_bound=1.0,
-)
 absl_flags.DEFINE_string(
     "which", "best", "Which checkpoint finds the words: best, last, its number, or best:5 or last:5 for a mean."
 )
@@ -66,10 +58,8 @@ def main(_: list[str]) -> None:
             pieces = splice.cut(samples, utterance.transcript, heard[row], sample_rate=rate)
             speakers.setdefault(_named(utterance.audio, speaker), []).append(pieces)
     made, seconds, draw = 0, 0.0, random.Random(FLAGS.seed)
-    weight = splice.rarity((run.split.references[row] for row in heard), balance=FLAGS.balance)
     for name, recordings in sorted(speakers.items()):
-        made_of = splice.recombined(recordings, copies=FLAGS.copies, weight=weight, draw=draw, sample_rate=rate)
-        for new in made_of:
+        for new in splice.recombined(recordings, copies=FLAGS.copies, draw=draw, sample_rate=rate):
             write(f"spliced{made}-{name}", new.text, store.as_pcm(new.samples))
             made, seconds = made + 1, seconds + len(new.samples) / rate
     unfinished.rename(output)

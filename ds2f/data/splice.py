@@ -5,11 +5,8 @@ other orders leave it nothing but their sound to go by. Related: Lam et al. 2021
 for Sequence-to-Sequence ASR" (arXiv:2104.01393), which replaces words one by one.
 """
 
-import itertools
 import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from statistics import fmean
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,61 +54,37 @@ def cut(samples: NDArray[np.float32], text: str, starts: Sequence[float], *, sam
     return [*found, Piece(text[begins:], samples[place:])]
 
 
-def rarity(texts: Iterable[str], *, balance: float) -> Callable[[str], float]:
-    """How often a word is to be drawn, by how often the texts have it: ``count ** -balance``.
+def joined(recordings: Sequence[Sequence[Piece]], *, words: int, draw: random.Random, sample_rate: int) -> Piece:
+    """Joins pieces, drawn one or two neighbours at a time from any of the recordings, until they have enough words.
 
     Args:
-      texts: of all that is cut.
-      balance: 0 draws every word as often as it is said, 1 all words alike.
-
-    Returns:
-      The weight of a text, the mean of its words'.
-    """
-    counts = Counter(word for text in texts for word in text.split())
-    return lambda text: fmean(counts[word] ** -balance for word in text.split())
-
-
-def recombined(
-    recordings: Sequence[Sequence[Piece]],
-    *,
-    copies: int,
-    weight: Callable[[str], float],
-    draw: random.Random,
-    sample_rate: int,
-) -> Iterator[Piece]:
-    """Makes new utterances of one speaker's pieces, of one or two neighbours at a time.
-
-    Args:
-      recordings: the pieces of each; those without words are left alone.
-      copies: new utterances for each recording, of at least as many words.
-      weight: how often pieces are drawn, by their text.
+      recordings: the pieces of each, all of one speaker.
+      words: how many are enough, at least 1.
       draw: what is drawn from.
       sample_rate: hertz.
     """
+    drawn: list[Piece] = []
+    while sum(len(piece.text.split()) for piece in drawn) < words:
+        source = draw.choice(recordings)
+        size = min(draw.randint(1, _LONGEST), len(source))
+        start = draw.randint(0, len(source) - size)
+        drawn.append(_joined(source[start : start + size]))
+    ramp = round(_RAMP * sample_rate)
+    return Piece(" ".join(piece.text for piece in drawn), _crossfaded([piece.samples for piece in drawn], ramp))
+
+
+def recombined(
+    recordings: Sequence[Sequence[Piece]], *, copies: int, draw: random.Random, sample_rate: int
+) -> Iterator[Piece]:
+    """Makes ``copies`` utterances for each recording of one speaker that has words, of about as many words."""
     spoken = [recording for recording in recordings if any(piece.text for piece in recording)]
-    runs = [
-        _run(recording[start : start + size])
-        for recording in spoken
-        for size in range(1, _LONGEST + 1)
-        for start in range(len(recording) - size + 1)
-    ]
-    weights = list(itertools.accumulate(weight(run.text) for run in runs))
     for _ in range(copies):
         for recording in spoken:
-            words = len(_run(recording).text.split())
-            drawn: list[Piece] = []
-            while sum(len(run.text.split()) for run in drawn) < words:
-                drawn += draw.choices(runs, cum_weights=weights)
-            yield joined(drawn, sample_rate=sample_rate)
+            words = sum(len(piece.text.split()) for piece in recording)
+            yield joined(spoken, words=words, draw=draw, sample_rate=sample_rate)
 
 
-def joined(pieces: Sequence[Piece], *, sample_rate: int) -> Piece:
-    """Joins pieces that were apart; each fades into the next, so that nothing clicks."""
-    ramp = round(_RAMP * sample_rate)
-    return Piece(" ".join(piece.text for piece in pieces), _crossfaded([piece.samples for piece in pieces], ramp))
-
-
-def _run(neighbours: Sequence[Piece]) -> Piece:
+def _joined(neighbours: Sequence[Piece]) -> Piece:
     return Piece(" ".join(piece.text for piece in neighbours), np.concatenate([piece.samples for piece in neighbours]))
 
 
