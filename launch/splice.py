@@ -15,6 +15,8 @@ from launch import decoding, flags
 if TYPE_CHECKING:
     from ds2f.config import Config
 
+_MOST_WRONG = 20  # % of an utterance's characters; where more are, the model does not know where the words are
+
 FLAGS = absl_flags.FLAGS
 flags.define(only=("data_path", "run_dir", "device", "apex"))
 flags.define_speaker()
@@ -44,7 +46,10 @@ def main(_: list[str]) -> None:
     run, heard = _heard(cfg, run_dir)
     copied = len(manifest.read(manifest_path(cfg, "train")))  # training adds the rows of data.train_on_val itself
     if not heard:
-        raise InputError(f"{run_dir}: its model transcribes none of its training utterances without error; train on")
+        raise InputError(
+            f"{run_dir}: there is no training utterance of which its model gets {100 - _MOST_WRONG} % of the "
+            "characters right; train on"
+        )
 
     unfinished = output.with_name(f".partial_{output.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -72,24 +77,30 @@ def main(_: list[str]) -> None:
 
 
 def _heard(cfg: "Config", run_dir: Path) -> tuple[decoding.Opened, dict[int, list[float]]]:
-    """The run with its training set, and when each character begins, by the row of each utterance heard without error.
+    """The run with its training set, and when each character begins, by the row of each utterance heard well enough.
 
-    Seconds, by the best path.
+    Seconds, by the best path that spells the transcript.
     """
-    from ds2f import ctc, decode
+    from ds2f import decode
+    from ds2f.metrics import count_errors
     from ds2f.runner.telemetry import terminal
     from ds2f.steps import eval_step
 
     run = decoding.open_run(cfg, run_dir, split="train", which=FLAGS.which, console=terminal())
-    criterion = partial(ctc.ctc_loss, impl=cfg.model.ctc)
-    frame = cfg.model.time_stride * cfg.spect.window_stride
+    labels, frame = cfg.model.labels, cfg.model.time_stride * cfg.spect.window_stride
     heard = {}
     for batch in run.split.loader.epoch():
         placed = run.backend.place(batch)
-        logits, _ = eval_step(run.params, run.stats, placed, cfg=cfg.model, policy=run.policy, criterion=criterion)
-        for row, said in zip(batch.ids.tolist(), decode.greedy(logits, cfg.model.labels), strict=True):
-            if said.text == run.split.references[row]:
-                heard[row] = [start * frame for start in said.token_frames]
+        logits, _ = eval_step(run.params, run.stats, placed, cfg=cfg.model, policy=run.policy)
+        scores = logits.values.float().cpu().numpy()
+        for index, (row, said) in enumerate(zip(batch.ids.tolist(), decode.greedy(logits, labels), strict=True)):
+            text = run.split.references[row]
+            if count_errors(text, said.text).cer > _MOST_WRONG:
+                continue
+            tokens = [labels.index(character) for character in text if character in labels]
+            starts = decode.align(scores[index, : logits.lengths[index]], tokens, blank=cfg.model.blank)
+            if starts and len(starts) == len(text):  # otherwise it has characters outside the labels
+                heard[row] = [start * frame for start in starts]
     return run, heard
 
 

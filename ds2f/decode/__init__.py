@@ -1,5 +1,6 @@
 """From logits to text."""
 
+from ds2f.decode.align import align
 from ds2f.decode.beam import LanguageModel, beam
 from ds2f.decode.decoders import Decoder, best_of_beam, from_config
 from ds2f.decode.greedy import Hypothesis, greedy
@@ -8,6 +9,7 @@ __all__ = [
     "Decoder",
     "Hypothesis",
     "LanguageModel",
+    "align",
     "beam",
     "best_of_beam",
     "from_config",

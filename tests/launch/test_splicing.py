@@ -16,15 +16,15 @@ TRAINING = (
 WORDS = {"A": 400, "B": 1500}
 
 
-def say(folder, name, text):
-    """Writes an utterance: a tone per word, and a pause between any two."""
+def say(folder, name, text, *, transcript=None):
+    """Writes an utterance: a tone per word, and a pause between any two. The transcript may be another text."""
     time = np.arange(RATE // 4) / RATE
     pause = np.zeros(RATE // 5)
     tones = [0.3 * np.sin(2 * np.pi * WORDS[word] * time) for word in text.split()]
     samples = np.concatenate([part for tone in tones for part in (tone, pause)])
     noise = 0.001 * np.random.default_rng(len(name)).standard_normal(len(samples))
     soundfile.write(folder / f"{name}.wav", samples + noise, RATE, subtype="PCM_16")
-    (folder / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+    (folder / f"{name}.txt").write_text((transcript or text) + "\n", encoding="utf-8")
     return f"{name}.wav,{name}.txt\n"
 
 
@@ -35,6 +35,8 @@ def workplace(launch, tmp_path_factory):
     (folder / "data").mkdir()
     for split, speakers, count in (("train", ("ann", "bob"), 8), ("val", ("cid", "dee"), 2)):
         rows = [say(folder / "data", f"{split}{index}-{who}", "A B") for who in speakers for index in range(count)]
+        if split == "train":
+            rows.append(say(folder / "data", "wrong-ann", "A B", transcript="B"))
         (folder / "data" / f"tones_{split}_manifest.csv").write_text("".join(rows), encoding="utf-8")
     result = launch("train", *TRAINING, "--run_dir=run", "--training.epochs=10", folder=folder)
     assert result.status == 0, result.err
@@ -49,6 +51,7 @@ def test_old_and_new_utterances_are_a_training_set(launch, workplace):
     new = [row for row in found if row.audio.stem not in old]
     assert len(found) == len(old) + len(new)
     assert f"{len(old)} utterances, and {len(new)} " in made.out
+    assert "made of 20, by 4 speakers" in made.out, "what the model does not hear is not cut"
     assert "data.train_on_val" in made.out
     for row in found:
         if row.audio.stem in old:
