@@ -34,7 +34,7 @@ def cut(samples: NDArray[np.float32], text: str, starts: Sequence[float], *, sam
     Args:
       samples: float32 [N].
       text: what is said.
-      starts: when each character of ``text`` begins, in seconds; the best path of a CTC model tells.
+      starts: when each character of ``text`` begins, in seconds; ``decode.align`` tells.
       sample_rate: hertz.
 
     Returns:
