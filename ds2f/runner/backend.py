@@ -179,9 +179,10 @@ def _keep_freed_memory(*, largest: bool) -> None:
     """Tells glibc to keep blocks that are freed, which it would give back to the kernel and fault in again.
 
     The buffers of a step are large and of a new size each time. Where half precision is fast, a training step of
-    3 x 512 takes a sixth less. Elsewhere the products take so long that one cannot tell; there the ``largest`` blocks,
-    of 32 MiB and more, are given back, since keeping them costs almost half as much memory again. What oneDNN keeps for
-    each of these sizes would grow to gigabytes, for nothing: 64 of its programs are as fast as 1024.
+    3 x 512 takes a sixth less. Elsewhere the products of ten utterances take so long that one cannot tell; there the
+    ``largest`` blocks, of 32 MiB and more, are given back, since keeping them costs almost half as much memory again
+    (in float32, an LSTM layer of 1024 units then takes a tenth longer with 32 utterances, a sixth with 64). What oneDNN
+    keeps for each of these sizes would grow to gigabytes, for nothing: 64 of its programs are as fast as 1024.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # read when oneDNN is first used
     if platform.libc_ver()[0] == "glibc":
