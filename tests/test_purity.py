@@ -99,6 +99,7 @@ def walk(given: Material) -> dict[str, Any]:
         ("adamw", "scan"),
         ("sgd", "fused"),
         ("lamb", "fused"),
+        ("muon", "fused"),
         ("novograd", "fused"),
     ):
         found[f"train {name} {kernel}"] = two_steps(given, batch, name, kernel)

@@ -18,6 +18,7 @@ OPTIMIZERS = {
     "sgd": optim.sgd(0.003),
     "adamw": optim.adamw(0.02),
     "lamb": optim.lamb(0.02),
+    "muon": optim.muon(0.02),
     "novograd": optim.novograd(0.02),
 }
 CRITERIA = {"native": ctc.native, "warpctc": ctc.warpctc, "scan": ctc.scan}

@@ -9,8 +9,9 @@ from ds2f.optim.base import (
     apply_updates,
     chain,
     identity,
+    partition,
 )
-from ds2f.optim.optimizers import adamw, from_config, lamb, novograd, sgd
+from ds2f.optim.optimizers import adamw, from_config, lamb, muon, novograd, sgd
 from ds2f.optim.transforms import clip_by_global_norm, clip_to_norm
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "from_config",
     "identity",
     "lamb",
+    "muon",
     "novograd",
+    "partition",
     "schedules",
     "sgd",
     "transforms",

@@ -16,6 +16,7 @@ from ds2f.types import OptState, Params
 
 Init = Callable[[Params], OptState]
 Update = Callable[[Tree, OptState, Params], tuple[Tree, OptState]]
+Mask = Callable[[str, Tensor], bool]  # (path such as "rnn_0/forward/w_ih", leaf) -> whether a transform applies to it
 Schedule = Callable[[Tensor], Tensor]  # updates applied so far, [] int64 -> learning rate, [] float32
 
 
@@ -94,6 +95,34 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
         return new_params, (*tree.select(finite, new_front, state[:-1]), new_last)
 
     return GradientTransformation(init, update, step)
+
+
+def partition(mask: Mask, chosen: GradientTransformation, others: GradientTransformation) -> GradientTransformation:
+    """Applies ``chosen`` to the leaves that ``mask`` names and ``others`` to the rest.
+
+    Each sees its leaves alone, as a flat dictionary whose keys are the paths with dots for slashes; the state is the
+    pair of their states.
+    """
+
+    def parts(grads: Tree, params: Params) -> list[dict[str, Tensor]]:
+        leaves = zip(tree.flatten_with_paths(params).items(), tree.leaves(grads), strict=True)
+        halves: list[dict[str, Tensor]] = [{}, {}]
+        for (path, leaf), grad in leaves:
+            halves[not mask(path, leaf)][path.replace("/", ".")] = grad
+        return halves
+
+    def init(params: Params) -> OptState:
+        return tuple(tx.init(part) for tx, part in zip((chosen, others), parts(params, params), strict=True))
+
+    def update(updates: Tree, state: OptState, params: Params) -> tuple[Tree, OptState]:
+        both = zip((chosen, others), parts(updates, params), state, parts(params, params), strict=True)
+        done = [tx.update(grads, part, own) for tx, grads, part, own in both]
+        by_path = {path: leaf for updates, _ in done for path, leaf in updates.items()}
+        _, rebuild = tree.flatten(updates)
+        ordered = [by_path[path.replace("/", ".")] for path in tree.flatten_with_paths(params)]
+        return rebuild(ordered), tuple(part for _, part in done)
+
+    return GradientTransformation(init, update)
 
 
 def _check_parts(state: OptState, transforms: tuple[GradientTransformation, ...]) -> None:

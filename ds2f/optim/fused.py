@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ds2f import tree
 from ds2f.optim import schedules
-from ds2f.optim.base import Schedule, Step
-from ds2f.optim.transforms import Mask, ScaleByAdamState, ScaleByScheduleState, TraceState, leaf_decays
+from ds2f.optim.base import Mask, Schedule, Step
+from ds2f.optim.transforms import ScaleByAdamState, ScaleByScheduleState, TraceState, leaf_decays
 from ds2f.tree import Tree
 from ds2f.types import OptState, Params
 

@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 from ds2f.config import OptimConfig
 from ds2f.errors import InputError
-from ds2f.optim.base import GradientTransformation, Schedule, chain, identity
+from ds2f.optim.base import GradientTransformation, Mask, Schedule, chain, identity, partition
 from ds2f.optim.fused import adamw_step, sgd_step
 from ds2f.optim.transforms import (
-    Mask,
     add_decayed_weights,
+    hidden_matrices,
     matrices_only,
+    orthogonalize,
     scale_by_adam,
     scale_by_learning_rate,
     scale_by_novograd,
@@ -128,12 +129,53 @@ def novograd(
     )
 
 
+def muon(
+    learning_rate: float | Schedule,
+    *,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    mask: Mask | None = None,
+) -> GradientTransformation:
+    """Momentum made orthogonal for the matrices inside the model and AdamW for the rest, for large batches.
+
+    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/); as ``torch.optim.Muon`` with
+    ``adjust_lr_fn="match_rms_adamw"``, but in the parameters' precision.
+
+    Args:
+      learning_rate: a number or a schedule, for both; what suits AdamW.
+      momentum: of the matrices.
+      nesterov: looks ahead along the momentum.
+      b1: as ``adamw``'s, for the other leaves.
+      b2: likewise.
+      eps: likewise.
+      weight_decay: as ``adamw``'s, for both.
+      mask: as ``adamw``'s.
+    """
+    _check_decays(b1=b1, b2=b2)
+    return chain(
+        partition(
+            hidden_matrices,
+            chain(trace(momentum, nesterov=nesterov), orthogonalize()),
+            scale_by_adam(b1, b2, eps),
+        ),
+        add_decayed_weights(weight_decay, mask=mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
 def from_config(cfg: OptimConfig, learning_rate: float | Schedule, *, fused: bool = True) -> GradientTransformation:
     """The optimizer that ``optim.name`` names; ``fused`` as in ``adamw``, and nothing for those without such a step."""
     optimizers: dict[str, Callable[..., GradientTransformation]] = {
         "sgd": functools.partial(sgd, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=fused),
         "adamw": functools.partial(adamw, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, fused=fused),
         "lamb": functools.partial(lamb, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps),
+        "muon": functools.partial(
+            muon, momentum=cfg.momentum, nesterov=cfg.nesterov, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps
+        ),
         "novograd": functools.partial(novograd, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps),
     }
     mask = matrices_only if cfg.decay_matrices_only else None

@@ -1,7 +1,7 @@
 """The parts that optimizers are chained from: each takes updates and returns updates."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,11 +9,9 @@ from torch import Tensor
 
 from ds2f import tree
 from ds2f.optim import schedules
-from ds2f.optim.base import GradientTransformation, Schedule, foreach, identity, stateless
+from ds2f.optim.base import GradientTransformation, Mask, Schedule, foreach, identity, stateless
 from ds2f.tree import Tree
 from ds2f.types import Params
-
-Mask = Callable[[str, Tensor], bool]  # (path such as "rnn_0/forward/w_ih", leaf) -> whether a transform applies to it
 
 
 class TraceState(NamedTuple):
@@ -152,6 +150,28 @@ def scale_by_novograd(b2: float = 0.98, eps: float = 1e-8) -> GradientTransforma
     return GradientTransformation(init, update)
 
 
+def orthogonalize(*, iterations: int = 5, eps: float = 1e-7) -> GradientTransformation:
+    """Turns each matrix into a nearly orthogonal one, of the root mean square of an Adam step.
+
+    Muon, Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/): Newton-Schulz iterations with a quintic
+    polynomial leave the singular vectors as they are and bring the singular values to between 0.7 and 1.2. The result
+    is scaled by ``0.2 * sqrt(max(rows, columns))``, after Liu et al. 2025 (https://arxiv.org/abs/2502.16982), so that
+    AdamW's learning rates and weight decays fit. A convolution counts as the matrix of its output channels.
+    """
+
+    def matrix(leaf: Tensor) -> Tensor:
+        rows = leaf.flatten(1)
+        tall = rows.shape[0] > rows.shape[1]
+        x = rows.T if tall else rows
+        x = x / (torch.linalg.matrix_norm(x) + eps)
+        for _ in range(iterations):
+            gram = x @ x.T
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+        return (x.T if tall else x).reshape(leaf.shape) * (0.2 * max(rows.shape) ** 0.5)
+
+    return stateless(lambda updates, params: tree.map(matrix, updates))
+
+
 def add_decayed_weights(weight_decay: float, *, mask: Mask | None = None) -> GradientTransformation:
     """Adds ``weight_decay * p`` to each update.
 
@@ -186,6 +206,11 @@ def matrices_only(path: str, leaf: Tensor) -> bool:
     """A ``mask`` that leaves biases and the scales and shifts of batch norm alone."""
     del path
     return leaf.ndim > 1
+
+
+def hidden_matrices(path: str, leaf: Tensor) -> bool:
+    """A ``mask`` of what Muon orthogonalizes: the convolutions and recurrent matrices, not what makes the logits."""
+    return leaf.ndim > 1 and not path.startswith(("output/", "intermediate/"))
 
 
 def scale(factor: float) -> GradientTransformation:

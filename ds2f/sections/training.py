@@ -10,7 +10,7 @@ from ds2f.settings import one_of, setting, within
 class OptimConfig:
     """Optimizer and learning-rate schedule."""
 
-    name: str = setting("adamw", "Optimizer.", one_of("adamw", "sgd", "lamb", "novograd"))
+    name: str = setting("adamw", "Optimizer.", one_of("adamw", "sgd", "lamb", "muon", "novograd"))
     schedule: str = setting(
         "noam", "Learning-rate schedule.", one_of("constant", "exponential", "noam", "one_cycle", "cosine")
     )
@@ -36,11 +36,11 @@ class OptimConfig:
         within(0, 1),
     )
     max_norm: float = setting(400.0, "Gradients are clipped to this global norm.", within(0, open_low=True))
-    momentum: float = setting(0.9, "Momentum of sgd.", within(0, 1))
-    nesterov: bool = setting(True, "Nesterov momentum for sgd.")
-    beta1: float = setting(0.9, "First-moment decay of adamw, lamb and novograd.", within(0, 1))
-    beta2: float = setting(0.999, "Second-moment decay of adamw, lamb and novograd.", within(0, 1))
-    eps: float = setting(1e-8, "Added to the denominator of adamw, lamb and novograd.", within(0))
+    momentum: float = setting(0.9, "Momentum of sgd and muon.", within(0, 1))
+    nesterov: bool = setting(True, "Nesterov momentum for sgd and muon.")
+    beta1: float = setting(0.9, "First-moment decay of adamw, lamb, muon and novograd.", within(0, 1))
+    beta2: float = setting(0.999, "Second-moment decay of adamw, lamb, muon and novograd.", within(0, 1))
+    eps: float = setting(1e-8, "Added to the denominator of adamw, lamb, muon and novograd.", within(0))
 
 
 @attrs.frozen(kw_only=True)

@@ -131,7 +131,7 @@ def test_a_launcher_takes_only_the_flags_that_it_names(tmp_path: Path) -> None:
         ("--optim.learning_rate=nan", "nan is out of range, it must be > 0"),
         ("--augmentation.speeds=1,,2", "expected a comma-separated list, each a number >= 0.25 and <= 4"),
         ("--augmentation.speeds=1,9", "9.0 is out of range"),
-        ("--optim.name=adm", "value should be one of <adamw|sgd|lamb|novograd>"),
+        ("--optim.name=adm", "value should be one of <adamw|sgd|lamb|muon|novograd>"),
         ("--optim.nam=sgd", "Unknown command line flag 'optim.nam'. Did you mean: optim.name ?"),
         ("--model.labels=ABC", "Unknown command line flag 'model.labels'"),
         ("--data.batch_size", "Missing value for flag --data.batch_size"),
@@ -224,7 +224,7 @@ def test_help_lists_help_range_and_default_and_succeeds(tmp_path: Path) -> None:
     assert result.stdout.startswith("Trains nothing.")
     text = " ".join(result.stdout.split())
     assert "--data.batch_size: Utterances per card and step. (default: '240') (an integer >= 1)" in text
-    assert "--optim.name: <adamw|sgd|lamb|novograd>: Optimizer. (default: 'adamw')" in text
+    assert "--optim.name: <adamw|sgd|lamb|muon|novograd>: Optimizer. (default: 'adamw')" in text
     assert "--[no]training.evaluate_test:" in text
 
 

@@ -94,6 +94,24 @@ def test_fused_chain_keeps_the_state_of_its_front_after_a_bad_step():
     assert not torch.equal(other[0].trace["conv"]["w"], state[0].trace["conv"]["w"])
 
 
+def test_partition_gives_each_transform_its_own_leaves():
+    params = make_params()
+    chosen, others = optim.transforms.trace(0.9), optim.transforms.scale_by_adam()
+    tx = optim.partition(lambda path, leaf: path == "conv/w", chosen, others)
+    state = tx.init(params)
+    states = chosen.init(params), others.init(params)
+    for seed in range(3):
+        grads = make_grads(params, seed)
+        updates, state = tx.update(grads, state, params)
+        first, second = chosen.update(grads, states[0], params), others.update(grads, states[1], params)
+        states = first[1], second[1]
+    expected = tree.flatten_with_paths(second[0]) | {"conv/w": first[0]["conv"]["w"]}
+    assert_same_bits(updates, tree.unflatten_like(params, expected))
+    assert list(state[0].trace) == ["conv.w"]
+    assert "conv.w" not in state[1].mu
+    assert len(state[1].mu) == len(expected) - 1
+
+
 def test_apply_updates_adds_leaf_by_leaf():
     params = {"a": torch.tensor([1.0, 2.0]), "b": [torch.tensor(3.0, dtype=torch.float64)]}
     updates = {"a": torch.tensor([0.5, -2.0]), "b": [torch.tensor(1.0, dtype=torch.float64)]}

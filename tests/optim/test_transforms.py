@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import pytest
 import torch
 
@@ -86,6 +87,34 @@ def test_novograds_second_moment_averages_squared_norms():
     updates, state = tx.update(second, state, first)
     assert state.nu["w"].item() == pytest.approx(0.75 * 25 + 0.25 * 1)
     torch.testing.assert_close(updates["w"], second["w"] / 19**0.5)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5), (4, 2, 3, 2), (3, 1, 7)])
+def test_orthogonalizing_keeps_singular_vectors_and_levels_singular_values(shape):
+    grads = {"w": torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
+    rows, columns = shape[0], math.prod(shape[1:])
+    updates, _ = run(transforms.orthogonalize(), grads, grads)
+    assert updates["w"].shape == shape
+    u, _, v = torch.linalg.svd(grads["w"].reshape(rows, columns), full_matrices=False)
+    inner = u.T @ updates["w"].reshape(rows, columns) @ v.T / (0.2 * max(rows, columns) ** 0.5)
+    torch.testing.assert_close(inner, torch.diag(inner.diagonal()))
+    assert torch.all((inner.diagonal() > 0.6) & (inner.diagonal() < 1.3))
+
+
+def test_orthogonalizing_nothing_gives_nothing():
+    updates, _ = run(transforms.orthogonalize(), {"w": torch.zeros(3, 2)}, {"w": torch.zeros(3, 2)})
+    assert updates["w"].tolist() == [[0.0, 0.0]] * 3
+
+
+def test_muons_matrices_are_those_inside_the_model():
+    cfg = ModelConfig(hidden_size=4, hidden_layers=2, num_bins=9, labels=tuple("_AB"), intermediate_ctc=0.3)
+    for model in (cfg, attrs.evolve(cfg, bidirectional=False)):
+        params, _ = deepspeech2.init(model, key=0)
+        chosen = {path for path, p in tree.flatten_with_paths(params).items() if transforms.hidden_matrices(path, p)}
+        convolutions = {f"conv/layers/{index}/weight" for index in (0, 1)}
+        directions = ("forward", "backward") if model.bidirectional else ("forward",)
+        recurrent = {f"rnn_{i}/{d}/{part}" for i in (0, 1) for d in directions for part in ("w_ih", "w_hh")}
+        assert chosen == convolutions | recurrent
 
 
 def test_decay_reaches_only_what_the_mask_names():
