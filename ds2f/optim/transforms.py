@@ -164,9 +164,14 @@ def orthogonalize(*, iterations: int = 5, eps: float = 1e-7) -> GradientTransfor
         tall = rows.shape[0] > rows.shape[1]
         x = rows.T if tall else rows
         x = x / (torch.linalg.matrix_norm(x) + eps)
+        # Each iteration multiplies x by a polynomial of x x^T. All of them commute: the long side waits for the end.
+        gram = x @ x.T
+        one = factor = total = torch.eye(len(x), dtype=x.dtype, device=x.device)
         for _ in range(iterations):
-            gram = x @ x.T
-            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+            gram = factor @ gram @ factor
+            factor = torch.addmm(torch.add(3.4445 * one, gram, alpha=-4.7750), gram, gram, alpha=2.0315)
+            total = factor @ total
+        x = total @ x
         return (x.T if tall else x).reshape(leaf.shape) * (0.2 * max(rows.shape) ** 0.5)
 
     return stateless(lambda updates, params: tree.map(matrix, updates))
