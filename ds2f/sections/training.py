@@ -36,7 +36,7 @@ class OptimConfig:
         within(0, 1),
     )
     max_norm: float = setting(400.0, "Gradients are clipped to this global norm.", within(0, open_low=True))
-    momentum: float = setting(0.9, "Momentum of sgd and muon.", within(0, 1))
+    momentum: float = setting(0.9, "Momentum of sgd and muon; 0.95 is usual for muon.", within(0, 1))
     nesterov: bool = setting(True, "Nesterov momentum for sgd and muon.")
     beta1: float = setting(0.9, "First-moment decay of adamw, lamb, muon and novograd.", within(0, 1))
     beta2: float = setting(0.999, "Second-moment decay of adamw, lamb, muon and novograd.", within(0, 1))
