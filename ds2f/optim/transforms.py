@@ -154,8 +154,8 @@ def orthogonalize(*, iterations: int = 5, eps: float = 1e-7) -> GradientTransfor
     """Turns each matrix into a nearly orthogonal one, of the root mean square of an Adam step.
 
     Muon, Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/): Newton-Schulz iterations with a quintic
-    polynomial leave the singular vectors as they are and bring the singular values to between 0.7 and 1.2. The result
-    is scaled by ``0.2 * sqrt(max(rows, columns))``, after Liu et al. 2025 (https://arxiv.org/abs/2502.16982), so that
+    polynomial leave the singular vectors as they are and bring all but tiny singular values near 1. The result is
+    scaled by ``0.2 * sqrt(max(rows, columns))``, after Liu et al. 2025 (https://arxiv.org/abs/2502.16982), so that
     AdamW's learning rates and weight decays fit. A convolution counts as the matrix of its output channels.
     """
 
