@@ -5,6 +5,6 @@ errors     what is wrong with them: which words, letters, speakers and lengths; 
 show       the same as tables on the terminal
 results    the README's table of results, from the files in configs/results
 ablation   a table of what each ingredient of a recipe is worth
-compare    the means of two groups of runs, with a confidence interval
+compare    a table of two groups of runs, with a confidence interval of their difference
 kept       the files that the tables are made from
 """

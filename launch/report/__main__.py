@@ -5,6 +5,7 @@ Without either it prints the README's table of results in Markdown.
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from absl import flags as absl_flags
@@ -49,14 +50,18 @@ def main(_: list[str]) -> None:
     if FLAGS.errors or FLAGS.transcripts:
         _errors()
         return
+    print("\n".join(_table()))
+
+
+def _table() -> Iterable[str]:
     if FLAGS.compare:
-        _compare()
-        return
+        from launch.report import compare
+
+        return compare.rows(FLAGS.compare, FLAGS.against, split=FLAGS.split)
 
     from launch.report import ablation, results
 
-    rows = ablation.rows(Path(FLAGS.ablation)) if FLAGS.ablation else results.rows(Path(FLAGS.results))
-    print("\n".join(rows))
+    return ablation.rows(Path(FLAGS.ablation)) if FLAGS.ablation else results.rows(Path(FLAGS.results))
 
 
 def _errors() -> None:
@@ -79,13 +84,6 @@ def _errors() -> None:
     console = terminal()
     console.print(", ".join(source.values()), markup=False)
     show.show(found, console, rows=FLAGS.rows, worst=FLAGS.worst)
-
-
-def _compare() -> None:
-    from ds2f.runner.telemetry import terminal
-    from launch.report import compare
-
-    terminal().print(compare.show(FLAGS.compare, FLAGS.against, split=FLAGS.split))
 
 
 if __name__ == "__main__":

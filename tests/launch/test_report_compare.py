@@ -5,29 +5,25 @@ import math
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from ds2f.errors import InputError
 from launch.report import compare
 
 
-def write(folder, name, word_errors, words=200):
+def write(folder, name, word_errors, words=200, seed=1):
     run = folder / name
     run.mkdir()
     counts = {"word_errors": word_errors, "words": words, "char_errors": 2 * word_errors, "chars": 1000}
-    (run / "results.json").write_text(json.dumps({"val": counts}))
+    (run / "results.json").write_text(json.dumps({"seed": seed, "val": counts}))
 
 
-def shown(table):
-    console = Console(width=120)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_the_interval_is_welchs():
     """Worked by hand: means 6 and 3, variances 4 and 1, three each, so t(2.941) * sqrt(4 / 3 + 1 / 3) around 3."""
-    found = compare.difference([4, 6, 8], [2, 3, 4])
+    found = compare.difference([4, 6, 8], [2, 3, 4], paired=False)
     freedom = (4 / 3 + 1 / 3) ** 2 / ((4 / 3) ** 2 / 2 + (1 / 3) ** 2 / 2)
     assert found.mean == 3
     half = (found.high - found.low) / 2
@@ -37,28 +33,51 @@ def test_the_interval_is_welchs():
     assert 3.182 < quantile < 4.303  # Student's 97.5 % points at 3 and at 2 degrees of freedom
 
 
-def test_the_interval_covers_the_true_difference_in_about_95_of_100_cases():
+def test_the_interval_of_pairs_is_students():
+    """Worked by hand: differences 1, 2 and 3, so t(2) * sqrt(1 / 3) around 2, whatever the pairs have in common."""
+    found = compare.difference([11, 52, 93], [10, 50, 90], paired=True)
+    assert found == pytest.approx((2, 2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), abs=1e-5)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_the_interval_covers_the_true_difference_in_about_95_of_100_cases(paired):
     random = np.random.default_rng(3)
     covered = 0
     for _ in range(400):
-        found = compare.difference(random.normal(1.0, 2.0, 5), random.normal(0.0, 0.5, 5))
+        common = random.normal(0.0, 3.0, 5) if paired else np.zeros(5)
+        first, second = common + random.normal(1.0, 2.0, 5), common + random.normal(0.0, 0.5, 5)
+        found = compare.difference(first, second, paired=paired)
         covered += found.low <= 1.0 <= found.high
     assert 0.91 < covered / 400 < 0.99
 
 
-def test_runs_without_spread_differ_by_exactly_their_means():
-    assert compare.difference([2.0, 2.0], [1.5, 1.5]) == (0.5, 0.5, 0.5)
+@pytest.mark.parametrize("paired", [False, True])
+def test_runs_without_spread_differ_by_exactly_their_means(paired):
+    assert compare.difference([2.0, 2.0], [1.5, 1.5], paired=paired) == (0.5, 0.5, 0.5)
 
 
 def test_patterns_find_runs_and_unfinished_ones_are_passed_over(tmp_path):
     for seed, errors in enumerate([20, 24]):
-        write(tmp_path, f"one-{seed}", errors)
-        write(tmp_path, f"eight-{seed}", errors + 2)
+        write(tmp_path, f"one-{seed}", errors, seed=seed)
+        write(tmp_path, f"eight-{seed}", errors + 2, seed=10 + seed)
     (tmp_path / "eight-9").mkdir()
-    text = shown(compare.show(f"{tmp_path}/eight-*", f"{tmp_path}/one-*", split="val"))
-    assert "12.00 +- 1.41" in text
-    assert "11.00 +- 1.41" in text
-    assert "+1.00 (-5.08 to +7.08)" in text  # two degrees of freedom: 4.303 * sqrt(2)
+    first, second, gap = compare.rows(f"{tmp_path}/eight-*", f"{tmp_path}/one-*", split="val")[2:]
+    assert cells(first) == [f"{tmp_path}/eight-*", "10, 11", "12.00 +- 1.41", "4.80 +- 0.57"]
+    assert cells(second) == [f"{tmp_path}/one-*", "0, 1", "11.00 +- 1.41", "4.40 +- 0.57"]
+    # two degrees of freedom: 4.303 * sqrt(2)
+    assert cells(gap)[:3] == ["difference of the means, 95 % interval", "", "+1.00 (-5.08 to +7.08)"]
+
+
+def test_runs_of_the_same_seeds_are_compared_seed_by_seed(tmp_path):
+    for seed, (first, second) in enumerate([(22, 20), (44, 40), (68, 62)]):
+        write(tmp_path, f"one-{seed}", second, seed=seed)
+        write(tmp_path, f"eight-{9 - seed}", first, seed=seed)  # which folder holds which seed says nothing
+    gap = compare.rows(f"{tmp_path}/eight-*", f"{tmp_path}/one-*", split="val")[-1]
+    assert cells(gap)[:3] == ["difference by seed, 95 % interval", "", "+2.00 (-0.48 to +4.48)"]
+    write(tmp_path, "one-again", 62, seed=2)
+    write(tmp_path, "eight-again", 62, seed=2)
+    gap = compare.rows(f"{tmp_path}/eight-*", f"{tmp_path}/one-*", split="val")[-1]
+    assert cells(gap)[0] == "difference of the means, 95 % interval", "which of two runs of a seed make a pair?"
 
 
 def test_too_few_runs_and_different_sets_are_refused(tmp_path):
@@ -67,8 +86,8 @@ def test_too_few_runs_and_different_sets_are_refused(tmp_path):
         write(tmp_path, f"other-{seed}", 20, words=300)
     write(tmp_path, "single", 20)
     with pytest.raises(InputError, match=r"single: 1 of the 1 folders"):
-        compare.show(f"{tmp_path}/single", f"{tmp_path}/one-*", split="val")
+        compare.rows(f"{tmp_path}/single", f"{tmp_path}/one-*", split="val")
     with pytest.raises(InputError, match="same val set"):
-        compare.show(f"{tmp_path}/other-*", f"{tmp_path}/one-*", split="val")
+        compare.rows(f"{tmp_path}/other-*", f"{tmp_path}/one-*", split="val")
     with pytest.raises(InputError, match=r"lacks 'test\.word_errors'"):
-        compare.show(f"{tmp_path}/one-*", f"{tmp_path}/one-*", split="test")
+        compare.rows(f"{tmp_path}/one-*", f"{tmp_path}/one-*", split="test")
