@@ -33,7 +33,7 @@ class Summary:
         return f"{self.cfg.apex.opt_level} {_NAMES[self.policy.compute]}"
 
     def greeting(self, data: dict[str, Split], *, parameters: int) -> list[str]:
-        """What is trained, on what, and on which data: two lines."""
+        """What is trained, on what, and on which data: two lines, and a third where half precision was a bad choice."""
         cfg, ranks = self.cfg, self.ranks
         parts, steps = ranks * micro_batches(cfg, ranks), data["train"].loader.steps
         utterances, length = len(data["train"].dataset.examples), duration(data["train"].seconds)
@@ -41,7 +41,7 @@ class Summary:
             sets = f"{utterances} training utterances ({length}), {len(data['val'].dataset.examples)} for validation"
         else:
             sets = f"{utterances} utterances ({length}), the validation set's among them, and none left to validate on"
-        return [
+        lines = [
             f"{self.run_dir}: {cfg.model.hidden_layers} x {cfg.model.hidden_size} "
             f"{'bidirectional ' if cfg.model.bidirectional else ''}{cfg.model.rnn_type}, "
             f"{parameters / 1e6:.1f} M parameters, {self.amp}, "
@@ -49,6 +49,12 @@ class Summary:
             f"{sets}; {steps} steps of {'at most ' if cfg.data.max_frames else ''}{global_batch(cfg, ranks)} an epoch"
             f"{f' in {parts} shares' if parts > 1 else ''}, {cfg.training.epochs} epochs",
         ]
+        if self.policy.compute != self.backend.fast_dtype == torch.float32:
+            lines.append(
+                f"{_NAMES[self.policy.compute]} is slower than fp32 on this processor, its products many times; "
+                "--apex.dtype=auto takes what is fast"
+            )
+        return lines
 
     def epoch(
         self, position: Position, *, loss: float, found: Evaluation | None, best: bool, speed: float, rate: float

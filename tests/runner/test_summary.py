@@ -1,0 +1,43 @@
+"""What a run says of itself before it begins."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import attrs
+import pytest
+import torch
+
+from ds2f import precision
+from ds2f.config import Config
+from ds2f.runner.backend import Backend
+from ds2f.runner.summary import Summary
+
+
+def greeting(fast_dtype, requested):
+    cfg = Config()
+    cfg = attrs.evolve(cfg, apex=attrs.evolve(cfg.apex, opt_level="O2", dtype=requested))
+    backend = Backend("cpu", torch.device("cpu"), "CPU (some)", fast_dtype, "func")
+    policy = precision.policy("O2", backend.dtype(requested))
+    train = SimpleNamespace(
+        loader=SimpleNamespace(steps=3), dataset=SimpleNamespace(examples=[None] * 60), seconds=120.0
+    )
+    summary = Summary(cfg, Path("runs/mine"), policy, ranks=1, backend=backend)
+    return summary.greeting({"train": train}, parameters=1_400_000)
+
+
+@pytest.mark.parametrize(
+    ("fast_dtype", "requested"),
+    [(torch.bfloat16, "auto"), (torch.bfloat16, "bf16"), (torch.float32, "auto"), (torch.float16, "bf16")],
+)
+def test_what_is_trained_and_on_what_takes_two_lines(fast_dtype, requested):
+    first, second = greeting(fast_dtype, requested)
+    assert first.startswith("runs/mine: 5 x 1024 bidirectional lstm, 1.4 M parameters, O2 ")
+    assert "60 utterances (2 min)" in second
+    assert "3 steps of" in second
+
+
+@pytest.mark.parametrize("requested", ["bf16", "fp16"])
+def test_half_precision_where_it_is_slow_is_told_of_with_the_way_out(requested):
+    *_, last = greeting(torch.float32, requested)
+    assert last.startswith(f"{requested} is slower than fp32 on this processor")
+    assert "--apex.dtype=auto" in last
