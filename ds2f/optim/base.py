@@ -101,7 +101,7 @@ def partition(mask: Mask, chosen: GradientTransformation, others: GradientTransf
     """Applies ``chosen`` to the leaves that ``mask`` names and ``others`` to the rest.
 
     Each sees its leaves alone, as a flat dictionary whose keys are the paths with dots for slashes; the state is the
-    pair of their states.
+    pair of their states. Whichever has no leaves is left out.
     """
 
     def parts(grads: Tree, params: Params) -> list[dict[str, Tensor]]:
@@ -112,11 +112,12 @@ def partition(mask: Mask, chosen: GradientTransformation, others: GradientTransf
         return halves
 
     def init(params: Params) -> OptState:
-        return tuple(tx.init(part) for tx, part in zip((chosen, others), parts(params, params), strict=True))
+        both = zip((chosen, others), parts(params, params), strict=True)
+        return tuple(tx.init(part) if part else () for tx, part in both)
 
     def update(updates: Tree, state: OptState, params: Params) -> tuple[Tree, OptState]:
         both = zip((chosen, others), parts(updates, params), state, parts(params, params), strict=True)
-        done = [tx.update(grads, part, own) for tx, grads, part, own in both]
+        done = [tx.update(grads, old, own) if own else (grads, old) for tx, grads, old, own in both]
         by_path = {path: leaf for updates, _ in done for path, leaf in updates.items()}
         _, rebuild = tree.flatten(updates)
         ordered = [by_path[path.replace("/", ".")] for path in tree.flatten_with_paths(params)]

@@ -139,6 +139,7 @@ def muon(
     eps: float = 1e-8,
     weight_decay: float = 1e-2,
     mask: Mask | None = None,
+    matrices: Mask = hidden_matrices,
 ) -> GradientTransformation:
     """Momentum made orthogonal for the matrices inside the model and AdamW for the rest, for large batches.
 
@@ -154,11 +155,12 @@ def muon(
       eps: likewise.
       weight_decay: as ``adamw``'s, for both.
       mask: as ``adamw``'s.
+      matrices: which leaves are made orthogonal; name them yourself for another model than this project's.
     """
     _check_decays(b1=b1, b2=b2)
     return chain(
         partition(
-            hidden_matrices,
+            matrices,
             chain(trace(momentum, nesterov=nesterov), orthogonalize()),
             scale_by_adam(b1, b2, eps),
         ),

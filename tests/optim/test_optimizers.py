@@ -273,6 +273,22 @@ def test_muon_is_torchs():
     assert_close(still, expected, rtol=0, atol=0.01)
 
 
+def test_muon_without_matrices_is_adamw():
+    params, settings = make_params(), {"b1": 0.8, "b2": 0.95, "eps": 1e-6, "weight_decay": 0.3}
+    actual, _ = train(optim.muon(0.02, matrices=lambda path, leaf: False, **settings), params)
+    expected, _ = train(optim.adamw(0.02, fused=False, **settings), params)
+    assert_same_bits(actual, expected)
+
+
+def test_muon_of_matrices_alone_does_with_them_what_it_does_beside_others():
+    params = {f"leaf_{index}": leaf for index, leaf in enumerate(tree.leaves(make_params())) if leaf.ndim > 1}
+    grads = tree.map(torch.ones_like, params)
+    tx, beside = optim.muon(0.02), {"bias": torch.ones(3)}
+    alone, _ = tx.update(grads, tx.init(params), params)
+    both, _ = tx.update(grads | beside, tx.init(params | beside), params | beside)
+    assert_same_bits(alone, {name: both[name] for name in params})
+
+
 # Every optimizer, every property
 
 
