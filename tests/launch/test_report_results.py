@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ds2f.errors import InputError
-from launch.report import ablation, results
+from launch.report import ablation, compare, results
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "configs/results"
@@ -170,3 +170,10 @@ def test_the_readme_shows_the_ablation_that_is_kept_and_only_then_has_a_place_fo
     assert ("<!-- ablation -->" in README) == kept.exists()
     if kept.exists():
         assert between("ablation") == list(ablation.rows(kept))
+
+
+def test_the_readme_shows_the_comparison_of_ranks_that_is_kept(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    eight, one = "configs/results/ranks/eight-*", "configs/results/ranks/one-*"
+    assert between("ranks") == compare.rows(eight, one, split="val")
+    assert f"--compare='{eight}' --against='{one}'" in README
