@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from ds2f.errors import InputError
-from launch.report.kept import read, same, table
+from launch.report.kept import read, table
 
 
 class Difference(NamedTuple):
@@ -61,8 +61,8 @@ def rows(first: str, second: str, *, split: str) -> list[str]:
     return table(
         ("runs", "seeds", f"{split} WER %", f"{split} CER %"),
         [
-            [first, same(seeds[0]), *map(_spread, rates[0])],
-            [second, same(seeds[1]), *map(_spread, rates[1])],
+            [first, ", ".join(map(str, seeds[0])), *map(_spread, rates[0])],
+            [second, ", ".join(map(str, seeds[1])), *map(_spread, rates[1])],
             [f"difference {'by seed' if paired else 'of the means'}, 95 % interval", "", *map(_interval, gaps)],
         ],
     )

@@ -76,7 +76,8 @@ def test_runs_of_the_same_seeds_are_compared_seed_by_seed(tmp_path):
     assert cells(gap)[:3] == ["difference by seed, 95 % interval", "", "+2.00 (-0.48 to +4.48)"]
     write(tmp_path, "one-again", 62, seed=2)
     write(tmp_path, "eight-again", 62, seed=2)
-    gap = compare.rows(f"{tmp_path}/eight-*", f"{tmp_path}/one-*", split="val")[-1]
+    first, _, gap = compare.rows(f"{tmp_path}/eight-*", f"{tmp_path}/one-*", split="val")[2:]
+    assert cells(first)[1] == "0, 1, 2, 2"
     assert cells(gap)[0] == "difference of the means, 95 % interval", "which of two runs of a seed make a pair?"
 
 
