@@ -2,10 +2,13 @@
 
 ``func`` is ``torch.func.vjp`` whose backward pass runs under ``torch.no_grad()``. ``torch.func.grad`` is not used: it
 always records the backward pass, and fused recurrent kernels then fall apart into small differentiable operations,
-four times slower. ``autograd`` is ``torch.autograd.grad`` on detached leaves, for devices whose composite operators are
-overridden without a derivative of their own (there ``torch.func`` silently gives zeros).
+four times slower. ``autograd`` is ``torch.autograd.grad`` on detached leaves, for cards: cuDNN's recurrent operators
+ask for the memory of their weights, which the wrappers of ``torch.func`` do not have ("Cannot access storage of
+TensorWrapper"), and Ascend overrides composite operators without a derivative of their own, for which ``torch.func``
+silently gives zeros.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,6 +24,11 @@ Pullback = Callable[[Any], tuple[Any, Any]]
 Vjp = Callable[[StageFn, Any, Any], tuple[Any, Any, Pullback]]  # (fn, params, x) -> (y, aux, pullback)
 
 
+def engine_for(device: torch.device) -> str:
+    """The engine that the fused recurrent operators of a device work with: ``"func"`` on CPUs, else ``"autograd"``."""
+    return "func" if device.type == "cpu" else "autograd"
+
+
 def value_and_grad(fn: Callable[..., Any], *, has_aux: bool = False, engine: str = "func") -> Callable[..., Any]:
     """Makes a function that returns ``fn``'s value and its gradient with respect to the first argument.
 
@@ -30,7 +38,7 @@ def value_and_grad(fn: Callable[..., Any], *, has_aux: bool = False, engine: str
       fn: ``fn(params, *args, **kwargs)`` returning a scalar tensor, or ``(scalar, aux)`` with ``has_aux``; ``params``
         is a pytree of floating-point tensors.
       has_aux: whether ``fn`` returns auxiliary outputs, a pytree of tensors, which are passed on detached.
-      engine: ``"func"`` or ``"autograd"``.
+      engine: ``"func"`` or ``"autograd"``; ``engine_for`` says which suits a device.
 
     Returns:
       A function with ``fn``'s arguments. Gradients have the structure, shapes and dtypes of ``params``, are detached,
@@ -66,10 +74,10 @@ def staged_value_and_grad(
     Args:
       stages: the chain; stage ``s`` maps its subtree of the parameters and ``x`` to ``(y, aux)``, where ``x`` and ``y``
         are tensors or tuples of them, and the last ``y`` is the scalar value. A stage without parameters needs no entry
-        in ``params``.
+        in ``params``. No two names are the same, and no two stages share parameters.
       on_grads: called as ``on_grads(name, grads)`` from the last stage to the first, before the backward pass of the
         stage below starts. A tree that it returns takes the place of the stage's gradients.
-      engine: ``"func"`` or ``"autograd"``.
+      engine: ``"func"`` or ``"autograd"``; ``engine_for`` says which suits a device.
       remat: keep the stages' inputs alone, and run each stage's forward pass again right before its backward pass
         (Chen et al. 2016, "Training deep nets with sublinear memory cost"). The same bits as without, if the stages are
         functions: the same arguments, the same results. Stages that sum over ranks do so twice, in the same order on
@@ -79,11 +87,18 @@ def staged_value_and_grad(
       A function ``(params, x) -> ((value, aux by stage), grads)``; the gradients have the structure of ``params``, as
       far as the stages cover it. ``x``, the first stage's input, is not differentiated. One stage is
       ``value_and_grad``; more give the same bits. The same restrictions hold.
+
+    Raises:
+      ValueError: when two stages have one name; the function it returns, when two share parameters.
     """
     vjp = _engine(engine)
+    names = [stage.name for stage in stages]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two stages have one name: {', '.join(names)}")
 
     def wrapped(params: Any, x: Any) -> tuple[tuple[Tensor, dict[str, Any]], Any]:
         _refuse_nesting((params, x))
+        _refuse_sharing([name for name in names if tree.subtree(params, name) is not None])
         auxiliary: dict[str, Any] = {}
         pullbacks: list[tuple[str, Pullback]] = []
         y: Any = ()  # what flows between the stages; the first one's input is not differentiated
@@ -105,6 +120,15 @@ def staged_value_and_grad(
         return (value, auxiliary), grads
 
     return wrapped
+
+
+def _refuse_sharing(names: Sequence[str]) -> None:
+    """Raises where the parameters of one stage lie among another's: the gradient of one would replace the other's."""
+    for name, other in itertools.permutations(names, 2):
+        if not name or other.startswith(f"{name}/"):
+            raise ValueError(
+                f"the stages {name!r} and {other!r} share parameters; make one stage of both, or give each its own"
+            )
 
 
 def _with_input(fn: StageFn, x: Any) -> StageFn:
@@ -187,5 +211,5 @@ def _refuse_nesting(arguments: Any) -> None:
         raise RuntimeError(
             "value_and_grad runs its backward pass without a graph, so differentiating or vmapping through it would "
             "silently give zeros. For second derivatives and vmap use torch.func.grad with the scan kernel "
-            "(kernel='scan') and ctc.scan; otherwise pass detached tensors."
+            "(ModelConfig(kernel='scan')) and ctc.scan; otherwise pass detached tensors."
         )

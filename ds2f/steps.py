@@ -2,7 +2,7 @@
 
 ``train_step`` reads top to bottom in the order that all ranks follow: scaled gradients, a sum over the ranks, one
 verdict on finiteness, clipping, the optimizer, selection by the verdict, adjustment of the loss scale. Nothing in it
-waits for the device.
+waits for the device (but torch's CTC on CUDA, which copies the lengths there).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from ds2f import optim, precision, rng, tree
 from ds2f.buckets import Buckets, sum_over_ranks
 from ds2f.config import Config, ModelConfig
 from ds2f.ctc import Criterion
-from ds2f.grad import staged_value_and_grad
+from ds2f.grad import engine_for, staged_value_and_grad
 from ds2f.model import batch_norm, deepspeech2
 from ds2f.objective import Objective, moments_of, objective
 from ds2f.precision import FULL, Policy
@@ -78,7 +78,7 @@ def train_step(
         gradients are added up.
       loss: an ``objective``, whose stages' gradients are summed over the ranks while the backward pass goes on; or any
         function ``(params, stats, batch, *, key) -> (losses [B], moments)``; or a list of stages from
-        ``batch.features`` to the losses, made for this batch.
+        ``batch.features`` to the losses, made for this batch, which is then the only one.
       tx: the optimizer.
       collectives: sums over the ranks.
       cfg: ``apex`` (loss scale and type of the sums), ``optim.max_norm``, ``optim.average_decay`` (of the averages, if
@@ -93,6 +93,9 @@ def train_step(
 
     Returns:
       The new state and the step's metrics, all on the device.
+
+    Raises:
+      ValueError: when a list of stages, which knows one batch, meets several.
     """
     grads, value, losses, moments = _global_gradients(
         state, batch, loss=loss, collectives=collectives, cfg=cfg, key=key, overlap=overlap
@@ -140,7 +143,11 @@ def _global_gradients(
       of the global batch.
     """
     micro_batches = [batch] if isinstance(batch, Batch) else list(batch)
-    engine = "autograd" if cfg.training.engine == "autograd" else "func"
+    if isinstance(loss, list) and len(micro_batches) > 1:
+        raise ValueError("a list of stages is made for one batch; for micro-batches pass an objective or a function")
+    engine = cfg.training.engine
+    if engine == "auto":
+        engine = engine_for(state.loss_scale.value.device)
     buckets = Buckets(collectives, dtype=cfg.apex.reduce_dtype)
     value, losses, moments = torch.zeros_like(state.loss_scale.value), [], None
     totals: dict[str, Any] = {}  # by stage, of the micro-batches so far

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from devices import like_cudnns
 from live import peak_bytes
 
 from ds2f import grad, tree
@@ -43,6 +44,18 @@ def test_engines_give_the_same_bits_through_the_fused_lstm(dtype):
         assert torch.equal(value, results[0][0][0])
         assert torch.equal(aux["mean"], results[0][0][1]["mean"])
         assert all(torch.equal(grads[name], leaf[name].grad) for name in params)
+
+
+def test_the_engine_for_cards_lets_operators_look_for_the_memory_of_their_weights(monkeypatch):
+    params, x = lstm_params(), torch.randn(7, 3, 5, generator=torch.Generator().manual_seed(0))
+    _, expected = grad.value_and_grad(lstm_loss, has_aux=True)(params, x)
+    monkeypatch.setattr(torch, "lstm", like_cudnns(torch.lstm))
+    engines = [grad.engine_for(torch.device(name)) for name in ("cpu", "cuda", "meta")]
+    assert engines == ["func", "autograd", "autograd"]
+    _, found = grad.value_and_grad(lstm_loss, has_aux=True, engine=engines[1])(params, x)
+    assert all(torch.equal(found[name], leaf) for name, leaf in expected.items())
+    with pytest.raises(NotImplementedError, match="Cannot access storage of TensorWrapper"):
+        grad.value_and_grad(lstm_loss, has_aux=True, engine="func")(params, x)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -124,6 +137,25 @@ def test_stages_may_hand_on_tuples_and_lie_anywhere_in_the_parameters(engine):
     expected = torch.autograd.grad(joined(second, both(first, x)[0])[0], [first, second])
     assert torch.equal(grads["a"]["x"], expected[0])
     assert torch.equal(grads["a"]["y"], expected[1])
+
+
+def test_stages_that_share_parameters_are_refused_by_name():
+    def times(w, x):
+        return w * x, ()
+
+    def total(w, x):
+        return (w * x).sum(), ()
+
+    params = {"a": torch.tensor(3.0), "b": {"c": torch.tensor(2.0)}}
+    with pytest.raises(ValueError, match="two stages have one name: a, b, a"):
+        grad.staged_value_and_grad([Stage("a", times), Stage("b", times), Stage("a", total)])
+    for first, second in (("", "a"), ("b/c", "b"), ("b", "b/c")):
+        differentiate = grad.staged_value_and_grad([Stage(first, times), Stage(second, total)])
+        with pytest.raises(ValueError, match=f"stages .*{second}.* share parameters"):
+            differentiate(params, torch.ones(()))
+    without = [Stage("", lambda p, x: (p["a"] * x, ())), Stage("none", lambda _, y: (y.sum(), ()))]
+    _, grads = grad.staged_value_and_grad(without)(params, torch.ones(2))
+    assert grads["a"] == 2
 
 
 def test_what_on_grads_returns_takes_the_place_of_the_gradients():

@@ -5,6 +5,7 @@ from functools import partial
 import attrs
 import pytest
 import torch
+from devices import like_cudnns
 from live import peak_bytes
 
 from ds2f import ctc, optim, steps, tree
@@ -208,6 +209,28 @@ def test_an_objective_a_plain_function_and_a_list_of_stages_give_the_same_bits(o
     ]
     for result in results[1:]:
         assert_same_bits(results[0], result)
+
+
+def test_a_list_of_stages_takes_no_second_batch():
+    batch, tx = make_batch(), optim.sgd(0.1)
+    state = steps.init_state(CFG, tx, key=1)
+    stages = steps.objective(MODEL).stages(state.stats, batch)
+    with pytest.raises(ValueError, match="made for one batch"):
+        steps.train_step(state, [batch, make_batch(seed=1)], loss=stages, tx=tx, cfg=CFG)
+    assert_same_bits(*(steps.train_step(state, each, loss=stages, tx=tx, cfg=CFG) for each in (batch, [batch])))
+
+
+def test_a_step_takes_the_engine_that_suits_the_device_of_its_state(monkeypatch):
+    tx, asked = optim.sgd(0.1), []
+
+    def for_cards(device):
+        asked.append(device)
+        return "autograd"
+
+    monkeypatch.setattr(steps, "engine_for", for_cards)
+    monkeypatch.setattr(torch, "lstm", like_cudnns(torch.lstm))
+    steps.train_step(steps.init_state(CFG, tx, key=1), make_batch(), loss=steps.objective(MODEL), tx=tx, cfg=CFG)
+    assert asked == [torch.device("cpu")]
 
 
 def test_reductions_start_in_the_backward_pass_from_the_top_stage_down():

@@ -46,7 +46,8 @@ def fused(rnn_type: str) -> Kernel:
     """The platform's own operator, called once per direction with four weights on a padded batch.
 
     That is the form in which oneDNN's, cuDNN's and Ascend's fast paths are all available. Gradients come from
-    ``torch.autograd.grad`` or ``torch.func.vjp``; vmap and second derivatives need ``scan``.
+    ``torch.autograd.grad``, and on a CPU from ``torch.func.vjp`` too (``ds2f.grad`` says why not on a card); vmap and
+    second derivatives need ``scan``.
 
     Args:
       rnn_type: ``"lstm"``, ``"gru"`` or ``"rnn"`` (tanh).
@@ -68,7 +69,8 @@ def fused(rnn_type: str) -> Kernel:
 
 
 def hoisted(rnn_type: str) -> Kernel:
-    """Our own LSTM (``ds2f.model.hoisted``), for CPUs where it beats oneDNN's; what holds for ``fused`` holds for it.
+    """Our own LSTM (``ds2f.model.hoisted``), for CPUs where it beats oneDNN's; what holds for ``fused`` holds for it,
+    but that a result is pulled back once: a second backward pass over it raises ``RuntimeError``.
 
     Args:
       rnn_type: ``"lstm"``.

@@ -14,6 +14,7 @@ from torch import Tensor
 from ds2f import precision, tree
 from ds2f.config import ApexConfig
 from ds2f.errors import InputError
+from ds2f.grad import engine_for
 from ds2f.precision import Policy
 from ds2f.runner import npu
 from ds2f.types import Batch, TrainState
@@ -33,12 +34,16 @@ class Backend:
     device: torch.device
     description: str  # for people: the processor's or card's name
     fast_dtype: torch.dtype  # what --apex.dtype=auto means here; float32 where no half precision is fast
-    engine: str  # what --training.engine=auto means here
     fused_optimizer: bool = True  # whether the fused optimizers obey the verdict on finiteness here
     collectives: str = "gloo"  # torch.distributed's libraries by type of device
     start_method: str = "fork"  # how loader processes may begin once the device is open
     pin_memory: bool = False  # whether batches should come in page-locked memory, so that copying them does not wait
     saturates: bool = False  # whether overflow shows in a flag of the device and not in the gradients
+
+    @property
+    def engine(self) -> str:
+        """What ``--training.engine=auto`` means here."""
+        return engine_for(self.device)
 
     def dtype(self, requested: str) -> torch.dtype:
         """The half-precision type for ``--apex.dtype``."""
@@ -125,7 +130,7 @@ def open_backend(name: str = "auto", *, local_rank: int = 0, local_ranks: int = 
         return _open_cuda(local_rank, local_ranks)
     dtype = _cpu_dtype()
     _keep_freed_memory(largest=dtype != torch.float32)
-    return Backend("cpu", torch.device("cpu"), _processor(), dtype, "func")
+    return Backend("cpu", torch.device("cpu"), _processor(), dtype)
 
 
 def _open_npu(local_rank: int, local_ranks: int) -> Backend:
@@ -136,7 +141,6 @@ def _open_npu(local_rank: int, local_ranks: int) -> Backend:
         card.device,
         card.description,
         torch.float16,  # the recurrent operators know no bf16
-        "autograd",  # torch.func would give zeros for operators that torch_npu overrides
         fused_optimizer=False,  # Ascend's fused AdamW ignores found_inf and would apply a bad step
         collectives="cpu:gloo,npu:hccl",
         start_method="spawn",  # torch_npu does not survive a fork
@@ -160,7 +164,6 @@ def _open_cuda(local_rank: int, local_ranks: int) -> Backend:
         device,
         torch.cuda.get_device_name(device),
         half,
-        "func",
         collectives="cpu:gloo,cuda:nccl",
         pin_memory=True,
     )

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from ds2f import ctc, optim, rng, tree
 from ds2f.config import Config
 from ds2f.optim import schedules
@@ -61,8 +59,7 @@ class Trainer:
         self._asked: list[int] = []  # signals that asked to stop
         self._saved_at = self._started = time.monotonic()
         self._backend = backend or open_backend(cfg.device)
-        engine = self._backend.engine if cfg.training.engine == "auto" else cfg.training.engine
-        self._cfg = attrs.evolve(cfg, training=attrs.evolve(cfg.training, engine=engine))
+        self._cfg = cfg
         self._policy = self._backend.policy(cfg.apex)
         facts = {"the type of fast arithmetic": str(self._policy.compute), **agreement.flags(self._cfg)}
         agreement.require(group, facts, remedy="Give all machines the same flags and the same version.")

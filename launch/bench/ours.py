@@ -20,15 +20,10 @@ def policy_of(cfg: Config, backend: Backend) -> precision.Policy:
 
 
 def resolved(cfg: Config, backend: Backend) -> Config:
-    """Puts the engine and the recurrent kernel that ``launch.train`` would choose here in the place of ``auto``."""
-    engine = backend.engine if cfg.training.engine == "auto" else cfg.training.engine
+    """Puts the recurrent kernel that ``launch.train`` would choose here in the place of ``auto``."""
     dtype = policy_of(cfg, backend).compute
     kernel = kernels.choose(cfg.model, batch_size=cfg.data.batch_size, dtype=dtype, backend=backend)
-    return attrs.evolve(
-        cfg,
-        training=attrs.evolve(cfg.training, engine=engine),
-        model=attrs.evolve(cfg.model, kernel=kernel),
-    )
+    return attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel=kernel))
 
 
 class Ours:

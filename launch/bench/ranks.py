@@ -190,8 +190,6 @@ Take = Callable[[list[Batch], HeldBack], Tensor]
 
 def _stepper(cfg: Config, backend: Backend) -> Take:
     """Makes a function that takes a training step on micro-batches and returns the norm of its gradient."""
-    engine = backend.engine if cfg.training.engine == "auto" else cfg.training.engine
-    cfg = attrs.evolve(cfg, training=attrs.evolve(cfg.training, engine=engine))
     tx = optim.from_config(cfg.optim, cfg.optim.learning_rate, fused=backend.fused_optimizer)
     criterion = partial(ctc.ctc_loss, impl=cfg.model.ctc)
     loss = objective(cfg.model, criterion=criterion, policy=policy_of(cfg, backend))

@@ -78,14 +78,14 @@ def test_a_device_without_an_overflow_flag_never_overflowed():
 
 
 def test_lengths_stay_on_the_cpu_wherever_the_features_go():
-    elsewhere = backend.Backend("meta", torch.device("meta"), "", torch.float16, "func")
+    elsewhere = backend.Backend("meta", torch.device("meta"), "", torch.float16)
     placed = elsewhere.place(make_batch())
     assert {placed.features.device.type, placed.labels.device.type, placed.weight.device.type} == {"meta"}
     assert {placed.lengths.device.type, placed.label_lengths.device.type, placed.ids.device.type} == {"cpu"}
 
 
 def test_a_state_is_moved_whole():
-    elsewhere = backend.Backend("meta", torch.device("meta"), "", torch.float16, "func")
+    elsewhere = backend.Backend("meta", torch.device("meta"), "", torch.float16)
     here = torch.zeros(2)
     placed = elsewhere.place_state(TrainState(here, {"w": [here]}, {}, (here,), LossScale(here, here)))
     assert isinstance(placed.loss_scale, LossScale)
@@ -112,7 +112,8 @@ def test_each_process_takes_the_cuda_card_of_its_own_rank(cuda_cards, name):
     opened = backend.open_backend(name, local_rank=1, local_ranks=2)
     assert cuda_cards == [opened.device] == [torch.device("cuda", 1)]
     assert (opened.name, opened.description, opened.collectives) == ("cuda", "card 1", "cpu:gloo,cuda:nccl")
-    assert (opened.engine, opened.start_method, opened.pin_memory, opened.saturates) == ("func", "fork", True, False)
+    assert (opened.engine, opened.start_method, opened.pin_memory) == ("autograd", "fork", True)
+    assert not opened.saturates
     assert opened.dtype("auto") == torch.float16, "bf16 that is only emulated is not fast"
 
 
@@ -126,7 +127,7 @@ def test_more_processes_than_cards_are_refused_with_both_numbers(cuda_cards, nam
 
 
 def test_bf16_is_refused_on_an_npu():
-    opened = backend.Backend("npu", torch.device("cpu"), "", torch.float16, "autograd")
+    opened = backend.Backend("npu", torch.device("cpu"), "", torch.float16)
     assert opened.dtype("auto") == torch.float16
     with pytest.raises(InputError, match="fp16"):
         opened.dtype("bf16")

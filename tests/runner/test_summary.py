@@ -16,7 +16,7 @@ from ds2f.runner.summary import Summary
 def greeting(fast_dtype, requested):
     cfg = Config()
     cfg = attrs.evolve(cfg, apex=attrs.evolve(cfg.apex, opt_level="O2", dtype=requested))
-    backend = Backend("cpu", torch.device("cpu"), "CPU (some)", fast_dtype, "func")
+    backend = Backend("cpu", torch.device("cpu"), "CPU (some)", fast_dtype)
     policy = precision.policy("O2", backend.dtype(requested))
     train = SimpleNamespace(
         loader=SimpleNamespace(steps=3), dataset=SimpleNamespace(examples=[None] * 60), seconds=120.0
