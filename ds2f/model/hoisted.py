@@ -25,7 +25,7 @@ def lstm(x: Tensor, state: tuple[Tensor, ...], w: Weights) -> tuple[Tensor, tupl
       w: ``w_ih`` [4H, I], ``w_hh`` [4H, H], ``b_ih`` and ``b_hh`` [4H], in the dtype of ``x``.
 
     Returns:
-      y [T, B, H] and (h, c) after the last frame, in the dtype of ``x``. First derivatives only.
+      y [T, B, H] and (h, c) after the last frame, in the dtype of ``x``. First derivatives only, pulled back once.
     """
     h, c = state
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -57,6 +57,12 @@ class _LSTM(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dc: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+        if getattr(ctx, "gates_are_gone", False):  # autograd would notice, torch.func does not
+            raise RuntimeError(
+                "the hoisted LSTM's backward pass runs once, since it writes over the gates that it read; call the "
+                "function again, or use the fused or the scan kernel"
+            )
+        ctx.gates_are_gone = True
         return _LSTMGradient.apply(dy, dc, *ctx.saved_tensors)
 
 
