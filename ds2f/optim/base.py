@@ -100,15 +100,16 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
 def partition(mask: Mask, chosen: GradientTransformation, others: GradientTransformation) -> GradientTransformation:
     """Applies ``chosen`` to the leaves that ``mask`` names and ``others`` to the rest.
 
-    Each sees its leaves alone, as a flat dictionary whose keys are the paths with dots for slashes; the state is the
-    pair of their states. Whichever has no leaves is left out.
+    Each sees its leaves alone, as a flat dictionary whose keys are the paths with dots for slashes (a mask is asked
+    about the paths themselves, here and inside); the state is the pair of their states. Whichever has no leaves is left
+    out.
     """
 
     def parts(grads: Tree, params: Params) -> list[dict[str, Tensor]]:
         leaves = zip(tree.flatten_with_paths(params).items(), tree.leaves(grads), strict=True)
         halves: list[dict[str, Tensor]] = [{}, {}]
         for (path, leaf), grad in leaves:
-            halves[not mask(path, leaf)][path.replace("/", ".")] = grad
+            halves[not asked(mask, path, leaf)][path.replace("/", ".")] = grad
         return halves
 
     def init(params: Params) -> OptState:
@@ -124,6 +125,11 @@ def partition(mask: Mask, chosen: GradientTransformation, others: GradientTransf
         return rebuild(ordered), tuple(part for _, part in done)
 
     return GradientTransformation(init, update)
+
+
+def asked(mask: Mask, path: str, leaf: Tensor) -> bool:
+    """Whether a mask names a leaf, also inside ``partition``, where the leaf's path has dots for slashes."""
+    return mask(path.replace(".", "/"), leaf)
 
 
 def _check_parts(state: OptState, transforms: tuple[GradientTransformation, ...]) -> None:

@@ -5,13 +5,14 @@ kernels skip everything when told ``found_inf``, which is how a bad step leaves 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ds2f import tree
 from ds2f.optim import schedules
-from ds2f.optim.base import Mask, Schedule, Step
+from ds2f.optim.base import EmptyState, Mask, Schedule, Step
 from ds2f.optim.transforms import ScaleByAdamState, ScaleByScheduleState, TraceState, leaf_decays
 from ds2f.tree import Tree
 from ds2f.types import OptState, Params
@@ -27,7 +28,7 @@ def adamw_step(
 
     @torch.no_grad()
     def step(grads: Tree, state: OptState, params: Params, *, finite: Tensor, donate: bool) -> tuple[Params, OptState]:
-        adam, decay, by_schedule = state
+        adam, decay, by_schedule = _parts(state, 0, ScaleByAdamState)
         now = (adam.step + 1).to(torch.float32)
         rate, found_inf = schedule(by_schedule.step), (~finite).to(torch.float32)
 
@@ -56,7 +57,7 @@ def sgd_step(
 
     @torch.no_grad()
     def step(grads: Tree, state: OptState, params: Params, *, finite: Tensor, donate: bool) -> tuple[Params, OptState]:
-        decay, memory, by_schedule = state
+        decay, memory, by_schedule = _parts(state, 1, TraceState if momentum else EmptyState)
         rate, found_inf = schedule(by_schedule.step), (~finite).to(torch.float32)
 
         def kernel(p: list[Tensor], g: list[Tensor], *traces: list[Tensor], weight_decay: float) -> None:
@@ -73,6 +74,17 @@ def sgd_step(
         return new_params, (decay, new_memory, ScaleByScheduleState(by_schedule.step + finite))
 
     return step
+
+
+def _parts(state: OptState, index: int, kind: type) -> Any:
+    """The three parts of a chain's state, of which the one at ``index`` tells whose it is."""
+    if len(state) != 3 or not isinstance(state[index], kind):
+        made = ", ".join(type(part).__name__ for part in state)
+        raise ValueError(
+            f"the optimizer state ({made}) was made by another optimizer; make a new one with this optimizer's "
+            "init(params)"
+        )
+    return state
 
 
 def _run(

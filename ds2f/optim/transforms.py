@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ds2f import tree
 from ds2f.optim import schedules
-from ds2f.optim.base import GradientTransformation, Mask, Schedule, foreach, identity, stateless
+from ds2f.optim.base import GradientTransformation, Mask, Schedule, asked, foreach, identity, stateless
 from ds2f.tree import Tree
 from ds2f.types import Params
 
@@ -204,7 +204,7 @@ def leaf_decays(params: Params, weight_decay: float, mask: Mask | None) -> list[
 
 def masked(params: Params, mask: Mask | None) -> list[bool]:
     """Whether ``mask`` names each leaf, in flat order; ``None`` names all."""
-    return [mask is None or mask(path, leaf) for path, leaf in tree.flatten_with_paths(params).items()]
+    return [mask is None or asked(mask, path, leaf) for path, leaf in tree.flatten_with_paths(params).items()]
 
 
 def matrices_only(path: str, leaf: Tensor) -> bool:

@@ -112,6 +112,23 @@ def test_partition_gives_each_transform_its_own_leaves():
     assert len(state[1].mu) == len(expected) - 1
 
 
+def test_masks_inside_a_partition_see_the_paths_that_they_see_outside():
+    params = {"output": {"weight": torch.ones(2, 2), "bias": torch.ones(2)}, "rnn": {"weight": torch.ones(2, 2)}}
+    asked = []
+
+    def mask(path, leaf):
+        asked.append(path)
+        return path == "rnn/weight"
+
+    decay = optim.sgd(1.0, momentum=0.0, weight_decay=0.5, mask=mask, fused=False)
+    tx = optim.partition(lambda path, leaf: leaf.ndim > 1, optim.partition(mask, decay, decay), optim.identity())
+    updates, _ = tx.update(tree.zeros_like(params), tx.init(params), params)
+    assert set(asked) == {"output/weight", "rnn/weight"}
+    assert not updates["output"]["weight"].any()
+    assert not updates["output"]["bias"].any()
+    assert torch.equal(updates["rnn"]["weight"], torch.full((2, 2), -0.5))
+
+
 def test_apply_updates_adds_leaf_by_leaf():
     params = {"a": torch.tensor([1.0, 2.0]), "b": [torch.tensor(3.0, dtype=torch.float64)]}
     updates = {"a": torch.tensor([0.5, -2.0]), "b": [torch.tensor(1.0, dtype=torch.float64)]}

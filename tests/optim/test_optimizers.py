@@ -392,6 +392,16 @@ def test_a_step_never_asks_for_the_value_of_the_verdict(name):
 # The fused step
 
 
+@pytest.mark.parametrize(
+    ("tx", "other"),
+    [(optim.adamw(0.1), optim.lamb(0.1)), (optim.adamw(0.1), optim.sgd(0.1)), (optim.sgd(0.1), optim.adamw(0.1))],
+)
+def test_a_fused_step_refuses_another_optimizers_state_and_says_what_to_do(tx, other):
+    params = {"w": torch.ones(3)}
+    with pytest.raises(ValueError, match=r"made by another optimizer; make a new one with .*init\(params\)"):
+        optim.apply_step(tx, params, other.init(params), params, finite=torch.tensor(True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", FUSED)
 def test_fused_step_agrees_with_update_and_apply_updates(name, dtype):
