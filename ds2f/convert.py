@@ -22,7 +22,9 @@ from ds2f.types import Params, Stats
 _COUNTER = "num_batches_tracked"
 _WRAPPERS = ("module.", "model.")  # DataParallel's, and that of a model held by another module
 # How a model is computed, not what it is.
-_TRAINING_ONLY = {"dropout", "variational_dropout", "label_smoothing", "kernel", "ctc", "remat", "sync_batch_norm"}
+_TRAINING_ONLY = {
+    "consistency", "ctc", "dropout", "kernel", "label_smoothing", "remat", "sync_batch_norm", "variational_dropout"
+}  # fmt: skip
 _RNN_PARTS = {"w_ih": "weight_ih_l0", "w_hh": "weight_hh_l0", "b_ih": "bias_ih_l0", "b_hh": "bias_hh_l0"}
 
 
@@ -120,7 +122,7 @@ def with_labels(source: ModelConfig, params: Params, cfg: ModelConfig, *, key: i
     differing = [
         f"model.{name} is {ours!r} and was {getattr(source, name)!r}"
         for name, ours in attrs.asdict(cfg, recurse=False).items()
-        if name not in {"labels", *_TRAINING_ONLY} and ours != getattr(source, name)
+        if name not in {"labels", *_TRAINING_ONLY} and _shape(name, ours) != _shape(name, getattr(source, name))
     ]
     if differing:
         raise InputError(
@@ -137,6 +139,11 @@ def with_labels(source: ModelConfig, params: Params, cfg: ModelConfig, *, key: i
         ]
         params = tree.grafted(params, f"{name}/weight", torch.stack(rows))
     return params, tuple(label for label in cfg.labels if label not in source.labels)
+
+
+def _shape(name: str, value: Any) -> Any:
+    """What of a setting the parameters depend on."""
+    return value > 0 if name == "intermediate_ctc" else value
 
 
 def _names(cfg: ModelConfig) -> dict[tuple[str, str], str]:

@@ -59,8 +59,8 @@ def native(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int 
     """The CTC loss by torch's operator.
 
     The operator is given one to as many labels as there are frames, which is all that Ascend's accepts: longer
-    transcripts are cut and empty ones get a label, and their losses are replaced afterwards. Nothing waits for the
-    device as long as the lengths are on the CPU.
+    transcripts are cut and empty ones get a label, and their losses are replaced afterwards. Nothing here waits for
+    the device as long as the lengths are on the CPU; torch's CUDA operator copies them itself, and waits for that.
 
     Args:
       logits: values [B, T', V] float32 or float64, finite within the lengths; lengths [B] int64 on the CPU, frames.
@@ -108,6 +108,8 @@ def warpctc(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int
       InputError: when the binding is not installed or lacks CUDA, or when a transcript of more than 639 labels meets
         its GPU kernels.
     """
+    if not len(logits.values):  # as in native
+        return logits.values.sum((1, 2))
     labels = labels.cpu()
     # What cannot fit is passed with one label: the GPU kernels would leave its cost unwritten.
     possible = feasible(logits.lengths, labels, label_lengths)

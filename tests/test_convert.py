@@ -120,6 +120,15 @@ def test_with_the_same_labels_a_model_stays_as_it_is():
     assert all(map(torch.equal, tree.leaves(found), tree.leaves(params)))
 
 
+def test_how_the_loss_is_made_may_change():
+    before = attrs.evolve(SMALL, intermediate_ctc=0.3)
+    params, _ = lively_model(before)
+    after = attrs.evolve(before, intermediate_ctc=0.1, consistency=0.2, label_smoothing=0.1)
+    assert with_labels(before, params, after, key=5)[1] == ()
+    with pytest.raises(InputError, match=r"model\.intermediate_ctc is 0\.0 and was 0\.3"):
+        with_labels(before, params, SMALL, key=5)
+
+
 def test_a_model_that_differs_in_more_than_labels_is_refused_naming_what():
     params, _ = lively_model(SMALL)
     other = attrs.evolve(SMALL, labels=tuple("_AB"), hidden_size=16, rnn_type="gru")

@@ -204,6 +204,15 @@ def test_a_batch_of_nothing_but_empty_or_impossible_transcripts(name: str) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_batch_without_utterances_has_no_losses(name: str) -> None:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    losses, gradient = loss_and_gradient(
+        name, torch.zeros(0, 3, 4), nothing, torch.zeros(0, 2, dtype=torch.int64), nothing
+    )
+    assert (losses.shape, gradient.shape) == ((0,), (0, 3, 4))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_an_utterance_without_frames_fits_only_an_empty_transcript(name: str) -> None:
     losses, gradient = loss_and_gradient(
         name, random_values(2, 3, 4), torch.tensor([0, 0]), torch.tensor([[1], [1]]), torch.tensor([0, 1])
