@@ -3,6 +3,7 @@
 import random
 import re
 import shutil
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,12 +56,13 @@ def main(_: list[str]) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     write = partial(store.write_pair, unfinished, sample_rate=rate)
     speakers: dict[str, list[list[splice.Piece]]] = {}
+    stems = Counter(utterance.audio.stem for utterance in run.split.utterances[:copied])
     for row, utterance in enumerate(run.split.utterances):
-        samples = audio.load(utterance.audio, sample_rate=rate).samples
+        samples, stem = audio.load(utterance.audio, sample_rate=rate).samples, utterance.audio.stem
         if row < copied:
-            write(utterance.audio.stem, utterance.transcript, store.as_pcm(samples))
+            write(stem if stems[stem] == 1 else f"{stem}-{row}", utterance.transcript, store.as_pcm(samples))
         if row in heard:
-            pieces = splice.cut(samples, utterance.transcript, heard[row], sample_rate=rate)
+            pieces = splice.cut(samples, run.split.references[row], heard[row], sample_rate=rate)
             speakers.setdefault(_named(utterance.audio, speaker), []).append(pieces)
     made, seconds, draw = 0, 0.0, random.Random(FLAGS.seed)
     for name, recordings in sorted(speakers.items()):
@@ -97,9 +99,9 @@ def _heard(cfg: "Config", run_dir: Path) -> tuple[decoding.Opened, dict[int, lis
             text = run.split.references[row]
             if count_errors(text, said.text).cer > _MOST_WRONG:
                 continue
-            tokens = [labels.index(character) for character in text if character in labels]
+            tokens = [labels.index(character) for character in text]
             starts = decode.align(scores[index, : logits.lengths[index]], tokens, blank=cfg.model.blank)
-            if starts and len(starts) == len(text):  # otherwise it has characters outside the labels
+            if starts:
                 heard[row] = [start * frame for start in starts]
     return run, heard
 

@@ -1,6 +1,6 @@
 """Evaluation of a whole manifest: transcripts, and errors summed over the corpus."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from ds2f import decode, metrics
@@ -27,7 +27,7 @@ def evaluate(
     params: Params,
     stats: Stats,
     batches: Iterable[Batch],
-    references: Sequence[str],
+    references: Mapping[int, str],
     *,
     cfg: ModelConfig,
     policy: Policy,
@@ -43,7 +43,7 @@ def evaluate(
       params: parameters, on the backend's device.
       stats: running statistics, likewise.
       batches: this rank's utterances, on the CPU; every utterance is on one rank, once.
-      references: transcript by utterance id.
+      references: transcript by utterance id, in the spelling of the labels.
       cfg: the ``model`` section.
       policy: dtypes of the forward pass.
       backend: where to compute.

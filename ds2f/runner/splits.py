@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple, Self
 
+from ds2f import text
 from ds2f.config import Config, manifest_path
 from ds2f.data import dataset as datasets
 from ds2f.data import manifest
@@ -17,6 +18,7 @@ class Split(NamedTuple):
     utterances: list[Utterance]  # all rows of its manifests; a batch's ids are their indices
     dataset: Dataset
     loader: Loader
+    references: dict[int, str]  # what was said, in the labels' spelling, by id: of the utterances that are used
 
     @classmethod
     def open(
@@ -49,17 +51,13 @@ class Split(NamedTuple):
             micro_batches=micro_batches(cfg, ranks) if train else 1,
             **loading,
         )
-        return cls(name, utterances, dataset, loader)
+        references = {each.row: text.decode(each.labels, cfg.model.labels) for each in dataset.examples}
+        return cls(name, utterances, dataset, loader, references)
 
     @property
     def seconds(self) -> float:
         """Length of the recordings that are used."""
         return sum(self.utterances[example.row].duration for example in self.dataset.examples)
-
-    @property
-    def references(self) -> list[str]:
-        """What was said, by id."""
-        return [utterance.transcript for utterance in self.utterances]
 
 
 def global_batch(cfg: Config, ranks: int) -> int:

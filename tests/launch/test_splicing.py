@@ -34,9 +34,15 @@ def workplace(launch, tmp_path_factory):
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "data").mkdir()
     for split, speakers, count in (("train", ("ann", "bob"), 8), ("val", ("cid", "dee"), 2)):
-        rows = [say(folder / "data", f"{split}{index}-{who}", "A B") for who in speakers for index in range(count)]
+        rows = [
+            say(folder / "data", f"{split}{index}-{who}", "A B", transcript="a b" if who == "bob" else None)
+            for who in speakers
+            for index in range(count)
+        ]
         if split == "train":
             rows.append(say(folder / "data", "wrong-ann", "A B", transcript="B"))
+            (folder / "data" / "other").mkdir()
+            rows.append(f"other/{say(folder / 'data' / 'other', 'train0-ann', 'A B').replace(',', ',other/')}")
         (folder / "data" / f"tones_{split}_manifest.csv").write_text("".join(rows), encoding="utf-8")
     result = launch("train", *TRAINING, "--run_dir=run", "--training.epochs=10", folder=folder)
     assert result.status == 0, result.err
@@ -47,11 +53,14 @@ def test_old_and_new_utterances_are_a_training_set(launch, workplace):
     made = launch("splice", "--run_dir=run", "--copies=3", "--output=data/more", folder=workplace)
     assert made.status == 0, made.err
     found = manifest.read(workplace / "data" / "more")
-    old = {row.audio.stem: row for row in manifest.read(workplace / "data" / "tones_train_manifest.csv")}
+    old = {
+        f"{row.audio.stem}-{index}" if row.audio.stem == "train0-ann" else row.audio.stem: row
+        for index, row in enumerate(manifest.read(workplace / "data" / "tones_train_manifest.csv"))
+    }
     new = [row for row in found if row.audio.stem not in old]
     assert len(found) == len(old) + len(new)
     assert f"{len(old)} utterances, and {len(new)} " in made.out
-    assert "made of 20, by 4 speakers" in made.out, "what the model does not hear is not cut"
+    assert "made of 21, by 4 speakers" in made.out, "what the model does not hear is not cut"
     assert "data.train_on_val" in made.out
     for row in found:
         if row.audio.stem in old:
@@ -60,7 +69,7 @@ def test_old_and_new_utterances_are_a_training_set(launch, workplace):
             assert np.array_equal(soundfile.read(row.audio)[0], soundfile.read(source.audio)[0])
     assert {row.audio.stem.split("-")[1] for row in new} == {"ann", "bob", "cid", "dee"}
     assert {row.audio.stem[:7] for row in new} == {"spliced"}, "training adds the validation set itself"
-    assert {row.transcript for row in new} - {row.transcript for row in old.values()}, "no sentence is new"
+    assert {row.transcript for row in new} - {row.transcript.upper() for row in old.values()}, "no sentence is new"
     for row in new:
         tones = row.transcript.split()
         assert heard(soundfile.read(row.audio)[0]) == tones

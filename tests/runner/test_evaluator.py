@@ -43,7 +43,7 @@ def test_an_evaluation_counts_the_hypotheses_of_its_decoder(cfg):
     found = evaluate(params, stats, split.loader.epoch(), split.references, decoder=spelling_the_length, **given)
     assert {"".join(sorted(set(text))) for text in found.transcripts.values()} == {"A"}
     assert found.counts.char_errors == sum(
-        len(found.transcripts[row]) - reference.count("A") for row, reference in enumerate(split.references)
+        len(found.transcripts[row]) - reference.count("A") for row, reference in split.references.items()
     )
     plain = evaluate(params, stats, split.loader.epoch(), split.references, **given)
     greedy = evaluate(params, stats, split.loader.epoch(), split.references, decoder=decode.greedy, **given)
