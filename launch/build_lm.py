@@ -1,5 +1,6 @@
 """Makes an n-gram language model of transcripts: python -m launch.build_lm --data_path=data --output=lm.arpa."""
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -12,7 +13,7 @@ from ds2f.errors import InputError
 from launch import flags
 
 FLAGS = absl_flags.FLAGS
-_DATA = ("dataset", "train_manifest", "val_manifest", "train_on_val", "labels_path")
+_DATA = ("dataset", "train_manifest", "val_manifest", "train_on_val", "labels_path", "unknown_characters")
 flags.define(only=("data_path", *(f"data.{name}" for name in _DATA)))
 absl_flags.DEFINE_string("output", "", "ARPA file to write, such as lm.arpa.")
 absl_flags.DEFINE_enum(
@@ -44,26 +45,33 @@ def main(_: list[str]) -> None:
     if order < _FEWEST:
         raise InputError("--order=1: KenLM, which reads the model, wants bigrams at least; give 2 or more")
 
-    from ds2f import text
     from ds2f.config import manifest_path
     from ds2f.data import manifest
 
     cfg = flags.config_from_flags()
     splits = ("train", "val") if cfg.data.train_on_val else ("train",)
     utterances = [utterance for split in splits for utterance in manifest.read(manifest_path(cfg, split))]
-    spoken = [text.clean(utterance.transcript, cfg.model.labels) for utterance in utterances]
+    spoken = spelt((each.transcript for each in utterances), cfg.model.labels, unknown=cfg.data.unknown_characters)
     sentences = list(tokens(spoken, unit=FLAGS.unit))
     methods = [FLAGS.smoothing]
     if FLAGS.smoothing == "auto":
         methods = ["kneser_ney", "witten_bell"] if FLAGS.unit == "words" else ["witten_bell"]
     method, model = estimate(sentences, order=order, methods=methods)
     with manifest.atomic(output) as temporary:
-        temporary.write_text(model, encoding="utf-8")
+        temporary.write_text(with_space(model) if FLAGS.unit == "characters" else model, encoding="utf-8")
     kinds = len({token for sentence in sentences for token in sentence})
     print(
         f"{output}: {order}-gram model of {kinds:,} {FLAGS.unit}, {method.replace('_', '-')}, from "
         f"{len(sentences):,} transcripts with {sum(map(len, sentences)):,} {FLAGS.unit}"
     )
+
+
+def spelt(transcripts: Iterable[str], labels: Sequence[str], *, unknown: str) -> list[str]:
+    """The transcripts as a model of these labels learns them; ``unknown`` is ``data.unknown_characters``."""
+    from ds2f import text
+
+    encoded = (text.encode(transcript, labels, unknown=unknown) for transcript in transcripts)
+    return [text.decode(ids, labels) for ids in encoded if ids is not None]
 
 
 def tokens(transcripts: Iterable[str], *, unit: str) -> Iterable[list[str]]:
@@ -72,6 +80,22 @@ def tokens(transcripts: Iterable[str], *, unit: str) -> Iterable[list[str]]:
 
     for transcript in transcripts:
         yield transcript.split() if unit == "words" else [SPACE if one == " " else one for one in transcript]
+
+
+def with_space(arpa: str) -> str:
+    """A model of characters with ``<space>``, which tells it from one of words, also if each transcript was one word.
+
+    What no transcript has is as probable as any unknown character.
+    """
+    from ds2f.data.language_model import SPACE
+
+    lines = arpa.splitlines(keepends=True)
+    first, end = lines.index("\\1-grams:\n") + 1, lines.index("\\2-grams:\n")
+    unigrams = {fields[1]: fields[0] for fields in map(str.split, lines[first:end]) if fields}
+    if SPACE in unigrams:
+        return arpa
+    lines.insert(first, f"{unigrams['<unk>']}\t{SPACE}\n")
+    return re.sub(r"^ngram +1= *\d+", f"ngram 1={len(unigrams) + 1}", "".join(lines), count=1, flags=re.MULTILINE)
 
 
 def estimate(sentences: Sequence[Sequence[str]], *, order: int, methods: Sequence[str]) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import arpa
 import pytest
 
+from ds2f.config import Config
 from ds2f.errors import InputError
 from launch import build_lm
 
@@ -30,6 +31,29 @@ def sentences(seed, count=300):
 def test_transcripts_are_cut_into_units(unit):
     expected = {"words": [["GO", "ÉTÉ"], []], "characters": [["G", "O", "<space>", "É", "T", "É"], []]}
     assert list(build_lm.tokens(["GO ÉTÉ", ""], unit=unit)) == expected[unit]
+
+
+def test_transcripts_are_spelt_as_a_model_learns_them():
+    given = ["Rubout, please", "stop"]
+    assert build_lm.spelt(given, Config().model.labels, unknown="drop_character") == ["RUBOUT PLEASE", "STOP"]
+    assert build_lm.spelt(given, Config().model.labels, unknown="drop_utterance") == ["STOP"]
+    with pytest.raises(InputError, match="','"):
+        build_lm.spelt(given, Config().model.labels, unknown="error")
+
+
+@needs_irstlm
+def test_a_model_of_characters_knows_the_space_also_if_no_transcript_has_one(tmp_path):
+    pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
+    from ds2f.data.language_model import open_language_model
+
+    text = build_lm.estimate(
+        list(build_lm.tokens(["YES", "NO", "GO"], unit="characters")), order=3, methods=["witten_bell"]
+    )[1]
+    spaced = build_lm.with_space(text)
+    assert arpa.read(spaced).keys() - arpa.read(text).keys() == {("<space>",)}
+    assert build_lm.with_space(spaced) == spaced
+    (tmp_path / "lm.arpa").write_text(spaced)
+    assert open_language_model(tmp_path / "lm.arpa", "_ YESNOG").unit == "characters"
 
 
 @needs_irstlm
@@ -109,7 +133,7 @@ def test_the_command_writes_a_model_of_a_manifests_transcripts_and_says_what_it_
     assert "witten-bell" in result.stdout, "so small a corpus has no Kneser-Ney discounts"
     model = arpa.read((tmp_path / "lm.arpa").read_text())
     spoken = [(tone_corpus / f"train{index}.txt").read_text().strip() for index in range(10)]
-    units = set(spoken) if unit == "words" else set("".join(spoken))
+    units = set(spoken) if unit == "words" else {*"".join(spoken), "<space>"}
     assert {key[0] for key in model if len(key) == 1} == units | {"<s>", "</s>", "<unk>"}
     assert max(map(len, model)) <= order
 
