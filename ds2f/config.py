@@ -5,6 +5,7 @@ Nothing here imports torch, so that ``--help`` is quick.
 """
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -139,13 +140,20 @@ def read_labels(path: str) -> tuple[str, ...]:
       InputError: when the file cannot be read or does not hold such a list.
     """
     try:
-        labels = json.loads(Path(path).read_text(encoding="utf-8"))
+        labels = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f'data.labels_path={path}: {error}. It must be a JSON list such as ["_", "A", " "].'
         ) from error
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise InputError(f'data.labels_path={path}: not a JSON list of strings such as ["_", "A", " "]')
+    for label in labels:
+        composed = unicodedata.normalize("NFC", label)
+        if composed != label:
+            raise InputError(
+                f"data.labels_path={path}: {label!a} is spelt {composed!a} in Unicode's normal form, which "
+                "transcripts are read in; give each character of that as a label"
+            )
     return tuple(labels)
 
 

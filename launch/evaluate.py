@@ -16,7 +16,7 @@ absl_flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Which manifes
 absl_flags.DEFINE_string(
     "which", "best", "Which checkpoint: best, last, its number, or best:5 or last:5 for the mean weights of so many."
 )
-absl_flags.DEFINE_string("save_output", "", "Also write a JSON list of id, reference and transcript here.")
+absl_flags.DEFINE_string("save_output", "", "Also write a JSON list of audio, reference and transcript here.")
 absl_flags.DEFINE_string("save_results", "", "Also write the counts and rates as JSON here, as results.json has them.")
 
 
@@ -35,11 +35,12 @@ def main(_: list[str]) -> None:
     from ds2f.runner.run_dir import write_atomically
     from ds2f.runner.telemetry import errors_table, terminal
 
-    cfg = flags.config_from_flags(load_config(run_dir))
+    stored = load_config(run_dir)
+    cfg = flags.config_from_flags(stored)
     decoder, console = decoding.decoder(cfg.model.labels), terminal()
     run = decoding.open_run(cfg, run_dir, split=chosen.split, which=chosen.which, console=console)
     split = run.split
-    if cfg.data.train_on_val and chosen.split != "test":
+    if stored.data.train_on_val and chosen.split != "test":
         console.print(f"this run was trained on the {chosen.split} set too (data.train_on_val)", markup=False)
     found = evaluate(
         run.params,

@@ -45,15 +45,17 @@ def main(_: list[str]) -> None:
 
     from ds2f import decode
     from ds2f.checkpoint import load_config
+    from ds2f.config import manifest_path
     from ds2f.runner import tuner
     from ds2f.runner.run_dir import write_atomically
     from ds2f.runner.telemetry import terminal
 
-    cfg, console = flags.config_from_flags(load_config(run_dir)), terminal()
-    if cfg.data.train_on_val:
+    stored, console = load_config(run_dir), terminal()
+    cfg = flags.config_from_flags(stored)
+    if stored.data.train_on_val and manifest_path(cfg, "val") == manifest_path(stored, "val"):
         raise InputError(
-            f"{run_dir} was trained on its validation set, where any weight would do; tune with a run of "
-            "--nodata.train_on_val, and take its weights"
+            f"{run_dir} was trained on its validation set, where any weight would do; train another run with "
+            "--nodata.train_on_val, tune with that, and take its weights"
         )
     labels = cfg.model.labels
     lm = decoding.language_model(lm_cfg, labels)

@@ -100,7 +100,7 @@ def test_blank_is_looked_up_and_not_assumed_to_be_first() -> None:
 
 def test_resolve_takes_labels_from_their_file_and_bins_from_the_spectrogram(tmp_path: Path) -> None:
     path = tmp_path / "labels.json"
-    path.write_text('["\u00c4", "_", " "]', encoding="utf-8")
+    path.write_text('["\u00c4", "_", " "]', encoding="utf-8-sig")
     cfg = Config(data=DataConfig(labels_path=str(path)), spect=SpectConfig(sample_rate=8000, window_size=0.032))
     resolved = config.resolve(cfg)
     assert resolved.model.labels == ("\u00c4", "_", " ")
@@ -114,6 +114,13 @@ def test_a_labels_file_that_cannot_be_used_is_named(tmp_path: Path, text: str) -
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(InputError, match=r"labels"):
         config.resolve(Config(data=DataConfig(labels_path=str(path))))
+
+
+def test_a_label_that_no_transcript_can_have_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text('["_", "\\u095c"]', encoding="utf-8")
+    with pytest.raises(InputError, match=r"'\\u095c' is spelt '\\u0921\\u093c' in Unicode's normal form"):
+        config.read_labels(str(path))
 
 
 def test_a_missing_labels_file_is_named() -> None:

@@ -13,6 +13,7 @@ from ds2f.data import containers
 from ds2f.errors import InputError
 
 _BLOCK = 1 << 22  # samples read at a time: a damaged header may promise more than memory holds
+_UNKNOWN_LENGTH = 2**63 - 1  # what libsndfile says of a FLAC whose header leaves it open
 _RATES = (1000, 1_000_000)  # hertz; beyond them a header is damaged, and resampling would fill the memory
 _LOUDEST = 1e9  # full scale is 1; programs that forget to scale write 2**31 at most
 _READABLE = "readable are WAV, FLAC, OGG, MP3 and NIST SPHERE"
@@ -138,6 +139,11 @@ def _open(source: Source, label: str, *, whole: bool) -> soundfile.SoundFile:
         sound = soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
         raise InputError(f"{label}: not audio that can be read ({error.error_string}); {_READABLE}") from error
+    if len(sound) == _UNKNOWN_LENGTH:
+        sound.close()
+        raise InputError(
+            f"{label}: its header does not say how long it is, as if written to a pipe; encode it to a file"
+        )
     lowest, highest = _RATES
     if not lowest <= sound.samplerate <= highest:
         sound.close()

@@ -156,7 +156,7 @@ def _json_rows(path: Path, content: str) -> Iterator[_Row]:
     samples = listing.get("samples") if isinstance(listing, dict) else None
     if not isinstance(samples, list):
         raise InputError(f'{path}: no list "samples"; a JSON manifest is {{"root_path": ..., "samples": [...]}}')
-    root = path.parent / str(listing.get("root_path", ""))
+    root = path.parent / str(listing.get("root_path") or "")
     for index, sample in enumerate(samples):
         try:
             sound, transcript = str(sample["wav_path"]), str(sample["transcript_path"])
@@ -180,13 +180,13 @@ def _below(folder: Path, name: str, where: str) -> Path:
 def _folder_rows(folder: Path) -> Iterator[_Row]:
     if not (folder / "wav").is_dir() or not (folder / "txt").is_dir():
         raise InputError(f"{folder}: a folder given as manifest must contain wav/ and txt/; or name a manifest file")
-    sounds = sorted(file for file in (folder / "wav").iterdir() if file.suffix.lower() in _AUDIO_SUFFIXES)
-    spoken = {sound.stem for sound in sounds}
-    unspoken = sum(words.stem not in spoken for words in (folder / "txt").glob("*.txt"))
+    sounds = sorted(file for file in (folder / "wav").rglob("*") if file.suffix.lower() in _AUDIO_SUFFIXES)
+    words = [folder / "txt" / sound.relative_to(folder / "wav").with_suffix(".txt") for sound in sounds]
+    unspoken = len(set((folder / "txt").rglob("*.txt")).difference(words))
     if unspoken:
         _log.warning("%s: %d transcript(s) without a recording are left out", folder, unspoken)
-    for sound in sounds:
-        yield _Row(str(sound), sound, folder / "txt" / f"{sound.stem}.txt")
+    for sound, transcript in zip(sounds, words, strict=True):
+        yield _Row(str(sound), sound, transcript)
 
 
 def _distinct(rows: Iterable[_Row]) -> tuple[list[_Row], int]:

@@ -35,7 +35,8 @@ def greedy(logits: Logits, labels: Sequence[str]) -> list[Hypothesis]:
     """
     # Labels are compared before the softmax, whose rounding could make unequal scores equal.
     best, log_probs = logits.values.argmax(dim=2), logits.values.log_softmax(dim=2).amax(dim=2)
-    # One copy for both: float32 holds the indices exactly.
+    # One copy for both: float32, unlike bfloat16, holds the indices exactly.
+    log_probs = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32))
     best, log_probs = torch.stack((best.to(log_probs.dtype), log_probs)).cpu().unbind()
     best, lengths = best.long(), logits.lengths
 

@@ -127,6 +127,17 @@ def test_a_wav_that_was_written_to_a_pipe_is_read_to_its_end(tmp_path: Path, pcm
     np.testing.assert_array_equal(audio.load(tmp_path / "a.wav").samples, pcm / np.float32(32768))
 
 
+def test_a_flac_that_was_written_to_a_pipe_is_refused_with_the_cause(tmp_path: Path, pcm: np.ndarray):
+    soundfile.write(tmp_path / "a.flac", pcm, 16000)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[21] &= 0xF0  # the low half of this byte and the next four are the number of samples
+    content[22:26] = bytes(4)
+    (tmp_path / "a.flac").write_bytes(content)
+    for read in (audio.info, audio.load):
+        with pytest.raises(InputError, match=r"a\.flac: its header does not say how long it is.*encode it to a file"):
+            read(tmp_path / "a.flac")
+
+
 def test_a_chunk_before_the_samples_is_skipped(tmp_path: Path, pcm: np.ndarray):
     soundfile.write(tmp_path / "a.wav", pcm, 16000)
     content = (tmp_path / "a.wav").read_bytes()

@@ -65,10 +65,23 @@ def test_other_editors_ways_to_save_a_file_make_no_difference(folder: Path, cont
 
 def test_json_of_version_3_and_folders_read_like_csv(folder: Path):
     samples = [{"wav_path": f"wav/{index}.wav", "transcript_path": f"txt/{index}.txt"} for index in (1, 2, 3)]
-    for root in (str(folder), "."):
+    for root in (str(folder), ".", None):
         path = write(folder, json.dumps({"root_path": root, "samples": samples}), "m.json")
         assert manifest.read(path) == expected(folder, 1, 2, 3)
     assert manifest.read(folder) == expected(folder, 1, 2, 3)
+
+
+def test_recordings_in_subfolders_have_their_transcripts_in_the_same(folder: Path, caplog: pytest.LogCaptureFixture):
+    for kind, name in (("wav", "2.wav"), ("txt", "2.txt")):
+        (folder / kind / "ann" / "b.c").mkdir(parents=True)
+        (folder / kind / name).rename(folder / kind / "ann" / "b.c" / name)
+    (folder / "txt" / "ann" / "1.txt").write_text("NOBODY SAYS THIS")
+    found = manifest.read(folder)
+    assert [utterance.audio.name for utterance in found] == ["1.wav", "3.wav", "2.wav"]
+    assert [utterance.transcript for utterance in found] == [
+        each.transcript for each in (*expected(folder, 1), *expected(folder, 3))
+    ] + ["GO ON"]
+    assert "1 transcript(s) without a recording" in caplog.text
 
 
 def test_transcripts_lose_marks_and_line_ends_only(folder: Path):

@@ -78,5 +78,12 @@ def test_of_equal_scores_the_first_label_is_taken() -> None:
     assert hypothesis.token_frames == [0, 1]
 
 
+def test_half_precision_names_every_label_of_a_large_set() -> None:
+    labels = ["_", *map(chr, range(0x4E00, 0x4E00 + 1000))]
+    values = torch.zeros(1, 1, len(labels), dtype=torch.bfloat16)
+    values[0, 0, 777] = 1.0
+    assert decode.greedy(Logits(values, torch.tensor([1])), labels)[0].tokens == [777]
+
+
 def test_an_empty_batch_has_no_readings() -> None:
     assert decode.greedy(Logits(torch.zeros(0, 7, 3), torch.zeros(0, dtype=torch.int64)), "_AB") == []

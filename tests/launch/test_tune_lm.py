@@ -23,6 +23,10 @@ def workplace(launch, tone_corpus, tmp_path_factory):
     result = launch("train", *TRAINING, "--data_path=data", folder=folder)
     assert result.status == 0, result.err
     ngrams = {("<unk>",): (-5, 0), ("<s>",): (-9, 0), ("</s>",): (-0.2, 0), ("CAB",): (-0.4, 0), ("é",): (-2, 0)}
+    shutil.copytree(folder / "run", folder / "learnt")
+    stored = json.loads((folder / "learnt" / "config.json").read_text())
+    stored["data"]["train_on_val"] = True
+    (folder / "learnt" / "config.json").write_text(json.dumps(stored))
     arpa.write(folder / "lm.arpa", ngrams | {("CAB", "CAB"): (-0.1, 0)})
     return folder
 
@@ -61,7 +65,7 @@ def test_evaluate_and_transcribe_hear_the_words_of_the_language_model(launch, wo
         ([], "--run_dir"),
         (["--run_dir=run"], "--lm.path"),
         (["--run_dir=run", "--lm.path=nowhere.arpa"], "nowhere.arpa"),
-        (["--run_dir=run", "--lm.path=lm.arpa", "--data.train_on_val"], "was trained on its validation set"),
+        (["--run_dir=learnt", "--lm.path=lm.arpa", "--nodata.train_on_val"], "was trained on its validation set"),
         (["--run_dir=run", "--lm.path=lm.arpa", "--weights=0,x"], "--weights=0,x"),
         (["--run_dir=run", "--lm.path=lm.arpa", "--weights=-1"], "--weights=-1"),
         (["--run_dir=run", "--lm.path=lm.arpa", "--output=no/where.json"], "folder that exists"),
