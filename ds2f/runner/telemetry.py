@@ -3,9 +3,11 @@
 import errno
 import json
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -88,7 +90,8 @@ class Telemetry:
 
     def say(self, message: str) -> None:
         """Prints a line and keeps it in ``log.txt`` with the time."""
-        self._console.print(message, markup=False)
+        with _terminal_may_go():
+            self._console.print(message, markup=False)
         self._log.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
 
     def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
@@ -130,7 +133,8 @@ class Telemetry:
         sets = {split: results[split] for split in ("val", "test") if split in results}
         columns = {"FPS": f"{results['utterances_per_second']:.1f}", "epochs": str(results["epochs"])}
         columns |= {"AMP": results["amp"], "Torch": results["torch"].split("+")[0]}
-        self._console.print(errors_table(results["name"], sets, **columns))
+        with _terminal_may_go():
+            self._console.print(errors_table(results["name"], sets, **columns))
 
 
 def _tensorboard(run_dir: Path, purge_step: int | None = None) -> Any:
@@ -199,17 +203,35 @@ class StepProgress:
         self._task = self._progress.add_task(description, total=total, completed=completed, text="")
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        with _terminal_may_go():
+            self._progress.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
+        with _terminal_may_go():
+            self._progress.stop()
 
     def advance(self, text: str | None = None) -> None:
         """Counts one step, and shows ``text`` when it is given."""
-        self._progress.advance(self._task)
-        if text is not None:
-            self._progress.update(self._task, text=text)
+        with _terminal_may_go():
+            self._progress.advance(self._task)
+            if text is not None:
+                self._progress.update(self._task, text=text)
+
+
+@contextmanager
+def _terminal_may_go() -> Iterator[None]:
+    """Shows something; when the terminal was closed, the run goes on (or stops in order) and is heard in its files."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        nowhere, shown = os.open(os.devnull, os.O_WRONLY), os.fstat(sys.stdout.fileno())
+        for stream in (sys.stderr, sys.stdout):
+            if os.fstat(stream.fileno()).st_rdev == shown.st_rdev:  # the same terminal
+                os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def terminal() -> Console:

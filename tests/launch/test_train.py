@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -121,6 +122,22 @@ def test_mistakes_end_in_one_message_and_status_1(tmp_path, module, flags, expec
     assert "Traceback" not in err
     if module == "train" and "nowhere" in flags[0]:
         assert launch(module, *flags, cwd=tmp_path)[2] == err, "the failed start must not stand in the way"
+
+
+def test_closing_the_terminal_stops_cleanly_too(tone_corpus, tmp_path):
+    flags = (*TINY, f"--data_path={tone_corpus}", "--run_dir=run", "--training.epochs=1000", "--training.log_every=1")
+    command = [sys.executable, "-m", "launch.train", *flags, "--training.validate_every=1000"]
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(tmp_path)
+        os.execve(sys.executable, command, ENVIRONMENT)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        os.read(terminal, 65536)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+    assert "load_auto_checkpoint" in (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
 
 
 def test_neither_orbax_nor_torchs_compiler_is_imported_before_the_first_step_is_done(tone_corpus, tmp_path):
