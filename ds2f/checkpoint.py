@@ -296,7 +296,9 @@ def load_model(
     try:
         iterations = checkpoints.find_all(which)
         if not iterations:
-            raise InputError(f"{run_dir} holds no checkpoint {which!r}: the run has not finished its first epoch.")
+            there = ", ".join(map(str, checkpoints.find_all("last:1000000")))
+            why = f"there are {there}" if there else "the run has not finished its first epoch, or could not write one"
+            raise InputError(f"{run_dir} holds no checkpoint {which!r}: {why}.")
         _, _, asked = str(which).partition(":")
         if asked and len(iterations) < int(asked):
             warn(f"{run_dir}: {which} is the mean of {len(iterations)} checkpoints; there are no more")

@@ -1,5 +1,6 @@
 """The folder of a run: who may use it, and the settings that it is written with."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,8 @@ def claim_run_dir(
       InputError: when the folder holds another run, cannot be written, or holds a run of another model or global batch.
     """
     stored, metrics, claim = run_dir / "config.json", run_dir / "metrics.jsonl", run_dir / "job.txt"
-    if restarted or (job and claim.exists() and claim.read_text(encoding="utf-8") == job):
+    same_job = restarted or bool(job and claim.exists() and claim.read_text(encoding="utf-8") == job)
+    if same_job:
         cfg = attrs.evolve(cfg, checkpointing=attrs.evolve(cfg.checkpointing, load_auto_checkpoint=True))
     begun = metrics.exists() and metrics.stat().st_size > 0  # a run that failed before its first step is no run
     if begun and not cfg.checkpointing.load_auto_checkpoint:
@@ -57,7 +59,8 @@ def claim_run_dir(
             cfg = _with_kernel(cfg, before.model.kernel)
         if begun:
             _require_same_run(run_dir, before, cfg)
-        global_batch = before.data.global_batch_size or global_batch
+        if begun or same_job:
+            global_batch = before.data.global_batch_size or global_batch
     cfg = attrs.evolve(cfg, data=attrs.evolve(cfg.data, global_batch_size=global_batch))
     cfg = _with_kernel(cfg, choose_kernel(cfg))
     try:
@@ -66,7 +69,9 @@ def claim_run_dir(
         write_atomically(run_dir / "flags.txt", flags_text(cfg))
         if job:
             write_atomically(claim, job)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise InputError(f"--run_dir={run_dir} cannot be written: {error}. Give another folder.") from error
     return cfg
 
@@ -87,11 +92,17 @@ def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:
             f"{run_dir} holds a run of another model ({', '.join(changed)} differ). "
             f"Use --flagfile={run_dir / 'flags.txt'}, or another --run_dir."
         )
-    for name in ("train_on_val", "max_frames"):  # with either, an epoch has other steps
-        was, asked = getattr(before.data, name), getattr(cfg.data, name)
+    kept_settings = [
+        *(("data", name) for name in ("train_on_val", "max_frames")),  # with either, an epoch has other steps
+        *(("spect", name) for name in attrs.asdict(cfg.spect)),  # what the model and its best checkpoint have heard
+        ("training", "seed"),
+        ("checkpointing", "folder"),  # where the checkpoints are that it goes on from
+    ]
+    for section, name in kept_settings:
+        was, asked = (getattr(getattr(each, section), name) for each in (before, cfg))
         if asked != was:
             raise InputError(
-                f"{run_dir} holds a run with data.{name} = {was}, which cannot become {asked} in the middle. "
+                f"{run_dir} holds a run with {section}.{name} = {was!r}, which cannot become {asked!r} in the middle. "
                 f"Use --flagfile={run_dir / 'flags.txt'}, or another --run_dir."
             )
     kept = before.data.global_batch_size

@@ -271,6 +271,27 @@ def test_the_global_batch_of_a_run_is_kept_when_it_goes_on_with_fewer_ranks(tone
         claim(tmp_path, other, ranks=2)
 
 
+def test_a_run_that_never_began_decides_nothing_for_the_next(tone_corpus, tmp_path):
+    cfg = config(tone_corpus, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
+    assert claim(tmp_path, cfg, ranks=8).data.global_batch_size == 32
+    assert claim(tmp_path, cfg, ranks=2).data.global_batch_size == 8
+    assert claim(tmp_path, cfg, ranks=1, restarted=True).data.global_batch_size == 8, "a machine has left the job"
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [("spect", "window", "hann"), ("training", "seed", 7), ("checkpointing", "folder", "elsewhere")],
+)
+def test_what_a_run_has_learnt_from_cannot_change_in_the_middle(tone_corpus, tmp_path, section, name, value):
+    cfg = config(tone_corpus, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
+    claim(tmp_path, cfg)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    other = attrs.evolve(cfg, **{section: attrs.evolve(getattr(cfg, section), **{name: value})})
+    with pytest.raises(InputError, match=rf"{section}\.{name} = .* cannot become '?{value}'? in the middle"):
+        claim(tmp_path, other)
+    assert claim(tmp_path, cfg).spect == cfg.spect
+
+
 def test_a_job_knows_the_folder_that_it_wrote_before(tone_corpus, tmp_path):
     cfg = config(tone_corpus)
     assert not claim(tmp_path, cfg, job="night").checkpointing.load_auto_checkpoint
