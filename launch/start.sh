@@ -8,12 +8,14 @@ start_training() {
   # relative to where it was typed.
   for argument in "$@"; do
     case $previous in
-      --data_path | --run_dir | --flagfile) [[ $argument == /* ]] || argument=$PWD/$argument ;;
+      --data_path | --run_dir | --flagfile | --data.*_manifest | --data.labels_path | --augmentation.noise_dir | \
+        --checkpointing.continue_from) [[ $argument == /* ]] || argument=$PWD/$argument ;;
       --device) device=$argument ;;
     esac
     case $argument in
-      --data_path=/* | --run_dir=/* | --flagfile=/* | --run_dir=) ;;
-      --data_path=* | --run_dir=* | --flagfile=*) argument=${argument%%=*}=$PWD/${argument#*=} ;;
+      --*=/* | --*=) ;;
+      --data_path=* | --run_dir=* | --flagfile=* | --data.*_manifest=* | --data.labels_path=* | \
+        --augmentation.noise_dir=* | --checkpointing.continue_from=*) argument=${argument%%=*}=$PWD/${argument#*=} ;;
       --device=*) device=${argument#*=} ;;
     esac
     arguments+=("$argument")

@@ -69,6 +69,10 @@ def test_train_then_evaluate_then_transcribe(tone_corpus, tmp_path):
     assert code == 0, err
     assert f"{results['val']['wer']:.3f}" in out
 
+    code, _, err = launch("evaluate", f"--run_dir={run}", "--which=9999", cwd=tmp_path)
+    assert code == 1
+    assert f"holds no checkpoint '9999': there are {results['steps']}, {results['steps'] // 2}." in err
+
     files = (tone_corpus / "test0.wav", tone_corpus / "missing.wav", tone_corpus / "test1.wav")
     code, out, err = launch("transcribe", f"--run_dir={run}", *files, cwd=tmp_path)
     assert code == 1
