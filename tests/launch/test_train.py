@@ -134,6 +134,7 @@ def test_closing_the_terminal_stops_cleanly_too(tone_corpus, tmp_path):
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(tmp_path)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup a training would go on
         os.execve(sys.executable, command, ENVIRONMENT)
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
