@@ -4,18 +4,18 @@ start_training() {
   local root flagfile=configs/$1.flags python=python3 device=auto previous="" argument arguments=()
   shift
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  local paths='--@(data_path|run_dir|flagfile|data.*_manifest|data.labels_path|augmentation.noise_dir|checkpointing.continue_from)'
+  shopt -s extglob
   # The launcher runs in the repository's root, where flagfiles find each other; a path on the command line stays
   # relative to where it was typed.
   for argument in "$@"; do
     case $previous in
-      --data_path | --run_dir | --flagfile | --data.*_manifest | --data.labels_path | --augmentation.noise_dir | \
-        --checkpointing.continue_from) [[ $argument == /* ]] || argument=$PWD/$argument ;;
+      $paths) [[ $argument == /* ]] || argument=$PWD/$argument ;;
       --device) device=$argument ;;
     esac
     case $argument in
-      --*=/* | --*=) ;;
-      --data_path=* | --run_dir=* | --flagfile=* | --data.*_manifest=* | --data.labels_path=* | \
-        --augmentation.noise_dir=* | --checkpointing.continue_from=*) argument=${argument%%=*}=$PWD/${argument#*=} ;;
+      $paths=/*) ;;
+      $paths=?* | --data_path= | --flagfile=) argument=${argument%%=*}=$PWD/${argument#*=} ;;
       --device=*) device=${argument#*=} ;;
     esac
     arguments+=("$argument")
