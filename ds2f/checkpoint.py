@@ -153,6 +153,10 @@ class Checkpoints:
         self.wait()
         return self._shelf.find(which)
 
+    def iterations(self) -> list[int]:
+        """The numbers of all checkpoints, whole or not, the newest first."""
+        return list(dict.fromkeys(entry.iteration for entry in self._shelf.entries()))
+
     def restore(self, iteration: int, like: Any, *, prefix: str = "") -> tuple[Any, Position]:
         """Reads a checkpoint into the structure of ``like``, on the CPU.
 
@@ -296,7 +300,7 @@ def load_model(
     try:
         iterations = checkpoints.find_all(which)
         if not iterations:
-            there = ", ".join(map(str, checkpoints.find_all("last:1000000")))
+            there = ", ".join(map(str, checkpoints.iterations()))
             why = f"there are {there}" if there else "the run has not finished its first epoch, or could not write one"
             raise InputError(f"{run_dir} holds no checkpoint {which!r}: {why}.")
         _, _, asked = str(which).partition(":")
