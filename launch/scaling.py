@@ -7,15 +7,15 @@ cards; ``step_seconds`` is the formula.
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags as absl_flags
 
 from ds2f.config import Config, DataConfig, OptimConfig
+from ds2f.errors import InputError
 from launch import flags
 
 if TYPE_CHECKING:
@@ -54,18 +54,31 @@ MODES = {"apart": (False, False), "overlapped": (True, False), "apart, delayed":
 MODES["overlapped, delayed"] = (True, True)  # overlap, delay
 
 
+class Case(NamedTuple):
+    """A machine to predict for."""
+
+    utterances_per_second: float  # that one card trains alone
+    batch_size: int
+    cards: int
+    gigabytes_per_second: float
+
+
 def main(_: list[str]) -> int | None:
     """Starts the ranks, and prints and writes what they measured."""
-    cfg = flags.config_from_flags(BASE)
+    cfg, cases = flags.config_from_flags(BASE), _cases()
+    for flag in ("json", "trace"):
+        flags.output_file(flag)
+    if cfg.nproc_per_node < 2:
+        raise InputError(f"--nproc_per_node={cfg.nproc_per_node}: one rank sends nothing; give at least 2")
 
     from ds2f.runner import elastic
 
     if elastic.is_worker():
-        return elastic.work(lambda: _run(cfg))
+        return elastic.work(lambda: _run(cfg, cases))
     return elastic.launch(cfg, [sys.executable, "-m", "launch.scaling", *sys.argv[1:]])
 
 
-def _run(cfg: Config) -> int:
+def _run(cfg: Config, cases: Sequence[Case]) -> int:
     from rich.console import Console
 
     from ds2f.runner import elastic
@@ -84,12 +97,11 @@ def _run(cfg: Config) -> int:
     traces = group.gather(trace_events(last, group.rank))
     if group.rank == 0:
         results = {"ranks": group.size, "device": backend.description, "batch_size": cfg.data.batch_size} | results
-        results["predictions"] = predict(results)
+        results["predictions"] = predict(results, cases)
         _show(results, Console(highlight=False, soft_wrap=True))
-        if FLAGS.json:
-            write_atomically(Path(FLAGS.json), json.dumps(results, indent=2) + "\n")
-        if FLAGS.trace:
-            write_atomically(Path(FLAGS.trace), json.dumps([event for events in traces for event in events]) + "\n")
+        for flag, content in (("json", results), ("trace", [event for events in traces for event in events])):
+            if path := flags.output_file(flag):
+                write_atomically(path, json.dumps(content, indent=2) + "\n")
     group.close()
     return 0
 
@@ -173,30 +185,41 @@ def step_seconds(
     return max(computed, summed) + after
 
 
-def predict(results: dict[str, Any]) -> list[dict[str, float]]:
-    """What cards reach that divide a step as this machine does, but are as fast as ``--speeds`` says."""
+def predict(results: dict[str, Any], cases: Sequence[Case]) -> list[dict[str, float]]:
+    """What cards reach that divide a step as this machine does, but are as fast as ``cases`` say."""
     from launch.link import Part
 
     parts = [Part(**part) for part in results["parts"]]
     here = results["forward_seconds"] + sum(part.seconds for part in parts) + results["after_seconds"]
     return [
-        {"utterances_per_second": speed, "batch_size": batch, "cards": cards, "gigabytes_per_second": link}
-        | _efficiencies(parts, results, batch / speed / here, cards=cards, bytes_per_second=1e9 * link)
-        for speed, batch, cards, link in _cases()
+        case._asdict() | _efficiencies(parts, results, case, case.batch_size / case.utterances_per_second / here)
+        for case in cases
     ]
 
 
-def _cases() -> Iterator[tuple[float, int, int, float]]:
-    for case in FLAGS.speeds:
-        speed, _, batch = case.partition("@")
-        for cards in map(int, FLAGS.cards):
-            for link in map(float, FLAGS.links):
-                yield float(speed), int(batch), cards, link
+def _cases() -> list[Case]:
+    """Every card of ``--speeds``, as often as ``--cards`` say, over each of ``--links``.
+
+    Raises:
+      InputError: when one of them is no positive number.
+    """
+    speeds = [tuple(case.split("@")) for case in FLAGS.speeds]
+    try:
+        cases = [
+            Case(float(speed), int(batch), int(cards), float(link))
+            for speed, batch in speeds
+            for cards in FLAGS.cards
+            for link in FLAGS.links
+        ]
+    except ValueError:
+        cases = []
+    if not cases or not all(0 < number < float("inf") for case in cases for number in case):
+        given = " ".join(f"--{name}={','.join(FLAGS[name].value or [])}" for name in ("speeds", "cards", "links"))
+        raise InputError(f"{given}: give positive numbers, as in --speeds=4@10,94@10 --cards=8,64 --links=1.25,12.5")
+    return cases
 
 
-def _efficiencies(
-    parts: "Sequence[Part]", results: dict[str, Any], factor: float, *, cards: int, bytes_per_second: float
-) -> dict[str, float]:
+def _efficiencies(parts: "Sequence[Part]", results: dict[str, Any], case: Case, factor: float) -> dict[str, float]:
     """One card's time over that of many, with and without overlap; ``factor`` stretches this machine's times."""
     scaled = [part._replace(seconds=part.seconds * factor) for part in parts]
     forward, after = results["forward_seconds"] * factor, results["after_seconds"] * factor
@@ -206,8 +229,8 @@ def _efficiencies(
         scaled,
         forward=forward,
         after=after,
-        cards=cards,
-        bytes_per_second=bytes_per_second,
+        cards=case.cards,
+        bytes_per_second=1e9 * case.gigabytes_per_second,
         latency=FLAGS.latency,
     )
     return {"apart": alone / together(overlap=False), "overlapped": alone / together(overlap=True)}

@@ -59,6 +59,24 @@ def test_two_ranks_start_their_sums_before_the_backward_pass_ends(tmp_path):
         assert rows["sum output"]["ts"] < last["ts"] + last["dur"]
 
 
+@pytest.mark.parametrize(
+    ("argument", "problem"),
+    [
+        ("--nproc_per_node=1", "one rank sends nothing; give at least 2"),
+        ("--speeds=4", "--speeds=4 --cards=8,64 --links=1.25,12.5,25: give positive numbers, as in --speeds=4@10"),
+        ("--cards=8,none", "give positive numbers"),
+        ("--links=0", "give positive numbers"),
+        ("--json=missing/scaling.json", "--json=missing/scaling.json: give a file in a folder that exists"),
+        ("--trace=missing/trace.json", "--trace=missing/trace.json: give a file in a folder that exists"),
+    ],
+)
+def test_what_it_cannot_use_is_told_before_a_rank_starts(argument, problem, launch, tmp_path):
+    done = launch("scaling", argument, folder=tmp_path)
+    assert done.status == 1
+    assert problem in done.err
+    assert done.err.count("\n") == 1
+
+
 def test_the_readmes_table_is_that_of_the_kept_measurement():
     kept = json.loads((ROOT / "configs/results/scaling_cpu.json").read_text(encoding="utf-8"))
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- scaling -->")[2].partition("<!-- /")[0]
