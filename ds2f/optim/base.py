@@ -132,12 +132,17 @@ def asked(mask: Mask, path: str, leaf: Tensor) -> bool:
     return mask(path.replace(".", "/"), leaf)
 
 
+def foreign(difference: str) -> ValueError:
+    """The error of an optimizer that is handed a state which ``difference`` shows to be another's."""
+    return ValueError(
+        f"the optimizer state {difference}: it was made by another optimizer; make a new one with this optimizer's "
+        "init(params)"
+    )
+
+
 def _check_parts(state: OptState, transforms: tuple[GradientTransformation, ...]) -> None:
     if len(state) != len(transforms):
-        raise ValueError(
-            f"the optimizer state has {len(state)} parts and the chain {len(transforms)} transforms: "
-            "it was made by another optimizer; make a new one with this optimizer's init(params)"
-        )
+        raise foreign(f"has {len(state)} parts and the chain {len(transforms)} transforms")
 
 
 def apply_updates(params: Params, updates: Tree) -> Params:

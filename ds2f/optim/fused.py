@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ds2f import tree
 from ds2f.optim import schedules
-from ds2f.optim.base import EmptyState, Mask, Schedule, Step
+from ds2f.optim.base import EmptyState, Mask, Schedule, Step, foreign
 from ds2f.optim.transforms import ScaleByAdamState, ScaleByScheduleState, TraceState, leaf_decays
 from ds2f.tree import Tree
 from ds2f.types import OptState, Params
@@ -80,10 +80,7 @@ def _parts(state: OptState, index: int, kind: type) -> Any:
     """The three parts of a chain's state, of which the one at ``index`` tells whose it is."""
     if len(state) != 3 or not isinstance(state[index], kind):
         made = ", ".join(type(part).__name__ for part in state)
-        raise ValueError(
-            f"the optimizer state ({made}) was made by another optimizer; make a new one with this optimizer's "
-            "init(params)"
-        )
+        raise foreign(f"is one of {made}")
     return state
 
 
