@@ -1,5 +1,6 @@
 """Signs that a training goes wrong, told by what its log lines read; the same on all ranks, which read the same."""
 
+import math
 from statistics import median
 
 from ds2f.config import Config
@@ -42,6 +43,8 @@ def require_progress(position: Position, loss_scale: float, cfg: Config) -> None
 
 def spiked(position: Position, loss: float, factor: float) -> bool:
     """Notes the loss of a log line, and returns whether it exceeds ``factor`` times the median of those before."""
+    if not math.isfinite(loss):  # every step since the last line was skipped
+        return False
     recent = position.recent_losses
     high = factor > 0 and len(recent) >= ENOUGH and loss > factor * median(recent)
     position.recent_losses = [] if high else [*recent, loss][-MEMORY:]

@@ -43,3 +43,10 @@ def test_a_spike_is_a_multiple_of_the_median_of_late_once_there_are_enough():
         assert not health.spiked(position, 1.0, 3.0)
     assert len(position.recent_losses) == 20
     assert not health.spiked(position, 1e6, 0.0)
+
+
+def test_a_line_without_a_loss_leaves_what_is_usual_as_it_was():
+    position = Position(recent_losses=[10.0] * 12)
+    assert not health.spiked(position, float("nan"), 3.0)
+    assert position.recent_losses == [10.0] * 12
+    assert health.spiked(position, 31.0, 3.0)
