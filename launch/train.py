@@ -1,6 +1,7 @@
 """Trains a model: python -m launch.train --flagfile=configs/an4_1p.flags --data_path=data."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -19,9 +20,10 @@ def main(_: list[str]) -> int:
 
     from ds2f.runner import elastic
 
-    if elastic.is_worker():
+    starts_ranks = cfg.nproc_per_node > 1 or cfg.node_range != (1, 1)
+    if elastic.is_worker(starts_ranks=starts_ranks):
         return elastic.work(lambda: train(cfg, run_dir))
-    if cfg.nproc_per_node > 1 or cfg.node_range != (1, 1):
+    if starts_ranks:
         return elastic.launch(cfg, [sys.executable, "-m", "launch.train", *sys.argv[1:]])
     return train(cfg, run_dir)
 
@@ -51,6 +53,7 @@ def train(cfg: Config, run_dir: Path) -> int:
             run_dir,
             cfg,
             flags.flagfile_text,
+            say=partial(print, f"{Path(sys.argv[0]).stem}:", file=sys.stderr),
             ranks=group.size,
             job=job.id,
             restarted=job.restarts > 0,

@@ -31,7 +31,7 @@ class Keeper:
           group: the ranks.
           warn: told of checkpoints that could not be written, and of damaged ones that are passed over.
         """
-        self._run_dir, self._cfg, self._group = run_dir, cfg, group
+        self._run_dir, self._cfg, self._group, self._warn = run_dir, cfg, group, warn
         self._checkpoints = None
         if group.rank == 0:
             self._checkpoints = Checkpoints(
@@ -65,6 +65,8 @@ class Keeper:
             if newest is not None:
                 state, stored = self._checkpoints.restore(newest, fresh)
                 position = Position(**stored)
+                if not self._cfg.apex.dynamic:
+                    state = state._replace(loss_scale=fresh.loss_scale)  # what the flag says now
         newest, values = self._group.gather((newest, attrs.asdict(position)))[0]
         return self._group.broadcast(state), Position(**values), newest
 
@@ -113,15 +115,18 @@ class Keeper:
         ``checkpointing.average_models``.
 
         Args:
-          like: of their structure, on the CPU.
+          like: the model after the last step, on the CPU; it is the best where no checkpoint could be written.
 
         Returns:
           The same on every rank.
         """
         if self._checkpoints is not None:
             self._checkpoints.wait()
-            _, *best = load_model(self._run_dir, which=f"best:{self._cfg.checkpointing.average_models}")
-            like = best[0], best[1]
+            if self._checkpoints.iterations():
+                _, *best = load_model(self._run_dir, which=f"best:{self._cfg.checkpointing.average_models}")
+                like = best[0], best[1]
+            else:
+                self._warn("no checkpoint could be written, so the results are those of the last step's weights")
         params, stats = self._group.broadcast(like)
         return params, stats
 

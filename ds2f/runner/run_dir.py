@@ -17,6 +17,7 @@ def claim_run_dir(
     cfg: Config,
     flags_text: Callable[[Config], str],
     *,
+    say: Callable[[str], None] = lambda _: None,
     ranks: int = 1,
     job: str = "",
     restarted: bool = False,
@@ -29,6 +30,7 @@ def claim_run_dir(
         ``checkpointing.load_auto_checkpoint`` is set, or when the same job wrote it.
       cfg: the settings.
       flags_text: makes a flagfile that repeats a run, written to ``flags.txt``.
+      say: told which flags a continued run began with other values of.
       ranks: how many there are.
       job: a name that all starts of one job share; empty when there is none.
       restarted: whether this start follows another one of the same job.
@@ -53,8 +55,8 @@ def claim_run_dir(
             "Start another: --run_dir=OTHER (or remove the folder)."
         )
     global_batch = cfg.data.global_batch_size or cfg.data.batch_size * ranks
-    if cfg.checkpointing.load_auto_checkpoint and stored.exists():
-        before = config.load(stored)
+    before = config.load(stored) if cfg.checkpointing.load_auto_checkpoint and stored.exists() else None
+    if before is not None:
         if cfg.model.kernel == "auto":
             cfg = _with_kernel(cfg, before.model.kernel)
         if begun:
@@ -63,6 +65,8 @@ def claim_run_dir(
             global_batch = before.data.global_batch_size or global_batch
     cfg = attrs.evolve(cfg, data=attrs.evolve(cfg.data, global_batch_size=global_batch))
     cfg = _with_kernel(cfg, choose_kernel(cfg))
+    if begun and before is not None:
+        _tell_changes(run_dir, flags_text(before), flags_text(cfg), say)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(stored, json.dumps(config.to_dict(cfg), indent=2) + "\n")
@@ -111,6 +115,18 @@ def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:
             f"{run_dir} holds a run whose global batch is {kept}; --data.global_batch_size="
             f"{cfg.data.global_batch_size} would change it in the middle. Leave the flag out, or use another --run_dir."
         )
+
+
+def _tell_changes(run_dir: Path, before: str, now: str, say: Callable[[str], None]) -> None:
+    """Names every flag that has another value, but the one that makes a run go on."""
+    pairs = zip(before.splitlines(), now.splitlines(), strict=True)
+    changed = [
+        f"{new} (was {old.partition('=')[2] or 'empty'})"
+        for old, new in pairs
+        if new != old and "load_auto_checkpoint" not in new
+    ]
+    if changed:
+        say(f"{run_dir} goes on with other flags than before: {', '.join(changed)}")
 
 
 def write_atomically(path: Path, text: str) -> None:

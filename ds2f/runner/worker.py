@@ -30,20 +30,38 @@ class Job(NamedTuple):
 
 
 def job() -> Job:
-    """Reads the environment that an agent gives its ranks; a process on its own is the only rank of a nameless job."""
-    env = os.environ
-    name = env.get("TORCHELASTIC_RUN_ID", "")
+    """Reads the environment that an agent gives its ranks; a process on its own is the only rank of a nameless job.
+
+    Raises:
+      InputError: when a variable that should be a number is none.
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "")
     return Job(
         id="" if name == "none" else name,  # torchrun's default
-        restarts=int(env.get("TORCHELASTIC_RESTART_COUNT", "0")),
-        local_rank=int(env.get("LOCAL_RANK", "0")),
-        local_ranks=int(env.get("LOCAL_WORLD_SIZE", "1")),
+        restarts=_number("TORCHELASTIC_RESTART_COUNT", 0),
+        local_rank=_number("LOCAL_RANK", 0),
+        local_ranks=_number("LOCAL_WORLD_SIZE", 1),
     )
 
 
-def is_worker() -> bool:
-    """Whether an agent, ours or torchrun, has started this process."""
-    return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal():
+        raise InputError(
+            f"the environment says {variable}={text}, which is no number; unset it, or let torchrun set it"
+        )
+    return int(text)
+
+
+def is_worker(*, starts_ranks: bool = True) -> bool:
+    """Whether an agent, ours or torchrun, or a cluster's launcher has started this process as a rank.
+
+    Args:
+      starts_ranks: whether it is to start ranks unless it is one. To such a process RANK without LOCAL_RANK is the
+        number of its machine, as Kubernetes sets it; to any other it is its own.
+    """
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE") if starts_ranks else ("RANK",)
+    return all(name in os.environ for name in names)
 
 
 def work(run: Callable[[], int]) -> int:

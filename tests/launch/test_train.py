@@ -128,6 +128,27 @@ def test_mistakes_end_in_one_message_and_status_1(tmp_path, module, flags, expec
         assert launch(module, *flags, cwd=tmp_path)[2] == err, "the failed start must not stand in the way"
 
 
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"RANK": "0"}, "rank 0: RANK is set, but of WORLD_SIZE, MASTER_ADDR and MASTER_PORT one cannot be used"),
+        ({"RANK": "0", "LOCAL_RANK": "x"}, "rank 0: the environment says LOCAL_RANK=x, which is no number"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"},
+            "rank 1 did not come to the job's store",
+        ),
+    ],
+)
+def test_a_launchers_rank_without_a_job_ends_with_one_message(tmp_path, variables, expected):
+    command = [sys.executable, "-m", "launch.train", *TINY, "--rdzv_timeout=0.5"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=ENVIRONMENT | variables, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode > 0
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_closing_the_terminal_stops_cleanly_too(tone_corpus, tmp_path):
     flags = (*TINY, f"--data_path={tone_corpus}", "--run_dir=run", "--training.epochs=1000", "--training.log_every=1")
     command = [sys.executable, "-m", "launch.train", *flags, "--training.validate_every=1000"]

@@ -1,5 +1,6 @@
 """The training loop on a corpus of tones: what it leaves behind, going on, and what it reports."""
 
+import errno
 import json
 import os
 import shutil
@@ -34,6 +35,7 @@ from ds2f.runner.telemetry import Telemetry
 from ds2f.runner.trainer import Trainer
 from ds2f.steps import Objective
 from ds2f.types import Averages
+from launch import flags
 
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
 
@@ -290,6 +292,51 @@ def test_what_a_run_has_learnt_from_cannot_change_in_the_middle(tone_corpus, tmp
     with pytest.raises(InputError, match=rf"{section}\.{name} = .* cannot become '?{value}'? in the middle"):
         claim(tmp_path, other)
     assert claim(tmp_path, cfg).spect == cfg.spect
+
+
+def test_what_changes_in_the_middle_is_said(tone_corpus, tmp_path):
+    said: list[str] = []
+
+    def begin(cfg):
+        claim_run_dir(tmp_path, cfg, flags.flagfile_text, say=said.append)
+
+    begin(config(tone_corpus))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    on = CheckpointingConfig(load_auto_checkpoint=True)
+    begin(config(tone_corpus, checkpointing=on))
+    assert said == []
+    begin(config(tone_corpus, checkpointing=on, training=TrainingConfig(epochs=9, log_every=2, evaluate_test=True)))
+    assert said == [f"{tmp_path} goes on with other flags than before: --training.epochs=9 (was 2)"]
+
+
+def test_a_static_loss_scale_is_what_the_flag_says_when_a_run_goes_on(tone_corpus, tmp_path):
+    scale = {"opt_level": "O0", "loss_scale": "8"}
+    run(config(tone_corpus, apex=ApexConfig(**scale)), tmp_path / "run")
+    more = TrainingConfig(epochs=3, log_every=2)
+    on = CheckpointingConfig(load_auto_checkpoint=True)
+    run(
+        config(tone_corpus, apex=ApexConfig(**scale | {"loss_scale": "4"}), training=more, checkpointing=on),
+        tmp_path / "run",
+    )
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    scales = {line["iteration"]: line["loss_scale"] for line in lines if line["kind"] == "train"}
+    assert (scales[6], scales[9]) == (8, 4)
+
+
+def test_a_run_that_could_write_no_checkpoint_still_has_results(tone_corpus, tmp_path, monkeypatch):
+    def refuse(folder, size):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    monkeypatch.setattr("ds2f.shelf.require_room", refuse)
+    cfg = config(tone_corpus, training=TrainingConfig(epochs=1, evaluate_test=True))
+    results = run(cfg, tmp_path / "run")
+    log = log_of(tmp_path / "run")
+    assert "checkpoint 3 was not written: No space left on device" in log
+    assert "the results are those of the last step's weights" in log
+    monkeypatch.undo()
+    assert results == run(cfg, tmp_path / "other") | {
+        name: results[name] for name in results if "seconds" in name or "per_second" in name or name == "name"
+    }
 
 
 def test_a_job_knows_the_folder_that_it_wrote_before(tone_corpus, tmp_path):
