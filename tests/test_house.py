@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 from ds2f import config
@@ -86,7 +87,7 @@ def test_accuracy_is_that_of_the_published_size_and_length() -> None:
     for cfg in (one, eight):
         assert (cfg.model.rnn_type, cfg.model.hidden_layers, cfg.model.hidden_size) == ("lstm", 5, 1024)
         assert (cfg.training.epochs, cfg.apex.opt_level, cfg.training.evaluate_test) == (70, "O2", True)
-    assert one.model == eight.model, "the cards share a network"
+    assert attrs.evolve(one.model, sync_batch_norm=True) == eight.model, "one network, whose statistics are all cards'"
     assert one.augmentation == eight.augmentation
 
 
