@@ -1,7 +1,6 @@
 """Trains a model: python -m launch.train --flagfile=configs/an4_1p.flags --data_path=data."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -48,12 +47,13 @@ def train(cfg: Config, run_dir: Path) -> int:
         dtype = backend.policy(cfg.apex).compute
         return kernels.choose(cfg.model, batch_size=cfg.data.batch_size, dtype=dtype, backend=backend)
 
+    remarks: list[str] = []
     if group.rank == 0:
         cfg = claim_run_dir(
             run_dir,
             cfg,
             flags.flagfile_text,
-            say=partial(print, f"{Path(sys.argv[0]).stem}:", file=sys.stderr),
+            say=remarks.append,
             ranks=group.size,
             job=job.id,
             restarted=job.restarts > 0,
@@ -68,6 +68,8 @@ def train(cfg: Config, run_dir: Path) -> int:
     )
     status = 0
     with Telemetry(run_dir, cfg) if group.rank == 0 else Relay() as telemetry:
+        for remark in remarks:
+            telemetry.say(remark)
         try:
             Trainer(cfg, run_dir, telemetry, group=group, backend=backend).run()
         except Stopped as stopped:

@@ -105,6 +105,8 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tone_corpus, tmp_path):
     code, out, err = launch("train", *resume, "--training.epochs=4", cwd=tmp_path)
     assert code == 0, err
     assert "going on from checkpoint" in out
+    changed = "run goes on with other flags than before: --training.epochs=4 (was 2000)\n"
+    assert changed in (tmp_path / "run/log.txt").read_text()
 
 
 @pytest.mark.parametrize(
