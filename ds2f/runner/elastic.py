@@ -102,6 +102,7 @@ class _Agent:
         self._restarts = 0  # of the whole job
         self._lost_peer = False  # whether the last restart was for a rank of another machine
         self._signal = 0  # that asked to stop
+        self._starting, self._held = False, 0  # whether ranks are being started; the signal that came meanwhile
 
     def run(self) -> int:
         """Starts the ranks until they end well, or there is no more use in it."""
@@ -132,24 +133,44 @@ class _Agent:
     def heeding_signals(self) -> Iterator[None]:
         """Passes the first request to stop on to the ranks as Ctrl-C, which they understand; the second ends them."""
 
-        def heed(number: int, _: FrameType | None) -> None:
-            running = [rank for rank in self._ranks if rank.status is None]
-            if not running or self._signal:
-                self._signal = self._signal or number
-                raise KeyboardInterrupt
-            self._signal = number
-            for rank in running:
-                rank.process.send_signal(signal.SIGINT)
-
         before = {number: signal.getsignal(number) for number in REQUESTS}
         for number, handler in before.items():
             if number == signal.SIGINT or handler is not signal.SIG_IGN:  # nohup ignores SIGHUP
-                signal.signal(number, heed)
+                signal.signal(number, self._heed)
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _heed(self, number: int, _: FrameType | None = None) -> None:
+        running = [rank for rank in self._ranks if rank.status is None]
+        if self._starting:
+            self._held = self._held or number
+        elif not running or self._signal:
+            self._signal = self._signal or number
+            raise KeyboardInterrupt
+        else:
+            self._signal = number
+            for rank in running:
+                rank.process.send_signal(signal.SIGINT)
+
+    @contextmanager
+    def _holding_signals(self) -> Iterator[None]:
+        """Holds back requests to stop, so that none finds half of the ranks.
+
+        A process started meanwhile blocks them until ``work``, which can handle them. Here blocking is not enough: the
+        system hands the signal to one of torch's threads, and Python calls its handler all the same.
+        """
+        self._starting = True
+        signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
+            self._starting = False
+        if self._held:
+            self._heed(self._held)
 
     def _start(self) -> None:
         """Meets the other machines, agrees with them on ranks and restarts, and starts the ranks."""
@@ -182,8 +203,9 @@ class _Agent:
             "TORCHELASTIC_USE_AGENT_STORE": True,
             "DS2F_AGENT": os.getpid(),
         }
-        with _signals_blocked():  # so that none finds half of the ranks
-            self._ranks = [self._start_rank(local, first + local, shared) for local in range(cfg.nproc_per_node)]
+        with self._holding_signals():
+            for local in range(cfg.nproc_per_node):
+                self._ranks.append(self._start_rank(local, first + local, shared))
 
     def _exchange(self) -> list[dict[str, Any]] | None:
         """What every machine brings to a meeting; machine 0 brings the store of the ranks, a new one each time."""
@@ -275,16 +297,6 @@ class _Agent:
         for rank in self._ranks:
             rank.process.wait()
         self._ranks = []
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Holds back requests to stop; a process started meanwhile does so until ``work``, which can handle them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
 
 
 def _count(number: int, noun: str) -> str:
