@@ -144,16 +144,16 @@ class _Agent:
                 signal.signal(number, handler)
 
     def _heed(self, number: int, _: FrameType | None = None) -> None:
-        running = [rank for rank in self._ranks if rank.status is None]
         if self._starting:
             self._held = self._held or number
-        elif not running or self._signal:
+            return
+        running = [rank for rank in self._ranks if rank.status is None]
+        if not running or self._signal:
             self._signal = self._signal or number
             raise KeyboardInterrupt
-        else:
-            self._signal = number
-            for rank in running:
-                rank.process.send_signal(signal.SIGINT)
+        self._signal = number
+        for rank in running:
+            rank.process.send_signal(signal.SIGINT)
 
     @contextmanager
     def _holding_signals(self) -> Iterator[None]:
