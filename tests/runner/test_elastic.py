@@ -136,7 +136,7 @@ def test_a_request_to_stop_between_the_starts_of_two_ranks_reaches_all(capfd):
     assert elastic.launch(Config(nproc_per_node=16), command) == 130
     said = capfd.readouterr()
     assert "stopping: the ranks finish their step" in said.err
-    assert said.out.split("\n") == ["asked"] * 16 + [""]
+    assert said.out.replace("\n", "") == "asked" * 16  # lines of processes may run into each other
 
 
 def test_ranks_and_their_loaders_die_with_the_agent(tmp_path):
