@@ -1,4 +1,4 @@
-"""The README's table of speeds, from a file that the benchmark wrote: python -m launch.bench.markdown FILE."""
+"""Makes the table of speeds in launch/bench/README.md: python -m launch.bench.markdown FILE, of the benchmark."""
 
 import json
 import sys

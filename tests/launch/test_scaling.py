@@ -77,9 +77,10 @@ def test_what_it_cannot_use_is_told_before_a_rank_starts(argument, problem, laun
     assert done.err.count("\n") == 1
 
 
-def test_the_readmes_table_is_that_of_the_kept_measurement():
+def test_the_pages_table_is_that_of_the_stored_measurement():
     kept = json.loads((ROOT / "configs/results/scaling_cpu.json").read_text(encoding="utf-8"))
-    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- scaling -->")[2].partition("<!-- /")[0]
+    page = (ROOT / "launch/bench/README.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- scaling -->")[2].partition("<!-- /")[0]
     rows = [line.strip("| ").split(" | ") for line in table.strip().splitlines()[2:]]
     assert len(rows) == 12
     parts = [Part(**part) for part in kept["parts"]]
