@@ -1,11 +1,10 @@
 """Shows what runs achieved and where they err: python -m launch.report [--errors RUN | --ablation FOLDER | ...].
 
-Without either it prints the README's table of results in Markdown.
+Without a flag it prints configs/results/README.md, the page of results.
 """
 
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from absl import flags as absl_flags
@@ -29,7 +28,7 @@ flags.define_speaker()
 absl_flags.DEFINE_integer("rows", 15, "Rows that are printed of a long table of errors.", lower_bound=0)
 absl_flags.DEFINE_integer("worst", 10, "Utterances that are printed with their alignments.", lower_bound=0)
 absl_flags.DEFINE_string("output", "", "Also write all about the errors to this file, as JSON.")
-absl_flags.DEFINE_string("results", "configs/results", "Folder of the results that the table is made from.")
+absl_flags.DEFINE_string("results", "configs/results", "Folder of the results that the page is made from.")
 absl_flags.DEFINE_string("ablation", "", "Print the table of an ablation, made from the results in this folder.")
 absl_flags.DEFINE_string(
     "compare", "", "Compare the error rates of the runs whose folders this pattern finds, such as 'runs/eight-*', ..."
@@ -38,7 +37,7 @@ absl_flags.DEFINE_string("against", "", "... with those of the runs that this on
 
 
 def main(_: list[str]) -> None:
-    """Shows errors, compares runs, or prints one of the tables."""
+    """Shows errors, compares runs, or prints the page of results or one of its tables."""
     given = [name for name in ("errors", "transcripts", "ablation", "compare") if FLAGS[name].value]
     if len(given) > 1:
         raise InputError(f"take one of {' and '.join(f'--{name}' for name in given)}")
@@ -49,19 +48,18 @@ def main(_: list[str]) -> None:
 
     if FLAGS.errors or FLAGS.transcripts:
         _errors()
-        return
-    print("\n".join(_table()))
+    else:
+        print(_markdown())
 
 
-def _table() -> Iterable[str]:
+def _markdown() -> str:
+    from launch.report import ablation, compare, results_page
+
     if FLAGS.compare:
-        from launch.report import compare
-
-        return compare.rows(FLAGS.compare, FLAGS.against, split=FLAGS.split)
-
-    from launch.report import ablation, results
-
-    return ablation.rows(Path(FLAGS.ablation)) if FLAGS.ablation else results.rows(Path(FLAGS.results))
+        return "\n".join(compare.rows(FLAGS.compare, FLAGS.against, split=FLAGS.split))
+    if FLAGS.ablation:
+        return "\n".join(ablation.rows(Path(FLAGS.ablation)))
+    return results_page.page(Path(FLAGS.results))
 
 
 def _errors() -> None:

@@ -1,4 +1,4 @@
-"""The README's table of results on AN4's test set.
+"""The table of results on AN4's test set.
 
 ``FOLDER/published.json`` holds what others published, ``notes`` that their figures refer to, and the size of the test
 set. ``FOLDER/an4/RECIPE/`` holds ours: ``SEED.json`` is ``results.json`` of a run, as the run wrote it, and
@@ -25,21 +25,25 @@ _COUNTS = ("word_errors", "words", "char_errors", "chars")
 _RUN = ("seed", "wall_seconds", "utterances_per_second", "epochs", "amp", "torch")
 
 
-class _Recipe(NamedTuple):
+class Recipe(NamedTuple):
+    """A recipe of ours with its finished runs."""
+
     about: dict[str, Any]  # recipe.json
     runs: list[dict[str, Any]]  # one or more, by seed
 
     @property
     def is_synthetic(self) -> bool:
+        """Whether synthetic speech was trained on."""
         return bool(self.about.get("synthetic_speech", False))
 
     @property
     def wer(self) -> float:
+        """Mean word error rate over the seeds, percent."""
         return fmean(_rates(self.runs, "word_errors", "words"))
 
 
 def rows(folder: Path) -> Iterator[str]:
-    """The lines of the table: our recipes, the best first and those with synthetic speech last; then the published.
+    """The lines of the table: our recipes in the order of ``recipes``, then the published systems.
 
     Rates are made of the counts of errors. Of several seeds there stand the mean and the lowest and highest figure.
 
@@ -49,23 +53,39 @@ def rows(folder: Path) -> Iterator[str]:
     Raises:
       InputError: when a file is missing, damaged or not about AN4's test set.
     """
-    published = read(folder / "published.json", "words", "chars", "notes", "systems")
-    recipes = [_recipe(path.parent, published) for path in sorted(folder.glob("an4/*/recipe.json"))]
-    recipes.sort(key=lambda recipe: (recipe.is_synthetic, recipe.wer))
+    published = _read_published(folder)
     theirs = [_published(system) for system in published["systems"]]
-    yield from table(HEADINGS, [_ours(recipe) for recipe in recipes] + theirs)
+    yield from table(HEADINGS, [_ours(recipe) for recipe in recipes(folder)] + theirs)
     if published["notes"]:
         yield ""
         yield " ".join(f"({mark}) {note}" for mark, note in published["notes"].items())
 
 
-def _recipe(folder: Path, test_set: dict[str, Any]) -> _Recipe:
+def recipes(folder: Path) -> list[Recipe]:
+    """Our recipes: the lowest word error rate first, recipes with synthetic speech last.
+
+    Args:
+      folder: such as ``configs/results``.
+
+    Raises:
+      InputError: when a file is missing, damaged or not about AN4's test set.
+    """
+    published = _read_published(folder)
+    found = [_recipe(path.parent, published) for path in sorted(folder.glob("an4/*/recipe.json"))]
+    return sorted(found, key=lambda recipe: (recipe.is_synthetic, recipe.wer))
+
+
+def _read_published(folder: Path) -> dict[str, Any]:
+    return read(folder / "published.json", "words", "chars", "notes", "systems")
+
+
+def _recipe(folder: Path, test_set: dict[str, Any]) -> Recipe:
     about = read(folder / "recipe.json", "name", "command", "source")
     files = sorted(folder.glob("*.json"), key=lambda path: (len(path.stem), path.stem))
     runs = [_run(path, about, test_set) for path in files if path.name != "recipe.json"]
     if not runs:
         raise InputError(f"{folder}: no results; copy results.json of a run to SEED.json here")
-    return _Recipe(about, runs)
+    return Recipe(about, runs)
 
 
 def _run(path: Path, about: dict[str, Any], test_set: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +103,7 @@ def _run(path: Path, about: dict[str, Any], test_set: dict[str, Any]) -> dict[st
     return found
 
 
-def _ours(recipe: _Recipe) -> list[str]:
+def _ours(recipe: Recipe) -> list[str]:
     about, runs = recipe
     count = f"{len(runs)} runs, each " if len(runs) > 1 else "one run, "
     name = f"**{about['name']}**, {about.get('decoding', 'greedy')}"

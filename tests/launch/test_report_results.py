@@ -1,4 +1,4 @@
-"""The README's tables are made from the files that are kept, and the makers say what a file lacks."""
+"""The page of results is made from the stored results, and a file that lacks something is named."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ from launch.report import ablation, compare, results
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "configs/results"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (KEPT / "README.md").read_text(encoding="utf-8")
 
 
 def between(name):
-    return README.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0].splitlines()
+    return PAGE.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0].splitlines()
 
 
 def write(path, value):
@@ -114,14 +114,14 @@ def test_a_missing_folder_and_a_damaged_file_are_named(folder):
         list(results.rows(folder))
 
 
-def test_the_readme_shows_the_results_that_are_kept():
+def test_the_page_shows_the_stored_results():
     assert between("results") == list(results.rows(KEPT))
     assert len([line for line in between("results") if line.startswith("| **ds2f")]) == len(
         list(KEPT.glob("an4/*/recipe.json"))
     ), "every recipe has a row"
 
 
-def test_the_rates_that_are_kept_follow_from_the_counts_beside_them():
+def test_stored_rates_follow_from_the_counts_beside_them():
     checked = 0
     for path in KEPT.glob("an4/*/*.json"):
         for found in json.loads(path.read_text(encoding="utf-8")).values():
@@ -165,15 +165,15 @@ def test_an_ablation_without_a_base_or_on_other_words_is_refused(tmp_path):
         list(ablation.rows(tmp_path))
 
 
-def test_the_readme_shows_the_ablation_that_is_kept_and_only_then_has_a_place_for_it():
+def test_the_page_shows_the_stored_ablation_and_only_then_has_a_place_for_it():
     kept = KEPT / "ablation"
-    assert ("<!-- ablation -->" in README) == kept.exists()
+    assert ("<!-- ablation -->" in PAGE) == kept.exists()
     if kept.exists():
         assert between("ablation") == list(ablation.rows(kept))
 
 
-def test_the_readme_shows_the_comparison_of_ranks_that_is_kept(monkeypatch):
+def test_the_page_shows_the_stored_comparison_of_ranks(monkeypatch):
     monkeypatch.chdir(ROOT)
     eight, one = "configs/results/ranks/eight-*", "configs/results/ranks/one-*"
     assert between("ranks") == compare.rows(eight, one, split="val")
-    assert f"--compare='{eight}' --against='{one}'" in README
+    assert f"--compare='{eight}' --against='{one}'" in PAGE
