@@ -259,6 +259,9 @@ def test_every_file_that_is_named_exists() -> None:
     named = set(re.findall(r"(?<![\w./-])((?:ds2f|launch|configs|tests)/[\w./*-]*)", text()))
     assert {name for name in named if not any(ROOT.glob(name))} == set()
     assert {"launch/env_npu.sh", "launch/train_full_8p.sh", "configs/an4_best.flags"} <= named
+    for module, function in re.findall(r"`(ds2f(?:\.\w+)+)\.(\w+)`", text()):
+        source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
+        assert re.search(rf"^def {function}\(", source, re.MULTILINE), f"{module}.{function}"
     modules = set(re.findall(r"`(launch\.\w+)`", text()))
     assert {name for name in modules if not (ROOT / name.replace(".", "/")).with_suffix(".py").exists()} == set()
 
