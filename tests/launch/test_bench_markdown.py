@@ -23,7 +23,7 @@ def test_the_page_shows_the_stored_measurement():
     assert shown.splitlines() == list(rows(json.loads(KEPT.read_text(encoding="utf-8"))))
 
 
-def test_the_ratios_that_are_kept_follow_from_the_times_beside_them():
+def test_stored_ratios_follow_from_the_times_beside_them():
     for case in json.loads(KEPT.read_text(encoding="utf-8"))["parts"]["step"]:
         seconds = {name: sum(found["seconds"]) for name, found in case["contestants"].items()}
         for name, over in case["ours_over"].items():
