@@ -19,8 +19,8 @@ import attrs
 from absl import app, flags
 
 from ds2f.config import Config, resolve, sections
+from ds2f.config.settings import Check, OneOf, Within, build
 from ds2f.errors import InputError, WorkerDied
-from ds2f.settings import Check, OneOf, Within, build
 
 Main = Callable[[list[str]], int | None]
 T = TypeVar("T")

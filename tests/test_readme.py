@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 from ds2f.config import BeamConfig, Config, sections
-from ds2f.settings import OneOf
+from ds2f.config.settings import OneOf
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

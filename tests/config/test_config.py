@@ -1,4 +1,4 @@
-"""Tests of ds2f.config and ds2f.settings."""
+"""Tests of ds2f.config and ds2f.config.settings."""
 
 import json
 import subprocess

@@ -11,11 +11,17 @@ from typing import Any
 
 import attrs
 
+from ds2f.config.data_sections import AugmentationConfig, DataConfig, SpectConfig
+from ds2f.config.model_sections import BLANK, DEFAULT_LABELS, BeamConfig, ModelConfig
+from ds2f.config.settings import build, one_of, setting, within
+from ds2f.config.training_sections import (
+    ApexConfig,
+    CheckpointingConfig,
+    OptimConfig,
+    TrainingConfig,
+    VisualizationConfig,
+)
 from ds2f.errors import InputError
-from ds2f.sections.data import AugmentationConfig, DataConfig, SpectConfig
-from ds2f.sections.model import BLANK, DEFAULT_LABELS, BeamConfig, ModelConfig
-from ds2f.sections.training import ApexConfig, CheckpointingConfig, OptimConfig, TrainingConfig, VisualizationConfig
-from ds2f.settings import build, one_of, setting, within
 
 __all__ = [
     "BLANK",

@@ -2,8 +2,8 @@
 
 import attrs
 
+from ds2f.config.settings import one_of, setting, within
 from ds2f.errors import InputError
-from ds2f.settings import one_of, setting, within
 
 DEFAULT_LABELS = tuple("_'ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
 BLANK = "_"
