@@ -11,7 +11,8 @@ import pytest
 import torch
 from etils import epath
 
-from ds2f import checkpoint, ctc, digests, tree
+from ds2f import checkpoint, ctc, tree
+from ds2f.checkpoint import integrity
 from ds2f.config import (
     ApexConfig,
     AugmentationConfig,
@@ -87,7 +88,7 @@ def add_wall_seconds(folder, seconds):
     position = json.loads(path.read_text())
     assert 0 < position["wall_seconds"] < 100
     path.write_text(json.dumps(position | {"wall_seconds": position["wall_seconds"] + seconds}))
-    digests.write(epath.Path(folder))
+    integrity.write(epath.Path(folder))
 
 
 def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_bits(tone_corpus, tmp_path):
@@ -327,7 +328,7 @@ def test_a_run_that_could_write_no_checkpoint_still_has_results(tone_corpus, tmp
     def refuse(folder, size):
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
-    monkeypatch.setattr("ds2f.shelf.require_room", refuse)
+    monkeypatch.setattr("ds2f.checkpoint.retention.require_room", refuse)
     cfg = config(tone_corpus, training=TrainingConfig(epochs=1, evaluate_test=True))
     results = run(cfg, tmp_path / "run")
     log = log_of(tmp_path / "run")

@@ -12,7 +12,7 @@ from etils import epath
 from etils.epath.backend import fsspec_backend
 from fsspec.implementations.memory import MemoryFileSystem
 
-from ds2f import digests
+from ds2f.checkpoint import integrity
 
 
 def fill(folder):
@@ -25,9 +25,9 @@ def fill(folder):
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    monkeypatch.setattr(digests, "_PART", 1000)  # so that the large file is digested in several parts
+    monkeypatch.setattr(integrity, "_PART", 1000)  # so that the large file is digested in several parts
     folder = fill(epath.Path(tmp_path) / "12")
-    digests.write(folder)
+    integrity.write(folder)
     return folder
 
 
@@ -36,12 +36,12 @@ def files(folder):
 
 
 def test_a_folder_as_it_was_written_has_no_fault(written):
-    assert digests.finished(written)
-    assert digests.fault(written) is None
+    assert integrity.finished(written)
+    assert integrity.fault(written) is None
 
 
 def test_the_digests_are_sha_256_of_the_parts(written):
-    listed = json.loads((written / digests.FILE).read_text())["files"]
+    listed = json.loads((written / integrity.FILE).read_text())["files"]
     assert set(listed) == {"state/d/large", "state/small", "empty"}
     content = bytes(range(256)) * 40
     parts = [hashlib.sha256(content[start : start + 1000]).hexdigest() for start in range(0, len(content), 1000)]
@@ -53,16 +53,16 @@ def test_the_digests_are_sha_256_of_the_parts(written):
 def test_flipping_any_bit_of_any_file_is_found_and_named(written):
     for path in files(written):
         content = path.read_bytes()
-        places = range(len(content)) if path.name == digests.FILE else range(0, len(content), 997)
+        places = range(len(content)) if path.name == integrity.FILE else range(0, len(content), 997)
         for place in places:
             flipped = bytearray(content)
             flipped[place] ^= 1 << place % 8
             path.write_bytes(bytes(flipped))
-            fault = digests.fault(written)
+            fault = integrity.fault(written)
             assert fault is not None, f"{path}, byte {place}"
             assert str(path) in fault
         path.write_bytes(content)
-    assert digests.fault(written) is None
+    assert integrity.fault(written) is None
 
 
 @pytest.mark.parametrize("length", [0, 0.5, 1.5])
@@ -72,7 +72,7 @@ def test_a_file_of_another_length_is_found_and_named(written, length):
         changed = (content * 2)[: int(len(content) * length)] if content else b"\0"
         path.write_bytes(changed)
         if changed != content:
-            assert str(path) in digests.fault(written)
+            assert str(path) in integrity.fault(written)
         path.write_bytes(content)
 
 
@@ -80,31 +80,31 @@ def test_a_missing_and_a_foreign_file_are_found_and_named(written):
     for path in files(written):
         content = path.read_bytes()
         path.unlink()
-        assert str(path) in digests.fault(written)
+        assert str(path) in integrity.fault(written)
         path.write_bytes(content)
     foreign = written / "state" / "d" / "foreign"
     foreign.write_bytes(b"")
-    assert str(foreign) in digests.fault(written)
+    assert str(foreign) in integrity.fault(written)
 
 
 def test_a_folder_that_is_not_there_is_a_fault_and_no_error(tmp_path):
-    assert digests.FILE in digests.fault(epath.Path(tmp_path) / "nothing")
-    assert not digests.finished(epath.Path(tmp_path) / "nothing")
+    assert integrity.FILE in integrity.fault(epath.Path(tmp_path) / "nothing")
+    assert not integrity.finished(epath.Path(tmp_path) / "nothing")
 
 
 def test_only_the_named_files_are_looked_at_when_some_are_named(written):
     (written / "state" / "small").write_bytes(b"y")
-    assert digests.fault(written, only=["state/d/large"]) is None
-    assert "small" in digests.fault(written, only=["state/small"])
+    assert integrity.fault(written, only=["state/d/large"]) is None
+    assert "small" in integrity.fault(written, only=["state/small"])
 
 
 def test_a_file_that_cannot_be_read_is_an_error_and_no_fault(written, monkeypatch):
     def fails(path, *, start):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr(digests, "_sha256", fails)
+    monkeypatch.setattr(integrity, "_sha256", fails)
     with pytest.raises(OSError, match="Input/output error"):
-        digests.fault(written)
+        integrity.fault(written)
 
 
 def test_digests_are_written_after_the_files_are_on_the_disk(tmp_path, monkeypatch):
@@ -118,9 +118,9 @@ def test_digests_are_written_after_the_files_are_on_the_disk(tmp_path, monkeypat
     folder = fill(epath.Path(tmp_path) / "12")
     names = {Path(path) for path in files(folder)}
     monkeypatch.setattr(os, "fsync", spy)
-    digests.write(folder)
+    integrity.write(folder)
     assert set(order[: len(names)]) == names
-    assert order[len(names) :] == [Path(folder) / f"{digests.FILE}.tmp", Path(folder), Path(folder.parent)]
+    assert order[len(names) :] == [Path(folder) / f"{integrity.FILE}.tmp", Path(folder), Path(folder.parent)]
 
 
 class Bucket(MemoryFileSystem):
@@ -135,9 +135,9 @@ def test_a_folder_in_a_bucket_is_treated_alike(monkeypatch):
     monkeypatch.setattr(type(fsspec_backend), "fs", lambda *_: Bucket())
     folder = epath.Path("gs://bucket/run/12")
     fill(folder)
-    digests.write(folder)
-    assert digests.fault(folder) is None
+    integrity.write(folder)
+    assert integrity.fault(folder) is None
     (folder / "state" / "small").write_bytes(b"y")
-    assert "gs://bucket/run/12/state/small: its bytes" in digests.fault(folder)
+    assert "gs://bucket/run/12/state/small: its bytes" in integrity.fault(folder)
     (folder / "state" / "small").unlink()
-    assert "gs://bucket/run/12/state/small: missing" in digests.fault(folder)
+    assert "gs://bucket/run/12/state/small: missing" in integrity.fault(folder)

@@ -1,8 +1,8 @@
 """Checkpoints: a TrainState and its position in the data, to and from a folder, through orbax.
 
 In a checkpoint's folder ``state/`` holds every leaf under its path, ``position.json`` the position, and ``run.json``
-the score, the version of the code, the configuration, and every leaf's type and shape. Orbax is in ``store``, which is
-made when a checkpoint is first written or read; which checkpoints are whole is ``shelf``'s to know.
+the score, the version of the code, the configuration, and every leaf's type and shape. Orbax is in ``orbax_io`` and is
+imported when a checkpoint is first written or read. ``retention`` knows which checkpoints are whole.
 """
 
 import json
@@ -19,12 +19,13 @@ from etils import epath
 from torch import Tensor
 
 import ds2f
-from ds2f import config, digests, shelf, tree
-from ds2f.arrays import dtype_name, fits, from_tensor, to_tensor
+from ds2f import config, tree
+from ds2f.checkpoint import integrity, retention
+from ds2f.checkpoint.arrays import dtype_name, fits, from_tensor, to_tensor
+from ds2f.checkpoint.orbax_io import ArrayStore
 from ds2f.config import Config, ModelConfig
 from ds2f.errors import InputError
 from ds2f.model import deepspeech2
-from ds2f.store import Store
 from ds2f.types import Params, Stats, TrainState
 
 Position = dict[str, Any]
@@ -68,7 +69,7 @@ class Checkpoints:
         path = epath.Path(folder or Path(run_dir) / "checkpoints")
         self._folder = path if path.is_absolute() else path.resolve()  # resolving would spoil a bucket's name
         self._cfg, self._warn = cfg, warn
-        self._shelf = shelf.Shelf(
+        self._retention = retention.Retention(
             self._folder, keep=max(keep, 2), keep_best=max(keep_best, 1), read_only=read_only, warn=warn
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
@@ -76,9 +77,9 @@ class Checkpoints:
         self._buffers: dict[str, Tensor] = {}
 
     @cached_property
-    def _store(self) -> Store:
+    def _store(self) -> ArrayStore:
         """Made by whoever needs it first: the writing thread, or who reads when that thread has nothing to do."""
-        return Store()
+        return ArrayStore()
 
     def save(self, iteration: int, state: TrainState, position: Position, *, score: float | None = None) -> None:
         """Copies the state and has the copy written; waits only for a checkpoint that is still being written.
@@ -102,7 +103,7 @@ class Checkpoints:
             "config": None if self._cfg is None else config.to_dict(self._cfg),
             "leaves": {path: [dtype_name(leaf.dtype), list(leaf.shape)] for path, leaf in leaves.items()},
         }
-        texts = {_POSITION: json.dumps(position), shelf.RUN: json.dumps(run)}
+        texts = {_POSITION: json.dumps(position), retention.RUN: json.dumps(run)}
         arrays = {path: from_tensor(self._copy(path, leaf)) for path, leaf in leaves.items() if leaf.numel()}
         self._under_way = self._thread.submit(self._write, iteration, arrays, texts)
 
@@ -151,11 +152,11 @@ class Checkpoints:
             none of the above.
         """
         self.wait()
-        return self._shelf.find(which)
+        return self._retention.find(which)
 
     def iterations(self) -> list[int]:
         """The numbers of all checkpoints, whole or not, the newest first."""
-        return list(dict.fromkeys(entry.iteration for entry in self._shelf.entries()))
+        return list(dict.fromkeys(entry.iteration for entry in self._retention.entries()))
 
     def restore(self, iteration: int, like: Any, *, prefix: str = "") -> tuple[Any, Position]:
         """Reads a checkpoint into the structure of ``like``, on the CPU.
@@ -176,21 +177,21 @@ class Checkpoints:
     def restore_parts(self, iteration: int, parts: Mapping[str, Any]) -> tuple[list[Any], Position]:
         """Reads several parts of one checkpoint: what ``restore`` gives for every prefix and tree in ``parts``."""
         self.wait()
-        path = self._shelf.whole(iteration)
+        path = self._retention.whole(iteration)
         return self._read(path, parts), json.loads((path / _POSITION).read_text())
 
     def restore_model(self, iteration: int, cfg: ModelConfig) -> tuple[Params, Stats]:
         """Reads what ``TrainState.model`` was, of a model of ``cfg``."""
         self.wait()
-        path = self._shelf.whole(iteration)
-        averaged = any(name.startswith("average/") for name in shelf.about(path)["leaves"])
+        path = self._retention.whole(iteration)
+        averaged = any(name.startswith("average/") for name in retention.about(path)["leaves"])
         names = ("average/params/", "average/stats/") if averaged else ("params/", "stats/")
         params, stats = self._read(path, dict(zip(names, deepspeech2.init(cfg, key=0), strict=True)))
         return params, stats
 
     def _read(self, path: epath.Path, parts: Mapping[str, Any]) -> list[Any]:
         """Reads the parts of a whole checkpoint."""
-        leaves = shelf.about(path)["leaves"]
+        leaves = retention.about(path)["leaves"]
         stored = {name: leaf for name, leaf in leaves.items() if name.startswith(tuple(parts))}
         flat = {prefix: tree.flatten_with_paths(like) for prefix, like in parts.items()}
         wanted = {prefix + name: leaf for prefix, part in flat.items() for name, leaf in part.items()}
@@ -218,7 +219,7 @@ class Checkpoints:
     def about(self, iteration: int) -> dict[str, Any]:
         """What a whole checkpoint says about itself: ``iteration``, ``score``, ``version``, ``config``, ``leaves``."""
         self.wait()
-        return shelf.about(self._shelf.whole(iteration))
+        return retention.about(self._retention.whole(iteration))
 
     def _copy(self, path: str, leaf: Tensor) -> Tensor:
         """Copies a leaf to the host, into the same memory at every save: fresh memory costs more than the copy."""
@@ -232,10 +233,10 @@ class Checkpoints:
     def _write(self, iteration: int, arrays: dict[str, np.ndarray], texts: dict[str, str]) -> bool:
         """Writes a checkpoint, on the writing thread. Returns whether it is whole."""
         try:
-            path = self._shelf.new(iteration)
+            path = self._retention.new(iteration)
             self._fill(path, arrays, texts)
         except Exception as error:
-            cause = shelf.refusal(error)
+            cause = retention.refusal(error)
             if cause is None:
                 raise
             self._warn(
@@ -243,70 +244,17 @@ class Checkpoints:
                 f"make room in {self._folder}, or mend what is wrong with it, and the next one will be kept."
             )
             return False
-        self._shelf.clear(path)
+        self._retention.clear(path)
         return True
 
     def _fill(self, path: epath.Path, arrays: dict[str, np.ndarray], texts: dict[str, str]) -> None:
         try:
             path.mkdir(parents=True)
-            shelf.require_room(path, sum(array.nbytes for array in arrays.values()))
+            retention.require_room(path, sum(array.nbytes for array in arrays.values()))
             self._store.save(path / _STATE, arrays)
             for name, text in texts.items():
                 (path / name).write_text(text)
-            digests.write(path)
+            integrity.write(path)
         except BaseException:
-            self._shelf.discard(path)
+            self._retention.discard(path)
             raise
-
-
-def load_config(run_dir: Path | str) -> Config:
-    """Reads ``config.json`` of a run.
-
-    Raises:
-      InputError: when there is no run in ``run_dir``, or its configuration is damaged or a newer version's.
-    """
-    path = Path(run_dir) / "config.json"
-    try:
-        return config.load(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{run_dir} holds no run: {path} is missing. Give the --run_dir of a training.") from error
-
-
-def load_model(
-    run_dir: Path | str, *, which: str | int = "best", warn: Callable[[str], None] = _LOG.warning
-) -> tuple[Config, Params, Stats]:
-    """Loads what evaluation needs from a run directory: the moving averages, where its checkpoints hold any.
-
-    Of several checkpoints the mean is taken, leaf by leaf and in float64: of the parameters (Polyak and Juditsky 1992;
-    Izmailov et al. 2018) and of the batch-norm statistics, means and variances alike. The mean model's activations are,
-    to first order, the mean of the models' activations: their mean is the mean of the means, and their variance at most
-    the mean of the variances, nearly reached since neighbouring checkpoints' activations go together. The variance
-    of the mixture, which adds the spread of the means, would be that of a model drawn anew for every frame.
-
-    Args:
-      run_dir: the run's folder.
-      which: ``"best"`` (by validation error; of a run without a validation set, the last epoch's), ``"last"``, or the
-        number of a checkpoint; ``"best:5"`` or ``"last:5"`` for the mean of so many.
-      warn: told of damaged checkpoints that are passed over, and when there are fewer than asked for.
-
-    Returns:
-      The run's configuration, parameters and batch-norm statistics, on the CPU.
-
-    Raises:
-      InputError: when there is no such run or whole checkpoint.
-    """
-    cfg = load_config(run_dir)
-    checkpoints = Checkpoints(run_dir, folder=cfg.checkpointing.folder, read_only=True, warn=warn)
-    try:
-        iterations = checkpoints.find_all(which)
-        if not iterations:
-            there = ", ".join(map(str, checkpoints.iterations()))
-            why = f"there are {there}" if there else "the run has not finished its first epoch, or could not write one"
-            raise InputError(f"{run_dir} holds no checkpoint {which!r}: {why}.")
-        _, _, asked = str(which).partition(":")
-        if asked and len(iterations) < int(asked):
-            warn(f"{run_dir}: {which} is the mean of {len(iterations)} checkpoints; there are no more")
-        params, stats = tree.mean(checkpoints.restore_model(iteration, cfg.model) for iteration in iterations)
-    finally:
-        checkpoints.close()
-    return cfg, params, stats

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 import ds2f
-from ds2f import checkpoint, config, digests, optim, shelf, steps, tree
-from ds2f.checkpoint import Checkpoints
+from ds2f import checkpoint, config, optim, steps, tree
+from ds2f.checkpoint import Checkpoints, integrity, retention
 from ds2f.config import CheckpointingConfig, Config, ModelConfig
 from ds2f.errors import InputError
 from ds2f.types import Averages, LossScale
@@ -103,14 +103,14 @@ def test_a_half_precision_leaf_is_widened_and_never_narrowed(checkpoints):
 
 def test_saving_returns_before_the_checkpoint_is_written_and_writes_the_state_as_it_was(checkpoints, monkeypatch):
     go_on, written = threading.Event(), threading.Event()
-    write = digests.write
+    write = integrity.write
 
     def slow(folder):
         assert go_on.wait(60)
         write(folder)
         written.set()
 
-    monkeypatch.setattr(digests, "write", slow)
+    monkeypatch.setattr(integrity, "write", slow)
     monkeypatch.setattr(checkpoints._store, "save", after(go_on, checkpoints._store.save))
     state, position = make_state(), {"epoch": 1}
     expected = tree.map(torch.clone, state)
@@ -186,15 +186,15 @@ def test_a_choice_that_means_nothing_is_refused_with_those_that_do(checkpoints, 
 def test_saving_an_iteration_again_replaces_it_and_never_leaves_it_without_a_whole_one(checkpoints, tmp_path):
     checkpoints.save(1, make_state(), {"epoch": 0})
     checkpoints.wait()
-    discard, removed = checkpoints._shelf.discard, []
+    discard, removed = checkpoints._retention.discard, []
 
     def watched(path):
         removed.append(path.name)
-        others = [entry.path for entry in checkpoints._shelf.entries() if entry.path != path]
-        assert any(digests.fault(other) is None for other in others)
+        others = [entry.path for entry in checkpoints._retention.entries() if entry.path != path]
+        assert any(integrity.fault(other) is None for other in others)
         discard(path)
 
-    checkpoints._shelf.discard = watched
+    checkpoints._retention.discard = watched
     checkpoints.save(1, make_state(value=2.0), {"epoch": 1}, score=3.0)
     restored, position = checkpoints.restore(1, make_state())
     assert position == {"epoch": 1}
@@ -292,7 +292,7 @@ def test_whatever_file_of_the_newest_is_damaged_the_one_before_is_found_and_the_
         run_dir, said = copy_of(whole_run, tmp_path / str(index)), []
         damage(run_dir / name, how)
         checkpoints = Checkpoints(run_dir, warn=said.append)
-        if name.name != digests.FILE or how != "removed":  # without it, a checkpoint was never finished
+        if name.name != integrity.FILE or how != "removed":  # without it, a checkpoint was never finished
             with pytest.raises(InputError, match=name.name):
                 checkpoints.find(2)
         with pytest.raises(InputError, match=name.name):
@@ -378,14 +378,14 @@ def test_a_score_that_was_tampered_with_does_not_decide(whole_run, tmp_path, sai
 
 
 def test_a_checkpoint_that_cannot_be_read_for_a_while_is_passed_over_and_kept(whole_run, tmp_path, said, monkeypatch):
-    run_dir, sha256 = copy_of(whole_run, tmp_path / "run"), digests._sha256
+    run_dir, sha256 = copy_of(whole_run, tmp_path / "run"), integrity._sha256
 
     def fails(path, *, start):
         if f"checkpoints/{broken}/" in str(path):
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return sha256(path, start=start)
 
-    monkeypatch.setattr(digests, "_sha256", fails)
+    monkeypatch.setattr(integrity, "_sha256", fails)
     checkpoints, broken = Checkpoints(run_dir, warn=said.append), 2
     assert checkpoints.find("last") == 1
     assert "checkpoint 2 is passed over" in said[0]
@@ -481,7 +481,7 @@ def test_killed_at_any_moment_of_a_save_a_whole_checkpoint_is_found_bit_for_bit(
                     break
                 lines.append(line)
             done = max([done, *(int(line) for line in lines if line.strip().isdigit())])
-            unfinished += any(not (path / digests.FILE).exists() for path in (run_dir / "checkpoints").iterdir())
+            unfinished += any(not (path / integrity.FILE).exists() for path in (run_dir / "checkpoints").iterdir())
             checkpoints = Checkpoints(run_dir, warn=said.append)
             last = checkpoints.find("last")
             assert last in (done, done + 1)
@@ -511,7 +511,7 @@ def test_on_a_full_disk_the_run_goes_on_and_the_next_checkpoint_is_kept_once_the
     small_disk, said, foreseen, monkeypatch, capfd
 ):
     if not foreseen:  # another process takes the room while the checkpoint is written
-        monkeypatch.setattr(shelf, "require_room", lambda folder, size: None)
+        monkeypatch.setattr(retention, "require_room", lambda folder, size: None)
     checkpoints, state = Checkpoints(small_disk, warn=said.append), make_state()
     checkpoints.save(1, state, {}, score=1.0)
     assert checkpoints.wait()
@@ -568,7 +568,7 @@ def test_an_error_that_is_not_the_file_systems_comes_out_at_the_next_call(checkp
     def broken(folder):
         raise RuntimeError("a mistake in the program")
 
-    monkeypatch.setattr(digests, "write", broken)
+    monkeypatch.setattr(integrity, "write", broken)
     checkpoints.save(1, make_state(), {})
     with pytest.raises(RuntimeError, match="a mistake"):
         checkpoints.save(2, make_state(), {})
@@ -662,7 +662,7 @@ def test_checkpoints_may_be_in_a_folder_of_their_own(tmp_path, monkeypatch):
         checkpoints = Checkpoints(tmp_path, folder=folder)
         checkpoints.save(1, make_state(value=1.0), {})
         checkpoints.close()
-        assert (tmp_path / folder / "1" / digests.FILE).exists()
+        assert (tmp_path / folder / "1" / integrity.FILE).exists()
         assert_same_bits(checkpoint.load_model(tmp_path)[1], make_state(value=1.0).params)
     assert not (tmp_path / "checkpoints").exists()
 

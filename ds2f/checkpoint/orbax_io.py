@@ -1,7 +1,7 @@
 """Arrays by name in a folder, through orbax.
 
-This is the only room that knows orbax, and jax, which comes with it and is kept on the CPU. Both are imported when a
-store is made: it takes a second, which no first step should wait for.
+This is the only module that knows orbax, and jax, which comes with it and is kept on the CPU. Both are imported when an
+``ArrayStore`` is made: it takes a second, which no first step should wait for.
 """
 
 import logging
@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 
-class Store:
+class ArrayStore:
     """Writes and reads arrays; close it after use."""
 
     def __init__(self) -> None:

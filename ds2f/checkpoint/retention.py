@@ -1,7 +1,7 @@
-"""The shelf: the folder of a run's checkpoints; which of them are whole, which is the best, and which may go.
+"""The folder of a run's checkpoints: which of them are whole, which is the best, and which may go.
 
-Each checkpoint is a folder named by its iteration. A checkpoint without ``digests.json`` is unfinished, one at odds
-with it is damaged (see ``digests``), and neither is ever handed out. When an iteration is written again it goes to a
+Each checkpoint is a folder named by its iteration. A checkpoint without ``integrity.json`` is unfinished, one at odds
+with it is damaged (see ``integrity``), and neither is ever handed out. When an iteration is written again it goes to a
 folder of its own, ``12.1`` beside ``12``, so that nothing whole is removed before the next one is whole.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from ds2f import digests
+from ds2f.checkpoint import integrity
 from ds2f.errors import InputError
 
 RUN = "run.json"  # what a checkpoint says about itself; "score" is what the best is chosen by
@@ -26,7 +26,7 @@ _NAME = re.compile(r"(\d+)(?:\.(\d+))?")
 _WHICH = re.compile(r"(best|last)(?::([1-9]\d*))?|\d+")
 
 
-class Entry(NamedTuple):
+class StoredCheckpoint(NamedTuple):
     """A checkpoint's folder; a later attempt at an iteration sorts after an earlier one."""
 
     iteration: int
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     path: epath.Path
 
 
-class Shelf:
+class Retention:
     """A folder of checkpoints."""
 
     def __init__(
@@ -59,13 +59,15 @@ class Shelf:
         if not read_only:
             _prove_writable(folder)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[StoredCheckpoint]:
         """All checkpoints, whole or not, the newest first."""
         try:
             named = [(path, _NAME.fullmatch(path.name)) for path in self._folder.iterdir()]
         except FileNotFoundError:
             return []
-        return sorted((Entry(int(name[1]), int(name[2] or 0), path) for path, name in named if name), reverse=True)
+        return sorted(
+            (StoredCheckpoint(int(name[1]), int(name[2] or 0), path) for path, name in named if name), reverse=True
+        )
 
     def new(self, iteration: int) -> epath.Path:
         """A folder for another checkpoint of ``iteration``; it is not made."""
@@ -75,11 +77,11 @@ class Shelf:
     def find(self, which: str | int) -> list[int]:
         """The iterations of the checkpoints that ``which`` means; ``Checkpoints.find_all`` says how it goes."""
         word, count = _parse(which)
-        faults: dict[Entry, str] = {}
+        faults: dict[StoredCheckpoint, str] = {}
         entries = [entry for entry in self.entries() if word in ("best", "last", str(entry.iteration))]
         found = self._whole(self._ranked(entries, faults), count, faults) if word == "best" else []
         found = found or self._whole(entries, 1 if word == "best" else count, faults)
-        damaged = [fault for entry, fault in faults.items() if digests.finished(entry.path)]
+        damaged = [fault for entry, fault in faults.items() if integrity.finished(entry.path)]
         if damaged and not found:
             raise InputError(
                 f"no whole checkpoint ({which}) in {self._folder}: {'; '.join(damaged)}. Restore the files from a "
@@ -98,7 +100,7 @@ class Shelf:
           InputError: when there is none, or it is damaged; the message names the file.
         """
         entries = [entry for entry in self.entries() if entry.iteration == iteration]
-        faults: dict[Entry, str] = {}
+        faults: dict[StoredCheckpoint, str] = {}
         found = self._whole(entries, 1, faults)
         if not found:
             causes = "; ".join(faults.values()) or f"{self._folder / str(iteration)}: missing"
@@ -112,7 +114,7 @@ class Shelf:
         have had.
         """
         self._sound.add(written)
-        faults: dict[Entry, str] = {}
+        faults: dict[StoredCheckpoint, str] = {}
         try:
             entries = self.entries()
         except OSError as error:
@@ -133,12 +135,14 @@ class Shelf:
         if self._read_only or path in self._unreadable:
             return
         try:
-            (path / digests.FILE).unlink(missing_ok=True)
+            (path / integrity.FILE).unlink(missing_ok=True)
             path.rmtree(missing_ok=True)
         except OSError as error:
             self._warn(f"{path} cannot be removed: {error.strerror or error}")
 
-    def _ranked(self, entries: Iterable[Entry], faults: dict[Entry, str]) -> list[Entry]:
+    def _ranked(
+        self, entries: Iterable[StoredCheckpoint], faults: dict[StoredCheckpoint, str]
+    ) -> list[StoredCheckpoint]:
         """Those that have a score, the best first; among equals the oldest, as a run itself judges."""
         scores = {}
         for entry in entries:
@@ -150,8 +154,13 @@ class Shelf:
         return sorted(scores, key=lambda entry: (scores[entry], entry.iteration, -entry.attempt))
 
     def _whole(
-        self, entries: Sequence[Entry], count: int, faults: dict[Entry, str], *, trust: bool = False
-    ) -> list[Entry]:
+        self,
+        entries: Sequence[StoredCheckpoint],
+        count: int,
+        faults: dict[StoredCheckpoint, str],
+        *,
+        trust: bool = False,
+    ) -> list[StoredCheckpoint]:
         """The first ``count`` whole ones of different iterations; what is wrong with others is added to ``faults``.
 
         Args:
@@ -160,7 +169,7 @@ class Shelf:
           faults: entries that are known to be of no use, with the reason.
           trust: do not look again through those that were whole before.
         """
-        found: dict[int, Entry] = {}
+        found: dict[int, StoredCheckpoint] = {}
         for entry in entries:
             if len(found) == count:
                 break
@@ -177,7 +186,7 @@ class Shelf:
     def _fault(self, path: epath.Path, only: Sequence[str] | None = None) -> str | None:
         """What is wrong with a checkpoint, or with some of its files."""
         try:
-            fault = digests.fault(path, only=only)
+            fault = integrity.fault(path, only=only)
         except OSError as error:
             self._unreadable.add(path)
             return f"{error.filename or path}: {error.strerror or error}"
@@ -197,7 +206,7 @@ def require_room(folder: epath.Path, size: int) -> None:
     Raises:
       OSError: when fewer than ``size`` bytes are free. A bucket is always large enough.
     """
-    if digests.local(folder) and shutil.disk_usage(folder).free < size:
+    if integrity.local(folder) and shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(folder))
 
 

@@ -1,0 +1,72 @@
+"""Checkpoints of a run, and what evaluation needs of them: ``load_config`` and ``load_model``.
+
+``manager`` writes and reads checkpoints, ``retention`` knows which are whole and which are kept, ``integrity`` holds
+every file to its digest, and ``orbax_io`` stores the arrays.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from ds2f import config, tree
+from ds2f.checkpoint.manager import Checkpoints
+from ds2f.config import Config
+from ds2f.errors import InputError
+from ds2f.types import Params, Stats
+
+__all__ = ["Checkpoints", "load_config", "load_model"]
+
+_LOG = logging.getLogger(__name__)
+
+
+def load_config(run_dir: Path | str) -> Config:
+    """Reads ``config.json`` of a run.
+
+    Raises:
+      InputError: when there is no run in ``run_dir``, or its configuration is damaged or a newer version's.
+    """
+    path = Path(run_dir) / "config.json"
+    try:
+        return config.load(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{run_dir} holds no run: {path} is missing. Give the --run_dir of a training.") from error
+
+
+def load_model(
+    run_dir: Path | str, *, which: str | int = "best", warn: Callable[[str], None] = _LOG.warning
+) -> tuple[Config, Params, Stats]:
+    """Loads what evaluation needs from a run directory: the moving averages, where its checkpoints hold any.
+
+    Of several checkpoints the mean is taken, leaf by leaf and in float64: of the parameters (Polyak and Juditsky 1992;
+    Izmailov et al. 2018) and of the batch-norm statistics, means and variances alike. The mean model's activations are,
+    to first order, the mean of the models' activations: their mean is the mean of the means, and their variance at most
+    the mean of the variances, nearly reached since neighbouring checkpoints' activations go together. The variance
+    of the mixture, which adds the spread of the means, would be that of a model drawn anew for every frame.
+
+    Args:
+      run_dir: the run's folder.
+      which: ``"best"`` (by validation error; of a run without a validation set, the last epoch's), ``"last"``, or the
+        number of a checkpoint; ``"best:5"`` or ``"last:5"`` for the mean of so many.
+      warn: told of damaged checkpoints that are passed over, and when there are fewer than asked for.
+
+    Returns:
+      The run's configuration, parameters and batch-norm statistics, on the CPU.
+
+    Raises:
+      InputError: when there is no such run or whole checkpoint.
+    """
+    cfg = load_config(run_dir)
+    checkpoints = Checkpoints(run_dir, folder=cfg.checkpointing.folder, read_only=True, warn=warn)
+    try:
+        iterations = checkpoints.find_all(which)
+        if not iterations:
+            there = ", ".join(map(str, checkpoints.iterations()))
+            why = f"there are {there}" if there else "the run has not finished its first epoch, or could not write one"
+            raise InputError(f"{run_dir} holds no checkpoint {which!r}: {why}.")
+        _, _, asked = str(which).partition(":")
+        if asked and len(iterations) < int(asked):
+            warn(f"{run_dir}: {which} is the mean of {len(iterations)} checkpoints; there are no more")
+        params, stats = tree.mean(checkpoints.restore_model(iteration, cfg.model) for iteration in iterations)
+    finally:
+        checkpoints.close()
+    return cfg, params, stats
