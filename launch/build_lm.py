@@ -46,18 +46,18 @@ def main(_: list[str]) -> None:
         raise InputError("--order=1: KenLM, which reads the model, wants bigrams at least; give 2 or more")
 
     from ds2f.config import manifest_path
-    from ds2f.data import manifest
+    from ds2f.data import manifests
 
     cfg = flags.config_from_flags()
     splits = ("train", "val") if cfg.data.train_on_val else ("train",)
-    utterances = [utterance for split in splits for utterance in manifest.read(manifest_path(cfg, split))]
+    utterances = [utterance for split in splits for utterance in manifests.read(manifest_path(cfg, split))]
     spoken = spelt((each.transcript for each in utterances), cfg.model.labels, unknown=cfg.data.unknown_characters)
     sentences = list(tokens(spoken, unit=FLAGS.unit))
     methods = [FLAGS.smoothing]
     if FLAGS.smoothing == "auto":
         methods = ["kneser_ney", "witten_bell"] if FLAGS.unit == "words" else ["witten_bell"]
     method, model = estimate(sentences, order=order, methods=methods)
-    with manifest.atomic(output) as temporary:
+    with manifests.atomic(output) as temporary:
         temporary.write_text(with_space(model) if FLAGS.unit == "characters" else model, encoding="utf-8")
     kinds = len({token for sentence in sentences for token in sentence})
     print(

@@ -7,8 +7,8 @@ import torch
 
 from ds2f import rng
 from ds2f.config import Config
-from ds2f.data.sampler import plan_epoch, slots
-from ds2f.data.shapes import padded
+from ds2f.data.padding import padded
+from ds2f.data.sampling import plan_epoch, slots
 from ds2f.types import Batch
 
 UTTERANCES = 846  # of AN4's training set

@@ -8,7 +8,7 @@ from absl import flags as absl_flags
 from launch import flags
 
 if TYPE_CHECKING:
-    from ds2f.data.corpora.store import Corpus, Progress
+    from ds2f.data.corpora.layout import Corpus, Progress
 
 FLAGS = absl_flags.FLAGS
 absl_flags.DEFINE_enum(

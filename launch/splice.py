@@ -39,13 +39,13 @@ def main(_: list[str]) -> None:
 
     from ds2f.checkpoint import load_config
     from ds2f.config import manifest_path
-    from ds2f.data import audio, manifest, splice
-    from ds2f.data.corpora import store
+    from ds2f.data import audio, manifests, splicing
+    from ds2f.data.corpora import layout
 
     cfg = flags.config_from_flags(load_config(run_dir))
     rate = cfg.spect.sample_rate
     run, heard = _heard(cfg, run_dir)
-    copied = len(manifest.read(manifest_path(cfg, "train")))  # training adds the rows of data.train_on_val itself
+    copied = len(manifests.read(manifest_path(cfg, "train")))  # training adds the rows of data.train_on_val itself
     if not heard:
         raise InputError(
             f"{run_dir}: there is no training utterance of which its model gets {100 - _MOST_WRONG} % of the "
@@ -54,20 +54,20 @@ def main(_: list[str]) -> None:
 
     unfinished = output.with_name(f".partial_{output.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
-    write = partial(store.write_pair, unfinished, sample_rate=rate)
-    speakers: dict[str, list[list[splice.Piece]]] = {}
+    write = partial(layout.write_pair, unfinished, sample_rate=rate)
+    speakers: dict[str, list[list[splicing.Piece]]] = {}
     stems = Counter(utterance.audio.stem for utterance in run.split.utterances[:copied])
     for row, utterance in enumerate(run.split.utterances):
         samples, stem = audio.load(utterance.audio, sample_rate=rate).samples, utterance.audio.stem
         if row < copied:
-            write(stem if stems[stem] == 1 else f"{stem}-{row}", utterance.transcript, store.as_pcm(samples))
+            write(stem if stems[stem] == 1 else f"{stem}-{row}", utterance.transcript, layout.as_pcm(samples))
         if row in heard:
-            pieces = splice.cut(samples, run.split.references[row], heard[row], sample_rate=rate)
+            pieces = splicing.cut(samples, run.split.references[row], heard[row], sample_rate=rate)
             speakers.setdefault(_named(utterance.audio, speaker), []).append(pieces)
     made, seconds, draw = 0, 0.0, random.Random(FLAGS.seed)
     for name, recordings in sorted(speakers.items()):
-        for new in splice.recombined(recordings, copies=FLAGS.copies, draw=draw, sample_rate=rate):
-            write(f"spliced{made}-{name}", new.text, store.as_pcm(new.samples))
+        for new in splicing.recombined(recordings, copies=FLAGS.copies, draw=draw, sample_rate=rate):
+            write(f"spliced{made}-{name}", new.text, layout.as_pcm(new.samples))
             made, seconds = made + 1, seconds + len(new.samples) / rate
     unfinished.rename(output)
     print(

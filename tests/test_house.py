@@ -175,9 +175,9 @@ def test_torch_distributed_is_named_only_in_the_runner() -> None:
     ("statement", "room"),
     [
         ("import torch.distributed as dist", "ds2f/steps.py"),
-        ("from torch import distributed", "ds2f/data/batches.py"),
+        ("from torch import distributed", "ds2f/data/loading.py"),
         ("import torch_npu", "ds2f/model/recurrent.py"),
-        ("from absl import flags", "ds2f/data/manifest.py"),
+        ("from absl import flags", "ds2f/data/manifests.py"),
         ("import jax.numpy", "ds2f/optim/base.py"),
         ("import orbax.checkpoint", "ds2f/convert.py"),
         ("import optree", "ds2f/steps.py"),

@@ -10,9 +10,9 @@ import attrs
 
 from ds2f import augment, features, rng, text
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
-from ds2f.data import shapes
+from ds2f.data import padding
 from ds2f.data.cache import FeatureCache
-from ds2f.data.manifest import Utterance
+from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
 from ds2f.model.deepspeech2 import output_lengths
 
@@ -168,7 +168,7 @@ def _shapes(examples: list[Example], cfg: Config, *, train: bool) -> tuple[int, 
         for how in _perturbations(cfg.augmentation if train else None)
         for example in examples
     )
-    return shapes.choose(lengths, count=cfg.data.padded_shapes)
+    return padding.choose(lengths, count=cfg.data.padded_shapes)
 
 
 def _require_room(dataset: Dataset) -> None:
@@ -176,7 +176,7 @@ def _require_room(dataset: Dataset) -> None:
     limit = dataset.data.max_frames
     if not limit:
         return
-    frames = [shapes.padded(longest, dataset.shapes) for longest in dataset.longest()]
+    frames = [padding.padded(longest, dataset.shapes) for longest in dataset.longest()]
     most, more = max(frames), sum(each > limit for each in frames) - 1
     if most > limit:
         recording = dataset.examples[frames.index(most)].audio

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple, Self
 from ds2f import text
 from ds2f.config import Config, manifest_path
 from ds2f.data import dataset as datasets
-from ds2f.data import manifest
-from ds2f.data.batches import Loader
+from ds2f.data import manifests
 from ds2f.data.dataset import Dataset
-from ds2f.data.manifest import Utterance
+from ds2f.data.loading import Loader
+from ds2f.data.manifests import Utterance
 
 
 class Split(NamedTuple):
@@ -37,9 +37,9 @@ class Split(NamedTuple):
         Raises:
           InputError: when the manifest or what it names cannot be used.
         """
-        utterances = manifest.read(manifest_path(cfg, name))
+        utterances = manifests.read(manifest_path(cfg, name))
         if name == "train" and cfg.data.train_on_val:
-            validation = manifest.read(manifest_path(cfg, "val"))
+            validation = manifests.read(manifest_path(cfg, "val"))
             utterances += [each._replace(id=row) for row, each in enumerate(validation, start=len(utterances))]
         dataset = datasets.build(utterances, cfg, train=train)
         loader = Loader(

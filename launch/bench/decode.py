@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ds2f import metrics, rng
 from ds2f.config import Config, manifest_path
-from ds2f.data import manifest
+from ds2f.data import manifests
 from ds2f.decode import greedy
 from ds2f.features import num_frames
 from ds2f.model.structure import output_lengths
@@ -62,7 +62,7 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
 
 
 def _test_set(cfg: Config) -> tuple[list[int], list[str]]:
-    utterances = manifest.read(manifest_path(cfg, "test"))
+    utterances = manifests.read(manifest_path(cfg, "test"))
     samples = [round(utterance.duration * cfg.spect.sample_rate) for utterance in utterances]
     return [num_frames(count, cfg.spect) for count in samples], [utterance.transcript for utterance in utterances]
 

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from ds2f.config import Config, manifest_path
-from ds2f.data import audio, manifest
+from ds2f.data import audio, manifests
 from ds2f.features import log_spectrogram
 from launch.bench.options import Options
 
@@ -23,7 +23,7 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     Raises:
       InputError: when the training manifest or a recording cannot be read.
     """
-    utterances = manifest.read(manifest_path(cfg, "train"))
+    utterances = manifests.read(manifest_path(cfg, "train"))
     every = -(-len(utterances) // _RECORDINGS)
     paths = [utterance.audio for utterance in utterances[::every]]
     threads = torch.get_num_threads()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ds2f import config, ctc, optim
 from ds2f.config import Config
-from ds2f.data.sampler import shard
+from ds2f.data.sampling import shard
 from ds2f.runner import elastic
 from ds2f.runner.backend import Backend, open_backend
 from ds2f.runner.collectives import ALONE, Group, open_group

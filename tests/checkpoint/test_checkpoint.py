@@ -25,7 +25,7 @@ from ds2f.errors import InputError
 from ds2f.types import Averages, LossScale
 
 CFG = Config(model=ModelConfig(hidden_size=4, hidden_layers=2, num_bins=9))
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def make_state(value=0.0, tx=None):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from ds2f import ctc
 from ds2f.config import AugmentationConfig, Config, DataConfig, ModelConfig, SpectConfig
-from ds2f.data import dataset, shapes
-from ds2f.data.manifest import Utterance
+from ds2f.data import dataset, padding
+from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
 
 CFG = Config()
@@ -168,7 +168,7 @@ def test_padded_shapes_follow_from_the_lengths_and_speeds_and_not_from_the_seed(
     utterances = [_utterance(row, duration=1 + row % 7) for row in range(30)]
     cfg = attrs.evolve(_with_data(padded_shapes=3), augmentation=AugmentationConfig(speeds=(0.5, 1.0)))
     built = dataset.build(utterances, cfg, train=True)
-    assert built.shapes == shapes.choose([101 + 100 * (row % 7) for row in range(30)] + built.longest(), count=3)
+    assert built.shapes == padding.choose([101 + 100 * (row % 7) for row in range(30)] + built.longest(), count=3)
     reseeded = attrs.evolve(cfg, training=attrs.evolve(cfg.training, seed=9))
     assert dataset.build(utterances[::-1], reseeded, train=True).shapes == built.shapes
     assert dataset.build(utterances, cfg, train=False).shapes[-1] == 704

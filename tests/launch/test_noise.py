@@ -9,7 +9,7 @@ import torch
 
 from ds2f import ctc
 from ds2f.config import Config, DataConfig
-from ds2f.data import manifest
+from ds2f.data import manifests
 from ds2f.features import num_frames
 from ds2f.model.structure import output_lengths
 from launch import noise
@@ -30,7 +30,7 @@ def test_an_epoch_is_as_long_as_an4s() -> None:
 def test_the_table_is_that_of_the_training_recordings() -> None:
     if not MANIFEST.exists():
         pytest.skip("needs AN4 in data/: python -m launch.prepare --dataset=an4")
-    frames = [num_frames(round(each.duration * 16000), CFG.spect) for each in manifest.read(MANIFEST)]
+    frames = [num_frames(round(each.duration * 16000), CFG.spect) for each in manifests.read(MANIFEST)]
     assert len(frames) == noise.UTTERANCES
     assert tuple(np.quantile(frames, np.linspace(0, 1, 21)).round()) == noise.QUANTILES
 

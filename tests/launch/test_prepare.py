@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ds2f.data import manifest
+from ds2f.data import manifests
 
 ROOT = Path(__file__).parents[2]
 ARCHIVE = ROOT.parent / "shared" / "data"
@@ -24,11 +24,9 @@ def test_the_synthetic_corpus_is_made_and_then_found(tmp_path: Path):
         done = prepare("--dataset=synthetic", f"--data_path={tmp_path}", "--utterances=4,2,3", "--num_workers=2")
         assert (done.returncode, done.stderr.strip()) == (0, "")
         assert f"synthetic {state}" in done.stdout
-    assert [len(manifest.read(tmp_path / f"synthetic_{split}_manifest.csv")) for split in ("train", "val", "test")] == [
-        4,
-        2,
-        3,
-    ]
+    splits = ("train", "val", "test")
+    counts = [len(manifests.read(tmp_path / f"synthetic_{split}_manifest.csv")) for split in splits]
+    assert counts == [4, 2, 3]
 
 
 def test_an4_is_made_from_the_archive_and_reported(tmp_path: Path):

@@ -44,7 +44,7 @@ def test_messages_scalars_and_results_reach_their_files(tmp_path):
 def test_what_the_library_logs_reaches_the_log_once(tmp_path, capfd):
     run, screen = quiet(tmp_path)
     with run:
-        logging.getLogger("ds2f.data.batches").warning("a.wav: %s", "mixed 2 channels down to one")
+        logging.getLogger("ds2f.data.loading").warning("a.wav: %s", "mixed 2 channels down to one")
     assert (tmp_path / "log.txt").read_text().endswith("a.wav: mixed 2 channels down to one\n")
     assert screen.getvalue().count("mixed") == 1
     assert "mixed" not in capfd.readouterr().err

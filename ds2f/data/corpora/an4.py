@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ds2f.data.corpora import archives, store
+from ds2f.data.corpora import archives, layout
 from ds2f.errors import InputError
 
 NAME = "an4"
@@ -70,8 +70,8 @@ def prepare(
     archive: Path | None = None,
     identity: Identity = AN4,
     mirrors: tuple[str, ...] = MIRRORS,
-    progress: store.Progress = store.silent,
-) -> store.Corpus:
+    progress: layout.Progress = layout.silent,
+) -> layout.Corpus:
     """Makes AN4's training, validation and test sets in ``data_path``, or finds that they are there.
 
     The training utterances of some speakers, always the same, become the validation set (deepspeech.pytorch draws
@@ -89,10 +89,10 @@ def prepare(
       InputError: no copy was found or could be downloaded, or it is not AN4 as published; says what differs.
     """
     origin = {"corpus": NAME, **identity._asdict(), "validation_share": VALIDATION_SHARE}
-    if found := store.existing(data_path, name=NAME, origin=origin):
+    if found := layout.existing(data_path, name=NAME, origin=origin):
         return found
     if archive is None:
-        store.make_folder(data_path)
+        layout.make_folder(data_path)
         with tempfile.TemporaryDirectory(prefix=".download_", dir=data_path) as folder:
             copy = _download(mirrors, Path(folder), progress)
             listed, sounds = _read(copy, progress)
@@ -104,7 +104,7 @@ def prepare(
         f"Complete and genuine: {identity.train} training and {identity.test} test utterances; samples and transcripts "
         "have the digests of the published corpus. Validation speakers come out of the training speakers."
     )
-    return store.publish(_recordings(listed, sounds, progress), data_path, name=NAME, origin=origin, verdict=verdict)
+    return layout.publish(_recordings(listed, sounds, progress), data_path, name=NAME, origin=origin, verdict=verdict)
 
 
 def validation_speakers(utterances: Mapping[str, int]) -> set[str]:
@@ -123,18 +123,18 @@ def validation_speakers(utterances: Mapping[str, int]) -> set[str]:
 
 
 def _recordings(
-    listed: list[_Listed], sounds: Mapping[str, bytes], progress: store.Progress
-) -> Iterator[store.Recording]:
+    listed: list[_Listed], sounds: Mapping[str, bytes], progress: layout.Progress
+) -> Iterator[layout.Recording]:
     held_out = validation_speakers(Counter(entry.speaker for entry in listed if entry.split == "train"))
     for done, entry in enumerate(listed, start=1):
         split = "val" if entry.split == "train" and entry.speaker in held_out else entry.split
         samples: NDArray[np.int16] = np.frombuffer(sounds[entry.file_id], ">i2").astype(np.int16)
         name = entry.file_id.rpartition("/")[2]
-        yield store.Recording(split, name, entry.speaker, entry.transcript, samples)
+        yield layout.Recording(split, name, entry.speaker, entry.transcript, samples)
         progress("writing", done, len(listed))
 
 
-def _read(copy: Path, progress: store.Progress) -> tuple[list[_Listed], dict[str, bytes]]:
+def _read(copy: Path, progress: layout.Progress) -> tuple[list[_Listed], dict[str, bytes]]:
     """The utterances sorted by file id, and every recording by file id as big-endian int16."""
     lists: dict[str, str] = {}
     sounds: dict[str, bytes] = {}
@@ -184,7 +184,7 @@ def _big_endian(suffix: str, content: bytes, label: str) -> bytes:
         samples, rate = soundfile.read(io.BytesIO(content), dtype="int16")
     except soundfile.LibsndfileError as error:
         raise InputError(f"{label}: broken recording ({error.error_string}); {_how_to_get()}") from error
-    if rate != store.SAMPLE_RATE or samples.ndim != 1:
+    if rate != layout.SAMPLE_RATE or samples.ndim != 1:
         raise InputError(f"{label}: {rate} Hz, shape {samples.shape}: AN4 is 16000 Hz, one channel; {_how_to_get()}")
     return samples.astype(">i2").tobytes()
 
@@ -212,7 +212,7 @@ def _verify(copy: Path, listed: list[_Listed], sounds: Mapping[str, bytes], iden
         raise InputError("\n  ".join([f"{copy}: not AN4 as it was published:", *wrong, _how_to_get()]))
 
 
-def _download(mirrors: tuple[str, ...], folder: Path, progress: store.Progress) -> Path:
+def _download(mirrors: tuple[str, ...], folder: Path, progress: layout.Progress) -> Path:
     """Fetches the archive from the first mirror that gives one."""
     target = folder / "an4.tar.gz"
     failures = []

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ds2f.data import audio
-from ds2f.data.corpora import espeak, store
+from ds2f.data.corpora import espeak, layout
 from ds2f.errors import InputError
 from ds2f.rng import fold_in
 
@@ -71,8 +71,8 @@ def prepare(
     seed: int = 0,
     utterances: Mapping[str, int] = UTTERANCES,
     workers: int = 0,
-    progress: store.Progress = store.silent,
-) -> store.Corpus:
+    progress: layout.Progress = layout.silent,
+) -> layout.Corpus:
     """Makes the synthetic corpus in ``data_path``, or finds that it is there.
 
     The three sets share neither voices nor sentences (training may repeat a sentence in another voice). The same
@@ -94,12 +94,12 @@ def prepare(
     sentences = [_direction(line) for line in lines]
     spoken = hashlib.sha256(repr((lines, sentences)).encode()).hexdigest()
     origin = {"corpus": NAME, "seed": seed, "script": spoken, "room": _ROOM_VERSION, "espeakng": version}
-    if found := store.existing(data_path, name=NAME, origin=origin):
+    if found := layout.existing(data_path, name=NAME, origin=origin):
         return found
     try:
         with espeak.speaking(sentences, library=library, data=data, workers=workers or _cores()) as speeches:
             recordings = _recordings(lines, speeches, progress)
-            return store.publish(recordings, data_path, name=NAME, origin=origin, verdict=_VERDICT)
+            return layout.publish(recordings, data_path, name=NAME, origin=origin, verdict=_VERDICT)
     except espeak.SpeechError as error:
         raise InputError(
             f"espeak-ng: {error}; install it again: pip install --force-reinstall espeakng-loader"
@@ -112,12 +112,12 @@ def parse_counts(texts: Sequence[str]) -> dict[str, int]:
     Raises:
       InputError: these are not three whole numbers, 1 or more.
     """
-    if len(texts) != len(store.SPLITS) or not all(text.isdecimal() and int(text) for text in texts):
+    if len(texts) != len(layout.SPLITS) or not all(text.isdecimal() and int(text) for text in texts):
         raise InputError(
             f"--utterances={','.join(texts)}: give three numbers, 1 or more, for training, validation and test: "
             "--utterances=1200,60,100"
         )
-    return dict(zip(store.SPLITS, map(int, texts), strict=True))
+    return dict(zip(layout.SPLITS, map(int, texts), strict=True))
 
 
 def script(seed: int, utterances: Mapping[str, int]) -> list[_Line]:
@@ -128,7 +128,7 @@ def script(seed: int, utterances: Mapping[str, int]) -> list[_Line]:
     """
     lines: list[_Line] = []
     taken: set[str] = set()
-    for split in store.SPLITS:
+    for split in layout.SPLITS:
         said: set[str] = set()
         voices = VOICES[split]
         for index in range(utterances[split]):
@@ -202,19 +202,19 @@ def _spoken_form(transcript: str) -> str:
 
 
 def _recordings(
-    lines: list[_Line], speeches: Iterator[espeak.Speech], progress: store.Progress
-) -> Iterator[store.Recording]:
+    lines: list[_Line], speeches: Iterator[espeak.Speech], progress: layout.Progress
+) -> Iterator[layout.Recording]:
     for line, speech in zip(lines, speeches, strict=True):
         samples = _in_a_room(np.frombuffer(speech.samples, np.int16), speech.sample_rate, line.key)
-        yield store.Recording(line.split, line.id, line.speaker, line.transcript, samples)
+        yield layout.Recording(line.split, line.id, line.speaker, line.transcript, samples)
         progress("speaking", speech.number + 1, len(lines))
 
 
 def _in_a_room(speech: NDArray[np.int16], sample_rate: int, key: int) -> NDArray[np.int16]:
     """Resamples to 16 kHz, adds pauses and faint noise: digital silence is something that no microphone gives."""
     draw = np.random.Generator(np.random.PCG64(fold_in(key, "room")))
-    before, after = (round(seconds * store.SAMPLE_RATE) for seconds in draw.uniform(*_PAUSE, size=2))
-    words = audio.resample(speech.astype(np.float32), sample_rate, store.SAMPLE_RATE)
+    before, after = (round(seconds * layout.SAMPLE_RATE) for seconds in draw.uniform(*_PAUSE, size=2))
+    words = audio.resample(speech.astype(np.float32), sample_rate, layout.SAMPLE_RATE)
     sound = np.pad(words, (before, after)) + draw.uniform(*_NOISE) * draw.standard_normal(before + len(words) + after)
     return np.clip(np.rint(sound), -32768, 32767).astype(np.int16)
 

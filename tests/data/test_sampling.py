@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from ds2f import rng
 from ds2f.config import DataConfig
-from ds2f.data.sampler import plan_epoch, plan_sorted, shard, slots
-from ds2f.data.shapes import choose, padded
+from ds2f.data.padding import choose, padded
+from ds2f.data.sampling import plan_epoch, plan_sorted, shard, slots
 
 LENGTHS = st.lists(st.integers(1, 2000), max_size=60)
 PLANS = settings(max_examples=100, deadline=None)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds2f.data.shapes import choose, padded, room
+from ds2f.data.padding import choose, padded, room
 
 LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=30)
 

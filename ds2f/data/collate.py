@@ -1,4 +1,4 @@
-"""One share of a global batch: its recordings read, augmented and padded, without what cannot be read."""
+"""One shard of a global batch: its recordings read, augmented and padded, without what cannot be read."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ds2f import augment, rng
-from ds2f.data import audio, shapes
+from ds2f.data import audio, padding
 from ds2f.data.dataset import Dataset
 from ds2f.errors import InputError
 from ds2f.features import frequencies, log_spectrogram
@@ -20,7 +20,7 @@ from ds2f.model.deepspeech2 import output_lengths
 from ds2f.types import Batch
 
 
-class Share(NamedTuple):
+class Shard(NamedTuple):
     """One rank's part of a global batch: all that a worker is told."""
 
     epoch: int
@@ -45,12 +45,12 @@ def _received(features: Tensor, small: list[NDArray[Any]], *remarks: list[tuple[
     return Loaded(Batch(features, *map(torch.from_numpy, small)), *remarks)
 
 
-def load(dataset: Dataset, share: Share) -> Loaded:
-    """Loads, augments and pads one share of a global batch, in training without what cannot be read.
+def load(dataset: Dataset, shard: Shard) -> Loaded:
+    """Loads, augments and pads one shard of a global batch, in training without what cannot be read.
 
-    Then the rest of the share weighs as much as the whole share would have, so that the weights of the global batch
-    still add up to 1 though no rank knows what another could not read (they do not if nothing is left of a share). With
-    a single share each weight is 1 / the number of feasible utterances that are left.
+    Then the rest of the shard weighs as much as the whole shard would have, so that the weights of the global batch
+    still add up to 1 though no rank knows what another could not read (they do not if nothing is left of a shard). With
+    a single shard each weight is 1 / the number of feasible utterances that are left.
 
     Raises:
       InputError: when a recording cannot be loaded in evaluation; the message names it.
@@ -58,9 +58,9 @@ def load(dataset: Dataset, share: Share) -> Loaded:
     notes: list[tuple[Path, str]] = []
     unreadable: list[tuple[Path, str]] = []
     members, spectra = [], []
-    for index in share.members:
+    for index in shard.members:
         try:
-            spectra.append(_features(dataset, index, share.epoch, notes, unreadable))
+            spectra.append(_features(dataset, index, shard.epoch, notes, unreadable))
             members.append(index)
         except InputError as error:
             if not dataset.train:
@@ -69,27 +69,27 @@ def load(dataset: Dataset, share: Share) -> Loaded:
     examples = [dataset.examples[index] for index in members]
     labels = [torch.tensor(example.labels, dtype=torch.int64) for example in examples]
     lengths = [spectrum.shape[-1] for spectrum in spectra]
-    frames = shapes.padded(max(lengths, default=0), dataset.shapes)
+    frames = padding.padded(max(lengths, default=0), dataset.shapes)
     batch = Batch(
         features=_pad(spectra, _zeros(len(spectra), dataset.spect.num_bins, frames)),
         lengths=torch.tensor(lengths, dtype=torch.int64),
         labels=_pad(labels, torch.zeros(len(labels), max([1, *map(len, labels)]), dtype=torch.int64)),
         label_lengths=torch.tensor([len(example.labels) for example in examples], dtype=torch.int64),
         ids=torch.tensor([example.row for example in examples], dtype=torch.int64),
-        weight=torch.tensor(_weight(dataset, share, members), dtype=torch.float32),
+        weight=torch.tensor(_weight(dataset, shard, members), dtype=torch.float32),
     )
     return Loaded(batch, notes, unreadable)
 
 
-def _weight(dataset: Dataset, share: Share, members: Sequence[int]) -> float:
-    """What each utterance weighs when only ``members`` of a share are there."""
-    if len(members) == len(share.members):
-        return share.weight
+def _weight(dataset: Dataset, shard: Shard, members: Sequence[int]) -> float:
+    """What each utterance weighs when only ``members`` of a shard are there."""
+    if len(members) == len(shard.members):
+        return shard.weight
     planned, left = (
-        sum(feasible(dataset, indices, dataset.num_frames(share.epoch, indices)))
-        for indices in (share.members, members)
+        sum(feasible(dataset, indices, dataset.num_frames(shard.epoch, indices)))
+        for indices in (shard.members, members)
     )
-    return share.weight * planned / left if left else share.weight
+    return shard.weight * planned / left if left else shard.weight
 
 
 def feasible(dataset: Dataset, members: Sequence[int], frames: Sequence[int]) -> list[bool]:

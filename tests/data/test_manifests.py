@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from ds2f.data import manifest
-from ds2f.data.manifest import Utterance
+from ds2f.data import manifests
+from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
 
 
@@ -40,13 +40,13 @@ def write(folder: Path, content: str | bytes, name: str = "m.csv") -> Path:
 def test_paths_count_from_the_manifests_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir("/")
     path = write(folder, "wav/2.wav,txt/2.txt\nwav/1.wav,txt/1.txt\n")
-    assert manifest.read(path) == expected(folder, 2, 1)
-    assert manifest.read(str(path)) == expected(folder, 2, 1)
+    assert manifests.read(path) == expected(folder, 2, 1)
+    assert manifests.read(str(path)) == expected(folder, 2, 1)
 
 
 def test_absolute_paths_are_taken_as_they_are(folder: Path, tmp_path_factory: pytest.TempPathFactory):
     path = write(tmp_path_factory.mktemp("elsewhere"), f"{folder}/wav/3.wav,{folder}/txt/3.txt\n")
-    assert manifest.read(path) == expected(folder, 3)
+    assert manifests.read(path) == expected(folder, 3)
 
 
 @pytest.mark.parametrize(
@@ -60,15 +60,15 @@ def test_absolute_paths_are_taken_as_they_are(folder: Path, tmp_path_factory: py
     ids=["windows line ends", "byte-order mark", "blank lines and spaces", "quotes"],
 )
 def test_other_editors_ways_to_save_a_file_make_no_difference(folder: Path, content: bytes):
-    assert manifest.read(write(folder, content)) == expected(folder, 1, 2)
+    assert manifests.read(write(folder, content)) == expected(folder, 1, 2)
 
 
 def test_json_of_version_3_and_folders_read_like_csv(folder: Path):
     samples = [{"wav_path": f"wav/{index}.wav", "transcript_path": f"txt/{index}.txt"} for index in (1, 2, 3)]
     for root in (str(folder), ".", None):
         path = write(folder, json.dumps({"root_path": root, "samples": samples}), "m.json")
-        assert manifest.read(path) == expected(folder, 1, 2, 3)
-    assert manifest.read(folder) == expected(folder, 1, 2, 3)
+        assert manifests.read(path) == expected(folder, 1, 2, 3)
+    assert manifests.read(folder) == expected(folder, 1, 2, 3)
 
 
 def test_recordings_in_subfolders_have_their_transcripts_in_the_same(folder: Path, caplog: pytest.LogCaptureFixture):
@@ -76,7 +76,7 @@ def test_recordings_in_subfolders_have_their_transcripts_in_the_same(folder: Pat
         (folder / kind / "ann" / "b.c").mkdir(parents=True)
         (folder / kind / name).rename(folder / kind / "ann" / "b.c" / name)
     (folder / "txt" / "ann" / "1.txt").write_text("NOBODY SAYS THIS")
-    found = manifest.read(folder)
+    found = manifests.read(folder)
     assert [utterance.audio.name for utterance in found] == ["1.wav", "3.wav", "2.wav"]
     assert [utterance.transcript for utterance in found] == [
         each.transcript for each in (*expected(folder, 1), *expected(folder, 3))
@@ -86,27 +86,27 @@ def test_recordings_in_subfolders_have_their_transcripts_in_the_same(folder: Pat
 
 def test_transcripts_lose_marks_and_line_ends_only(folder: Path):
     (folder / "txt" / "1.txt").write_bytes("\ufeffCAFÉ  AU\r\nLAIT \r\n".encode())
-    assert manifest.read(write(folder, "wav/1.wav,txt/1.txt"))[0].transcript == "CAFÉ AU LAIT"
+    assert manifests.read(write(folder, "wav/1.wav,txt/1.txt"))[0].transcript == "CAFÉ AU LAIT"
 
 
 def test_repeated_rows_are_dropped_and_counted_once(folder: Path, caplog: pytest.LogCaptureFixture):
     path = write(folder, "wav/1.wav,txt/1.txt\n" * 3 + "wav/2.wav,txt/2.txt\n" + "wav/1.wav,txt/1.txt\n")
     with caplog.at_level(logging.WARNING):
-        assert manifest.read(path) == expected(folder, 1, 2)
+        assert manifests.read(path) == expected(folder, 1, 2)
     assert [record.getMessage() for record in caplog.records] == [f"{path}: 3 repeated row(s) dropped"]
 
 
 def test_empty_transcripts_and_unspoken_texts_are_counted(folder: Path, caplog: pytest.LogCaptureFixture):
     (folder / "txt" / "1.txt").write_text("\n")
     (folder / "txt" / "9.txt").write_text("NOBODY SAYS THIS")
-    assert [utterance.transcript for utterance in manifest.read(folder)] == ["", "GO ON", "STOP"]
+    assert [utterance.transcript for utterance in manifests.read(folder)] == ["", "GO ON", "STOP"]
     assert "1 transcript(s) without a recording" in caplog.text
     assert "1 transcript(s) are empty" in caplog.text
 
 
 def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path):
     with pytest.raises(InputError, match=r"an4_train_manifest\.csv: no such manifest.*launch\.prepare"):
-        manifest.read(tmp_path / "an4_train_manifest.csv")
+        manifests.read(tmp_path / "an4_train_manifest.csv")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path):
 )
 def test_a_malformed_manifest_is_an_error_that_names_the_line(folder: Path, name: str, content: bytes, message: str):
     with pytest.raises(InputError, match=message):
-        manifest.read(write(folder, content, name))
+        manifests.read(write(folder, content, name))
 
 
 def test_all_unusable_files_are_found_up_front_and_the_first_are_listed(folder: Path):
@@ -138,7 +138,7 @@ def test_all_unusable_files_are_found_up_front_and_the_first_are_listed(folder: 
     rows += [f"wav/gone{index}.wav,txt/1.txt" for index in range(10)]
     path = write(folder, "\n".join(rows))
     with pytest.raises(InputError) as caught:
-        manifest.read(path)
+        manifests.read(path)
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{path}: 13 of 14 rows cannot be used:"
     assert f"{path}:1: {folder}/txt/2.txt: byte 0 is not UTF-8" in lines[1]
@@ -151,25 +151,25 @@ def test_all_unusable_files_are_found_up_front_and_the_first_are_listed(folder: 
 
 def test_a_folder_without_recordings_or_transcripts_is_an_error(folder: Path):
     with pytest.raises(InputError, match=r"must contain wav/ and txt/"):
-        manifest.read(folder / "wav")
+        manifests.read(folder / "wav")
     (folder / "txt" / "2.txt").unlink()
     with pytest.raises(InputError, match=r"1 of 3 rows cannot be used"):
-        manifest.read(folder)
+        manifests.read(folder)
 
 
 def test_what_is_written_is_read_back_also_after_a_move(folder: Path):
     rows = [(folder / "wav" / f"{index}.wav", folder / "txt" / f"{index}.txt") for index in (3, 1)]
-    manifest.write(folder / "m.csv", rows)
+    manifests.write(folder / "m.csv", rows)
     assert (folder / "m.csv").read_text() == "wav/3.wav,txt/3.txt\nwav/1.wav,txt/1.txt\n"
     moved = folder.rename(folder.with_name("moved"))
-    assert manifest.read(moved / "m.csv") == expected(moved, 3, 1)
+    assert manifests.read(moved / "m.csv") == expected(moved, 3, 1)
 
 
 def test_paths_with_commas_and_outside_the_folder_survive(folder: Path, tmp_path_factory: pytest.TempPathFactory):
     (folder / "wav" / "1.wav").rename(folder / "wav" / "a, b.wav")
     path = tmp_path_factory.mktemp("elsewhere") / "m.csv"
-    manifest.write(path, [(folder / "wav" / "a, b.wav", folder / "txt" / "1.txt")])
-    assert [utterance.audio for utterance in manifest.read(path)] == [folder / "wav" / "a, b.wav"]
+    manifests.write(path, [(folder / "wav" / "a, b.wav", folder / "txt" / "1.txt")])
+    assert [utterance.audio for utterance in manifests.read(path)] == [folder / "wav" / "a, b.wav"]
 
 
 def test_an_interrupted_write_leaves_the_old_manifest(folder: Path):
@@ -181,6 +181,6 @@ def test_an_interrupted_write_leaves_the_old_manifest(folder: Path):
 
     before = sorted(folder.iterdir())
     with pytest.raises(KeyboardInterrupt):
-        manifest.write(path, interrupted())
-    assert manifest.read(path) == expected(folder, 1)
+        manifests.write(path, interrupted())
+    assert manifests.read(path) == expected(folder, 1)
     assert sorted(folder.iterdir()) == before

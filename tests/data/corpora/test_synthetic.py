@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from ds2f.data import manifest
-from ds2f.data.corpora import espeak, store, synthetic
+from ds2f.data import manifests
+from ds2f.data.corpora import espeak, layout, synthetic
 from ds2f.errors import InputError
 
 FEW = {"train": 8, "val": 2, "test": 3}
@@ -68,7 +68,7 @@ def test_a_second_run_finds_the_corpus_and_another_cast_or_seed_replaces_it(
 def test_recordings_are_speech_of_plausible_length_and_level(tmp_path: Path):
     synthetic.prepare(tmp_path, utterances=FEW)
     for split, count in FEW.items():
-        utterances = manifest.read(tmp_path / f"synthetic_{split}_manifest.csv")
+        utterances = manifests.read(tmp_path / f"synthetic_{split}_manifest.csv")
         assert len(utterances) == count
         for utterance in utterances:
             samples, rate = soundfile.read(utterance.audio)
@@ -108,13 +108,13 @@ def test_every_letter_is_said_by_its_name():
 
 def test_no_test_sentence_and_no_voice_is_in_another_set():
     lines = synthetic.script(0, synthetic.UTTERANCES)
-    for first, second in itertools.combinations(store.SPLITS, 2):
+    for first, second in itertools.combinations(layout.SPLITS, 2):
         for field in ("transcript", "speaker"):
             shared = {getattr(line, field) for line in lines if line.split == first} & {
                 getattr(line, field) for line in lines if line.split == second
             }
             assert not shared, (first, second)
-    assert {split: sum(line.split == split for line in lines) for split in store.SPLITS} == synthetic.UTTERANCES
+    assert {split: sum(line.split == split for line in lines) for split in layout.SPLITS} == synthetic.UTTERANCES
     assert len({line.key for line in lines}) == len(lines)
 
 

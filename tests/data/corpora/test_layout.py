@@ -12,25 +12,25 @@ import numpy as np
 import pytest
 import soundfile
 
-from ds2f.data import manifest
-from ds2f.data.corpora import store
-from ds2f.data.corpora.store import Recording
+from ds2f.data import manifests
+from ds2f.data.corpora import layout
+from ds2f.data.corpora.layout import Recording
 from ds2f.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ORIGIN = {"seed": 1}
 
 
 def recordings(count: int = 2) -> list[Recording]:
     return [
         Recording(split, f"{split}{index}", f"speaker{index}", "GO ON", np.arange(160 * (index + 1), dtype=np.int16))
-        for split in store.SPLITS
+        for split in layout.SPLITS
         for index in range(count)
     ]
 
 
-def publish(folder: Path, what: list[Recording] | Iterator[Recording]) -> store.Corpus:
-    return store.publish(what, folder, name="toy", origin=ORIGIN, verdict="fine")
+def publish(folder: Path, what: list[Recording] | Iterator[Recording]) -> layout.Corpus:
+    return layout.publish(what, folder, name="toy", origin=ORIGIN, verdict="fine")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -40,7 +40,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_published_corpus_reads_back_through_its_manifests(tmp_path: Path):
     corpus = publish(tmp_path, recordings())
     for part in corpus.parts:
-        read = manifest.read(tmp_path / f"toy_{part.split}_manifest.csv")
+        read = manifests.read(tmp_path / f"toy_{part.split}_manifest.csv")
         assert [utterance.audio.stem for utterance in read] == [f"{part.split}0", f"{part.split}1"]
         assert [utterance.transcript for utterance in read] == ["GO ON", "GO ON"]
         assert (part.utterances, part.speakers, part.words, part.characters) == (2, 2, 4, 8)
@@ -59,7 +59,7 @@ def test_publishing_twice_gives_the_same_files_in_any_order(tmp_path: Path):
 
 def test_a_corpus_is_found_again_with_its_facts(tmp_path: Path):
     made = publish(tmp_path, recordings())
-    found = store.existing(tmp_path, name="toy", origin=ORIGIN)
+    found = layout.existing(tmp_path, name="toy", origin=ORIGIN)
     assert found is not None
     assert found.reused
     assert (found.parts, found.digest, found.verdict) == (made.parts, made.digest, "fine")
@@ -81,15 +81,15 @@ def test_a_corpus_is_found_again_with_its_facts(tmp_path: Path):
 def test_a_damaged_corpus_is_not_taken_for_a_whole_one(tmp_path: Path, damage):
     whole = contents(tmp_path) if publish(tmp_path, recordings()) else {}
     damage(tmp_path)
-    assert store.existing(tmp_path, name="toy", origin=ORIGIN) is None
+    assert layout.existing(tmp_path, name="toy", origin=ORIGIN) is None
     publish(tmp_path, recordings())
     assert contents(tmp_path) == whole
 
 
 def test_another_origin_or_an_empty_folder_is_not_the_corpus(tmp_path: Path):
-    assert store.existing(tmp_path / "none", name="toy", origin=ORIGIN) is None
+    assert layout.existing(tmp_path / "none", name="toy", origin=ORIGIN) is None
     publish(tmp_path, recordings())
-    assert store.existing(tmp_path, name="toy", origin={"seed": 2}) is None
+    assert layout.existing(tmp_path, name="toy", origin={"seed": 2}) is None
 
 
 def test_an_error_on_the_way_leaves_the_earlier_corpus_and_no_rubbish(tmp_path: Path):
@@ -116,24 +116,24 @@ def test_a_kill_half_way_leaves_nothing_that_looks_complete(tmp_path: Path):
         import os, signal, sys
         from pathlib import Path
         import numpy as np
-        from ds2f.data.corpora import store
+        from ds2f.data.corpora import layout
 
         def recordings():
             for index in range(10):
                 if index == 5:
                     os.kill(os.getpid(), signal.SIGKILL)
-                yield store.Recording("train", str(index), "s", "GO", np.zeros(100, np.int16))
+                yield layout.Recording("train", str(index), "s", "GO", np.zeros(100, np.int16))
 
-        store.publish(recordings(), Path(sys.argv[1]), name="toy", origin={"seed": 1}, verdict="fine")
+        layout.publish(recordings(), Path(sys.argv[1]), name="toy", origin={"seed": 1}, verdict="fine")
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
     assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == [".partial_toy_dataset"]
-    assert store.existing(tmp_path, name="toy", origin=ORIGIN) is None
+    assert layout.existing(tmp_path, name="toy", origin=ORIGIN) is None
     publish(tmp_path, recordings())
     assert not list(tmp_path.glob(".partial*"))
-    assert store.existing(tmp_path, name="toy", origin=ORIGIN) is not None
+    assert layout.existing(tmp_path, name="toy", origin=ORIGIN) is not None
 
 
 def test_a_kill_between_folder_and_manifests_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -142,11 +142,11 @@ def test_a_kill_between_folder_and_manifests_is_seen(tmp_path: Path, monkeypatch
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store.manifest, "write", killed)
+    monkeypatch.setattr(layout.manifests, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         publish(tmp_path, recordings())
     assert not list(tmp_path.glob("*_manifest.csv"))
-    assert store.existing(tmp_path, name="toy", origin=ORIGIN) is None
+    assert layout.existing(tmp_path, name="toy", origin=ORIGIN) is None
 
 
 def test_two_recordings_of_one_name_are_refused(tmp_path: Path):

@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from ds2f.config import Config, DataConfig
-from ds2f.data import dataset, shares
-from ds2f.data.batches import Loader
-from ds2f.data.manifest import Utterance
+from ds2f.data import collate, dataset
+from ds2f.data.loading import Loader
+from ds2f.data.manifests import Utterance
 from ds2f.errors import WorkerDied
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def built(tmp_path):
 @pytest.fixture
 def slow(monkeypatch):
     """Recordings that take longer to load than anybody waits."""
-    monkeypatch.setattr(shares.audio, "load", lambda *_, **__: time.sleep(60))
+    monkeypatch.setattr(collate.audio, "load", lambda *_, **__: time.sleep(60))
 
 
 def children():
@@ -109,7 +109,7 @@ def test_the_death_of_an_idle_loaders_process_is_told_by_the_loader_at_work(buil
     ],
 )
 def test_the_message_tells_what_the_exit_status_means(built, monkeypatch, end, told):
-    monkeypatch.setattr(shares.audio, "load", lambda *_, **__: end())
+    monkeypatch.setattr(collate.audio, "load", lambda *_, **__: end())
     loader = Loader(built, batch_size=4, num_workers=1)
     with pytest.raises(WorkerDied, match=told):
         next(loader.epoch(0))
@@ -139,10 +139,10 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_workers import utterances
+from test_loader_processes import utterances
 from ds2f.config import Config, DataConfig
 from ds2f.data import dataset
-from ds2f.data.batches import Loader
+from ds2f.data.loading import Loader
 import multiprocessing
 folder = Path(sys.argv[1])
 cfg = Config(data_path=str(folder), data=DataConfig(cache_features=False))

@@ -11,9 +11,9 @@ from waiting import wait_for
 
 from ds2f import augment, ctc
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
-from ds2f.data import dataset, shares
-from ds2f.data.batches import Loader
-from ds2f.data.manifest import Utterance
+from ds2f.data import collate, dataset
+from ds2f.data.loading import Loader
+from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
 from ds2f.features import frequencies, log_spectrogram
 from ds2f.model.deepspeech2 import output_lengths
@@ -129,7 +129,7 @@ def test_spawned_workers_load_what_forked_ones_do(corpus, tmp_path):
 
 
 def test_only_features_come_from_a_worker_in_shared_memory_and_they_are_not_copied_there(corpus, tmp_path, monkeypatch):
-    load = shares.load
+    load = collate.load
 
     def require_shared(*share):
         loaded = load(*share)
@@ -137,7 +137,7 @@ def test_only_features_come_from_a_worker_in_shared_memory_and_they_are_not_copi
             raise InputError("features will be copied into shared memory")
         return loaded
 
-    monkeypatch.setattr(shares, "load", require_shared)
+    monkeypatch.setattr(collate, "load", require_shared)
     built = dataset.build(corpus, _config(tmp_path), train=True)
     for batch in _all(built, num_workers=1):
         assert [tensor.is_shared() for tensor in batch] == [True] + [False] * 5
@@ -170,14 +170,14 @@ def test_one_loader_serves_epoch_after_epoch_even_abandoned_ones(corpus, tmp_pat
 
 def _count_loads(monkeypatch):
     """A counter of the shares that have been loaded, by whatever process."""
-    load, loads = shares.load, multiprocessing.Value("i", 0)
+    load, loads = collate.load, multiprocessing.Value("i", 0)
 
     def counted(*share):
         with loads.get_lock():
             loads.value += 1
         return load(*share)
 
-    monkeypatch.setattr(shares, "load", counted)
+    monkeypatch.setattr(collate, "load", counted)
     return loads
 
 
@@ -188,7 +188,7 @@ def test_the_next_training_epoch_is_begun_while_nobody_asks_for_it(corpus, tmp_p
     loader = Loader(built, batch_size=4, num_workers=1)
     assert len(list(loader.epoch(3))) == 4
     assert wait_for(lambda: loads.value == 8)
-    monkeypatch.setattr("ds2f.data.batches.plan", lambda *_, **__: pytest.fail("planned again"))
+    monkeypatch.setattr("ds2f.data.loading.plan", lambda *_, **__: pytest.fail("planned again"))
     _assert_same(list(itertools.islice(loader.epoch(4), 4)), expected)
     loader.close()
 
@@ -395,7 +395,7 @@ def test_cached_epochs_have_the_bits_of_computed_ones(corpus, tmp_path, num_work
     cached = dataset.build(corpus, _config(tmp_path, SPEEDS, cache_features=True), train=True)
     expected = _all(computed, epoch=1)
     _assert_same(expected, _all(cached, epoch=1, num_workers=num_workers))
-    monkeypatch.setattr(shares.audio, "load", lambda *_, **__: pytest.fail("read although it is cached"))
+    monkeypatch.setattr(collate.audio, "load", lambda *_, **__: pytest.fail("read although it is cached"))
     _assert_same(expected, _all(cached, epoch=1, num_workers=num_workers))
 
 

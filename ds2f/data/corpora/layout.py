@@ -19,7 +19,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ds2f.data import manifest
+from ds2f.data import manifests
 from ds2f.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -43,7 +43,7 @@ class Recording(NamedTuple):
 
 
 @attrs.frozen(kw_only=True)
-class Part:
+class CorpusSplit:
     """What one split holds."""
 
     split: str
@@ -61,7 +61,7 @@ class Corpus:
     name: str
     folder: Path
     origin: dict[str, Any]  # what it was made from; another origin makes another corpus
-    parts: tuple[Part, ...]
+    parts: tuple[CorpusSplit, ...]
     digest: str  # SHA-256 over every recording and transcript
     verdict: str  # one sentence about what was verified
     reused: bool = False  # it was there already, and checked
@@ -109,7 +109,7 @@ def publish(
     partial.rename(final)
     shutil.rmtree(old, ignore_errors=True)
     for split in SPLITS:
-        manifest.write(_manifest(data_path, name, split), _rows(final / split))
+        manifests.write(_manifest(data_path, name, split), _rows(final / split))
     return Corpus(name=name, folder=data_path, origin=origin, parts=parts, digest=digest, verdict=verdict)
 
 
@@ -136,12 +136,12 @@ def existing(data_path: Path, *, name: str, origin: dict[str, Any]) -> Corpus | 
     folder = data_path / f"{name}_dataset"
     try:
         facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-        parts = tuple(Part(**part) for part in facts["parts"])
-        manifests = {split: _manifest(data_path, name, split).read_text(encoding="utf-8") for split in SPLITS}
-        wanted = {split: manifest.text(_rows(folder / split), folder=data_path) for split in SPLITS}
+        parts = tuple(CorpusSplit(**part) for part in facts["parts"])
+        found = {split: _manifest(data_path, name, split).read_text(encoding="utf-8") for split in SPLITS}
+        wanted = {split: manifests.text(_rows(folder / split), folder=data_path) for split in SPLITS}
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
-    if facts.get("origin") != origin or manifests != wanted or facts.get("digest") != _digest(folder):
+    if facts.get("origin") != origin or found != wanted or facts.get("digest") != _digest(folder):
         return None
     return Corpus(
         name=name,
@@ -163,8 +163,8 @@ def _rows(folder: Path) -> Iterator[tuple[Path, Path]]:
         yield sound, folder / "txt" / f"{sound.stem}.txt"
 
 
-def _write_recordings(recordings: Iterable[Recording], folder: Path) -> tuple[Part, ...]:
-    parts = {split: Part(split=split) for split in SPLITS}
+def _write_recordings(recordings: Iterable[Recording], folder: Path) -> tuple[CorpusSplit, ...]:
+    parts = {split: CorpusSplit(split=split) for split in SPLITS}
     speakers: dict[str, set[str]] = {split: set() for split in SPLITS}
     for split in SPLITS:
         for kind in ("wav", "txt"):
@@ -201,7 +201,7 @@ def as_pcm(samples: NDArray[np.float32]) -> NDArray[np.int16]:
     return np.clip(np.rint(samples * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
 
 
-def _grown(part: Part, recording: Recording) -> Part:
+def _grown(part: CorpusSplit, recording: Recording) -> CorpusSplit:
     words = recording.transcript.split()
     return attrs.evolve(
         part,

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.utils import data as torch_data
 
-from ds2f.data import sampler, shares, workers
+from ds2f.data import collate, loader_processes, sampling
+from ds2f.data.collate import Loaded, Shard
 from ds2f.data.dataset import Dataset
-from ds2f.data.shares import Loaded, Share
 from ds2f.errors import InputError
 from ds2f.types import Batch
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class Loader:
-    """Loads the epochs of a dataset, or one rank's share of them.
+    """Loads the epochs of a dataset, or one rank's shard of them.
 
     The workers are started at once and live until ``close``: make the loader before threads of a device or of jax
     exist, which a forked process would inherit half. Nothing that is random is left to them.
@@ -50,9 +50,9 @@ class Loader:
           batch_size: utterances in a global batch, of all ranks and micro-batches together; fewer where
             ``data.max_frames`` says so.
           num_workers: loader processes; 0 loads in this process, when a batch is asked for.
-          rank: which share of every global batch is loaded here.
+          rank: which shard of every global batch is loaded here.
           ranks: how many ranks there are.
-          micro_batches: consecutive batches that this rank's share of a global batch comes in.
+          micro_batches: consecutive batches that this rank's shard of a global batch comes in.
           pin_memory: whether batches come in page-locked memory, for copies to a device that do not wait.
           start_method: how worker processes begin, ``fork`` or ``spawn``, which some devices need.
         """
@@ -63,15 +63,15 @@ class Loader:
         self.unreadable: dict[Path, str] = {}
         self._mine = [rank + ranks * index for index in range(micro_batches)]
         self._count = ranks * micro_batches
-        self._shares: list[Share] = []
+        self._shards: list[Shard] = []
         self._running: Generator[Batch, None, None] | None = None
         self._loads_ahead = dataset.train and num_workers > 0
         self._ahead: tuple[int, Iterator[Loaded | InputError]] | None = None  # an epoch that nobody has asked for yet
-        self._watch = workers.Watch()
+        self._watch = loader_processes.Watch()
         self._loader: torch_data.DataLoader[Loaded | InputError] | None = torch_data.DataLoader(
             _Shares(dataset),
             batch_size=None,
-            sampler=self._shares,
+            sampler=self._shards,
             num_workers=num_workers,
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
@@ -79,7 +79,7 @@ class Loader:
             generator=torch.Generator(),  # or else the workers' unused seeds are drawn from the global one
             prefetch_factor=_PREFETCH if num_workers else None,
             persistent_workers=num_workers > 0,
-            worker_init_fn=workers.begin,
+            worker_init_fn=loader_processes.begin,
         )
         with self._watch.starting():
             iter(self._loader)
@@ -96,7 +96,7 @@ class Loader:
 
         Returns:
           The batches of this rank, ``micro_batches`` of them a step, on the CPU. One is empty (B = 0) when the global
-          batch holds too few utterances for every share.
+          batch holds too few utterances for every shard.
 
         Raises:
           InputError: from the iterator, when a recording cannot be loaded in evaluation, or more of them than
@@ -124,8 +124,8 @@ class Loader:
             self._running = None
 
     def _schedule(self, epoch: int, start: int = 0) -> None:
-        self._shares[:] = [
-            Share(epoch, tuple(sampler.shard(members, index=index, count=self._count)), weight)
+        self._shards[:] = [
+            Shard(epoch, tuple(sampling.shard(members, index=index, count=self._count)), weight)
             for members, weight in plan(self.dataset, epoch=epoch, batch_size=self.batch_size)[start:]
             for index in self._mine
         ]
@@ -173,15 +173,15 @@ class Loader:
             raise InputError("\n  ".join([headline, *self.unreadable.values()]))
 
 
-def slots(dataset: Dataset, batch_size: int) -> list[sampler.Slot]:
+def slots(dataset: Dataset, batch_size: int) -> list[sampling.Slot]:
     """The sizes of the epoch's global batches of at most ``batch_size`` utterances.
 
     They follow from the data and the settings alone. The limit of ``data.max_frames`` counts for each of as many cards
-    as ``data.batch_size`` makes necessary, however many ranks there happen to be: their shares are no larger.
+    as ``data.batch_size`` makes necessary, however many ranks there happen to be: their shards are no larger.
     """
     max_frames, cards = dataset.data.max_frames, -(-batch_size // dataset.data.batch_size)
     longest = dataset.longest() if max_frames else [0] * len(dataset.examples)
-    return sampler.slots(longest, batch_size=batch_size, cards=cards, max_frames=max_frames, shapes=dataset.shapes)
+    return sampling.slots(longest, batch_size=batch_size, cards=cards, max_frames=max_frames, shapes=dataset.shapes)
 
 
 def plan(dataset: Dataset, *, epoch: int, batch_size: int) -> list[tuple[list[int], float]]:
@@ -192,10 +192,10 @@ def plan(dataset: Dataset, *, epoch: int, batch_size: int) -> list[tuple[list[in
     frames, places = dataset.num_frames(epoch), slots(dataset, batch_size)
     if dataset.train and not (epoch == 0 and dataset.data.sort_first_epoch):
         jitter, seed = dataset.data.bucket_jitter, dataset.seed
-        batches = sampler.plan_epoch(frames, places, seed=seed, epoch=epoch, jitter=jitter)
+        batches = sampling.plan_epoch(frames, places, seed=seed, epoch=epoch, jitter=jitter)
     else:
-        batches = sampler.plan_sorted(frames, places)
-    feasible = shares.feasible(dataset, range(len(frames)), frames)
+        batches = sampling.plan_sorted(frames, places)
+    feasible = collate.feasible(dataset, range(len(frames)), frames)
     counts = [sum(feasible[index] for index in batch) for batch in batches]
     return [(batch, 1 / count if count else 0.0) for batch, count in zip(batches, counts, strict=True)]
 
@@ -205,15 +205,15 @@ def _as_it_is(loaded: Any) -> Any:
 
 
 class _Shares(torch_data.Dataset[Loaded | InputError]):
-    """What a worker runs: shares in, batches out; an error of the data comes back as a value, without a traceback."""
+    """What a worker runs: shards in, batches out; an error of the data comes back as a value, without a traceback."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, share: Share) -> Loaded | InputError:
+    def __getitem__(self, shard: Shard) -> Loaded | InputError:
         try:
             with _one_thread():
-                return shares.load(self.dataset, share)
+                return collate.load(self.dataset, shard)
         except InputError as error:
             return error
 

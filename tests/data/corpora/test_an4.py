@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from ds2f.data import manifest
+from ds2f.data import manifests
 from ds2f.data.corpora import an4
 from ds2f.errors import InputError
 
-ARCHIVE = Path(__file__).parents[2].parent / "shared" / "data"
+ARCHIVE = Path(__file__).parents[3].parent / "shared" / "data"
 SPEAKERS = [f"m{letter}{letter}x" for letter in "abcdefghij"]
 WORDS = ["YES", "RUBOUT G M E F THREE NINE", "A B"]
 
@@ -103,7 +103,7 @@ def test_every_container_gives_the_same_corpus(tmp_path: Path, kind: str, form: 
     reference = prepare(tmp_path / "reference", write_tree(tmp_path / "raw_tree", fake_files("raw")))
     assert corpus.digest == reference.digest
     assert [part.utterances for part in corpus.parts] == [27, 3, 3]
-    test = manifest.read(tmp_path / "data" / "an4_test_manifest.csv")
+    test = manifests.read(tmp_path / "data" / "an4_test_manifest.csv")
     assert [utterance.transcript for utterance in test] == WORDS
 
 
@@ -198,7 +198,7 @@ def test_without_an_archive_the_first_mirror_that_has_one_is_used(tmp_path: Path
     mirrors = ("http://127.0.0.1:9/gone", f"{server}/404", f"{server}/page.tar.gz", f"{server}/an4_sphere.tar.gz")
     reports: list[tuple[str, int, int]] = []
     prepare(tmp_path / "data", None, mirrors=mirrors, progress=lambda *report: reports.append(report))
-    assert len(manifest.read(tmp_path / "data" / "an4_train_manifest.csv")) == 27
+    assert len(manifests.read(tmp_path / "data" / "an4_train_manifest.csv")) == 27
     assert not list((tmp_path / "data").glob(".*"))
     size = (tmp_path / "www" / "an4_sphere.tar.gz").stat().st_size
     assert ("downloading", size, size) in reports
@@ -234,7 +234,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_the_real_corpus_has_its_published_counts(real: Path):
-    sets = {split: manifest.read(real / f"an4_{split}_manifest.csv") for split in ("train", "val", "test")}
+    sets = {split: manifests.read(real / f"an4_{split}_manifest.csv") for split in ("train", "val", "test")}
     assert {split: len(utterances) for split, utterances in sets.items()} == {"train": 846, "val": 102, "test": 130}
     words = [utterance.transcript.split() for utterance in sets["test"]]
     assert sum(map(len, words)) == 773

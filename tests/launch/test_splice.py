@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ds2f.data import manifest
+from ds2f.data import manifests
 
 RATE = 16000
 TRAINING = (
@@ -52,10 +52,10 @@ def workplace(launch, tmp_path_factory):
 def test_old_and_new_utterances_are_a_training_set(launch, workplace):
     made = launch("splice", "--run_dir=run", "--copies=3", "--output=data/more", folder=workplace)
     assert made.status == 0, made.err
-    found = manifest.read(workplace / "data" / "more")
+    found = manifests.read(workplace / "data" / "more")
     old = {
         f"{row.audio.stem}-{index}" if row.audio.stem == "train0-ann" else row.audio.stem: row
-        for index, row in enumerate(manifest.read(workplace / "data" / "tones_train_manifest.csv"))
+        for index, row in enumerate(manifests.read(workplace / "data" / "tones_train_manifest.csv"))
     }
     new = [row for row in found if row.audio.stem not in old]
     assert len(found) == len(old) + len(new)

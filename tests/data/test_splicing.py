@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds2f.data.splice import Piece, cut, joined, recombined
+from ds2f.data.splicing import Piece, cut, joined, recombined
 
 RATE = 16000
 

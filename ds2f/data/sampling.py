@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ds2f import rng
-from ds2f.data.shapes import padded, room
+from ds2f.data.padding import padded, room
 
 
 class Slot(NamedTuple):
@@ -31,7 +31,7 @@ def slots(
       longest: frames that each utterance can come to at most.
       batch_size: utterances in a global batch, at most.
       cards: cards that share a global batch.
-      max_frames: frames with padding that one card's share holds at most, no fewer than any utterance alone; 0: no
+      max_frames: frames with padding that one card's shard holds at most, no fewer than any utterance alone; 0: no
         limit.
       shapes: the lengths that batches are padded to; none: every multiple of 8.
 
@@ -125,8 +125,8 @@ def _fill(order: Sequence[int], lengths: Sequence[int], slots: Sequence[Slot]) -
 
 
 def shard(batch: Sequence[int], *, index: int, count: int) -> list[int]:
-    """The share ``index`` of ``count`` of a global batch: every ``count``-th utterance, so that shares pad alike.
+    """The shard ``index`` of ``count`` of a global batch: every ``count``-th utterance, so that shards pad alike.
 
-    A share is empty when the batch holds fewer utterances than there are shares.
+    A shard is empty when the batch holds fewer utterances than there are shards.
     """
     return list(batch[index::count])
