@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ds2f.decode import Decoder, LanguageModel
     from ds2f.precision import Policy
-    from ds2f.runner.backend import Backend
+    from ds2f.runner.device.backend import Backend
     from ds2f.runner.splits import Split
     from ds2f.types import Params, Stats
 
@@ -78,7 +78,7 @@ def open_run(cfg: Config, run_dir: Path, *, split: str, which: str, console: "Co
     """
     from ds2f import tree
     from ds2f.checkpoint import load_model
-    from ds2f.runner.backend import open_backend
+    from ds2f.runner.device.backend import open_backend
     from ds2f.runner.splits import Split
 
     backend = open_backend(cfg.device)

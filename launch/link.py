@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ds2f import optim, rng, tree
 from ds2f.config import Config
-from ds2f.runner.backend import Backend
-from ds2f.runner.collectives import Group
+from ds2f.runner.device.backend import Backend
+from ds2f.runner.distributed.collectives import Group
 from ds2f.steps import Objective, init_state, objective, train_step
 from ds2f.types import Batch, Handle, Stage
 from launch.noise import draw_batch

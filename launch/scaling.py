@@ -19,7 +19,7 @@ from ds2f.errors import InputError
 from launch import flags
 
 if TYPE_CHECKING:
-    from ds2f.runner.collectives import Group
+    from ds2f.runner.distributed.collectives import Group
     from launch.link import Part, Step
 
 BASE = Config(
@@ -71,23 +71,23 @@ def main(_: list[str]) -> int | None:
     if cfg.nproc_per_node < 2:
         raise InputError(f"--nproc_per_node={cfg.nproc_per_node}: one rank sends nothing; give at least 2")
 
-    from ds2f.runner import elastic
+    from ds2f.runner.distributed import agent, worker
 
-    if elastic.is_worker():
-        return elastic.work(lambda: _run(cfg, cases))
-    return elastic.launch(cfg, [sys.executable, "-m", "launch.scaling", *sys.argv[1:]])
+    if worker.is_worker():
+        return worker.work(lambda: _run(cfg, cases))
+    return agent.launch(cfg, [sys.executable, "-m", "launch.scaling", *sys.argv[1:]])
 
 
 def _run(cfg: Config, cases: Sequence[Case]) -> int:
     from rich.console import Console
 
-    from ds2f.runner import elastic
-    from ds2f.runner.backend import open_backend
-    from ds2f.runner.collectives import open_group
+    from ds2f.runner.device.backend import open_backend
+    from ds2f.runner.distributed import worker
+    from ds2f.runner.distributed.collectives import open_group
     from ds2f.runner.run_dir import write_atomically
     from launch.link import make_step, trace_events
 
-    job = elastic.job()
+    job = worker.job()
     backend = open_backend(cfg.device, local_rank=job.local_rank, local_ranks=job.local_ranks)
     group = open_group(
         backend.collectives, device=backend.device, timeout=cfg.collective_timeout, rdzv_timeout=cfg.rdzv_timeout

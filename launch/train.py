@@ -17,27 +17,28 @@ def main(_: list[str]) -> int:
     run_dir = Path(cfg.run_dir or f"runs/{flags.flagfile_name() or 'train'}")
     cfg = attrs.evolve(cfg, run_dir=str(run_dir))
 
-    from ds2f.runner import elastic
+    from ds2f.runner.distributed import agent, worker
 
     starts_ranks = cfg.nproc_per_node > 1 or cfg.node_range != (1, 1)
-    if elastic.is_worker(starts_ranks=starts_ranks):
-        return elastic.work(lambda: train(cfg, run_dir))
+    if worker.is_worker(starts_ranks=starts_ranks):
+        return worker.work(lambda: train(cfg, run_dir))
     if starts_ranks:
-        return elastic.launch(cfg, [sys.executable, "-m", "launch.train", *sys.argv[1:]])
+        return agent.launch(cfg, [sys.executable, "-m", "launch.train", *sys.argv[1:]])
     return train(cfg, run_dir)
 
 
 def train(cfg: Config, run_dir: Path) -> int:
     """Runs one rank of the training and prints its results."""
-    from ds2f.runner import elastic, kernels
-    from ds2f.runner.backend import open_backend
-    from ds2f.runner.collectives import open_group
+    from ds2f.runner.device import autotune
+    from ds2f.runner.device.backend import open_backend
+    from ds2f.runner.distributed import worker
+    from ds2f.runner.distributed.collectives import open_group
+    from ds2f.runner.distributed.signals import Stopped
     from ds2f.runner.run_dir import claim_run_dir
-    from ds2f.runner.signals import Stopped
-    from ds2f.runner.telemetry import Relay, Telemetry
+    from ds2f.runner.telemetry import BufferedTelemetry, Telemetry
     from ds2f.runner.trainer import Trainer
 
-    job = elastic.job()
+    job = worker.job()
     backend = open_backend(cfg.device, local_rank=job.local_rank, local_ranks=job.local_ranks)
     group = open_group(
         backend.collectives, device=backend.device, timeout=cfg.collective_timeout, rdzv_timeout=cfg.rdzv_timeout
@@ -45,7 +46,7 @@ def train(cfg: Config, run_dir: Path) -> int:
 
     def kernel(cfg: Config) -> str:
         dtype = backend.policy(cfg.apex).compute
-        return kernels.choose(cfg.model, batch_size=cfg.data.batch_size, dtype=dtype, backend=backend)
+        return autotune.choose(cfg.model, batch_size=cfg.data.batch_size, dtype=dtype, backend=backend)
 
     remarks: list[str] = []
     if group.rank == 0:
@@ -67,7 +68,7 @@ def train(cfg: Config, run_dir: Path) -> int:
         checkpointing=root.checkpointing,
     )
     status = 0
-    with Telemetry(run_dir, cfg) if group.rank == 0 else Relay() as telemetry:
+    with Telemetry(run_dir, cfg) if group.rank == 0 else BufferedTelemetry() as telemetry:
         for remark in remarks:
             telemetry.say(remark)
         try:

@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> int:
         raise InputError("no recordings given: python -m launch.transcribe --run_dir=RUN FILE...")
 
     from ds2f.checkpoint import load_config, load_model
-    from ds2f.runner.backend import open_backend
-    from ds2f.runner.transcriber import Transcriber
+    from ds2f.inference.transcriber import Transcriber
+    from ds2f.runner.device.backend import open_backend
 
     run_dir = Path(chosen.run_dir)
     cfg = flags.config_from_flags(load_config(run_dir))

@@ -14,8 +14,8 @@ from launch import decoding, flags
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ds2f.inference.tuner import Trial
     from ds2f.metrics import ErrorCounts
-    from ds2f.runner.tuner import Trial
 
 flags.define(only=("data_path", "run_dir", "device", "data", "apex"))
 decoding.define()
@@ -46,7 +46,7 @@ def main(_: list[str]) -> None:
     from ds2f import decode
     from ds2f.checkpoint import load_config
     from ds2f.config import manifest_path
-    from ds2f.runner import tuner
+    from ds2f.inference import tuner
     from ds2f.runner.run_dir import write_atomically
     from ds2f.runner.telemetry import terminal
 

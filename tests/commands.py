@@ -20,7 +20,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 MEMORY = 16 << 30  # bytes of address space: what asks for all there is must not take it from others
 PRELOADED = (
-    *("ds2f.runner.trainer", "ds2f.runner.elastic", "ds2f.runner.evaluator"),
+    *("ds2f.runner.trainer", "ds2f.runner.distributed.agent", "ds2f.runner.evaluator"),
     *("orbax.checkpoint", "torch.fx.experimental.symbolic_shapes"),
     *("ds2f.data.corpora.an4", "ds2f.data.corpora.synthetic", "launch.flags", "rich.progress", "rich.traceback"),
 )

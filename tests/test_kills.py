@@ -27,8 +27,8 @@ from ds2f.config import (
     resolve,
 )
 from ds2f.runner import trainer
+from ds2f.runner.distributed.signals import Stopped
 from ds2f.runner.run_dir import claim_run_dir
-from ds2f.runner.signals import Stopped
 from ds2f.runner.telemetry import Telemetry
 
 ARCHIVE = ROOT.parent / "shared/data"

@@ -28,7 +28,7 @@ from ds2f.errors import InputError
 from ds2f.model import deepspeech2
 from ds2f.types import Params, Stats, TrainState
 
-Position = dict[str, Any]
+Progress = dict[str, Any]
 
 _LOG = logging.getLogger(__name__)
 _STATE, _POSITION = "state", "position.json"
@@ -81,7 +81,7 @@ class Checkpoints:
         """Made by whoever needs it first: the writing thread, or who reads when that thread has nothing to do."""
         return ArrayStore()
 
-    def save(self, iteration: int, state: TrainState, position: Position, *, score: float | None = None) -> None:
+    def save(self, iteration: int, state: TrainState, position: Progress, *, score: float | None = None) -> None:
         """Copies the state and has the copy written; waits only for a checkpoint that is still being written.
 
         What the file system refuses, such as on a full disk, is told to ``warn``: the checkpoints before are untouched,
@@ -158,7 +158,7 @@ class Checkpoints:
         """The numbers of all checkpoints, whole or not, the newest first."""
         return list(dict.fromkeys(entry.iteration for entry in self._retention.entries()))
 
-    def restore(self, iteration: int, like: Any, *, prefix: str = "") -> tuple[Any, Position]:
+    def restore(self, iteration: int, like: Any, *, prefix: str = "") -> tuple[Any, Progress]:
         """Reads a checkpoint into the structure of ``like``, on the CPU.
 
         Args:
@@ -174,7 +174,7 @@ class Checkpoints:
         (restored,), position = self.restore_parts(iteration, {prefix: like})
         return restored, position
 
-    def restore_parts(self, iteration: int, parts: Mapping[str, Any]) -> tuple[list[Any], Position]:
+    def restore_parts(self, iteration: int, parts: Mapping[str, Any]) -> tuple[list[Any], Progress]:
         """Reads several parts of one checkpoint: what ``restore`` gives for every prefix and tree in ``parts``."""
         self.wait()
         path = self._retention.whole(iteration)

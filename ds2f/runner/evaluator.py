@@ -9,8 +9,8 @@ from ds2f.ctc import Criterion
 from ds2f.decode import Decoder
 from ds2f.metrics import ErrorCounts
 from ds2f.precision import Policy
-from ds2f.runner.backend import Backend
-from ds2f.runner.collectives import ALONE, Group
+from ds2f.runner.device.backend import Backend
+from ds2f.runner.distributed.collectives import ALONE, Group
 from ds2f.steps import eval_step
 from ds2f.types import Batch, Params, Stats
 

@@ -5,7 +5,7 @@ from statistics import median
 
 from ds2f.config import Config
 from ds2f.errors import InputError
-from ds2f.runner.meter import Position
+from ds2f.runner.progress import TrainProgress
 
 AT_THE_FLOOR = 5  # skipped steps in a row after which a loss scale that cannot fall further is no cure
 MEMORY = 20  # log lines that the loss is compared with
@@ -16,7 +16,7 @@ class DivergedError(InputError):
     """The run cannot go on usefully; the message is a diagnosis."""
 
 
-def require_progress(position: Position, loss_scale: float, cfg: Config) -> None:
+def require_progress(position: TrainProgress, loss_scale: float, cfg: Config) -> None:
     """Looks at the steps that were skipped in a row.
 
     Args:
@@ -41,7 +41,7 @@ def require_progress(position: Position, loss_scale: float, cfg: Config) -> None
     )
 
 
-def spiked(position: Position, loss: float, factor: float) -> bool:
+def spiked(position: TrainProgress, loss: float, factor: float) -> bool:
     """Notes the loss of a log line, and returns whether it exceeds ``factor`` times the median of those before."""
     if not math.isfinite(loss):  # every step since the last line was skipped
         return False

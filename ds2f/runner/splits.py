@@ -1,5 +1,7 @@
 """A manifest opened for the runner: its utterances, the dataset made of them, and a loader."""
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 from ds2f import text
@@ -58,6 +60,19 @@ class Split(NamedTuple):
     def seconds(self) -> float:
         """Length of the recordings that are used."""
         return sum(self.utterances[example.row].duration for example in self.dataset.examples)
+
+
+def contents(splits: Mapping[str, Split]) -> dict[str, str]:
+    """A digest of every manifest's transcripts and durations, in their order, and of what is used of them."""
+    found = {}
+    for name, split in splits.items():
+        digest = hashlib.sha256()
+        for utterance in split.utterances:
+            digest.update(f"{utterance.transcript}\0{utterance.duration:.6f}\0".encode())
+        rows = ",".join(str(example.row) for example in split.dataset.examples)
+        digest.update(rows.encode())
+        found[f"the {name} utterances"] = f"{len(split.dataset.examples)} ({digest.hexdigest()[:12]})"
+    return found
 
 
 def global_batch(cfg: Config, ranks: int) -> int:

@@ -8,9 +8,9 @@ import torch
 
 from ds2f.config import Config
 from ds2f.precision import Policy
-from ds2f.runner.backend import Backend
+from ds2f.runner.device.backend import Backend
 from ds2f.runner.evaluator import Evaluation, as_results
-from ds2f.runner.meter import Position
+from ds2f.runner.progress import TrainProgress
 from ds2f.runner.splits import Split, global_batch, micro_batches
 from ds2f.runner.telemetry import duration
 
@@ -57,7 +57,7 @@ class Summary:
         return lines
 
     def epoch(
-        self, position: Position, *, loss: float, found: Evaluation | None, best: bool, speed: float, rate: float
+        self, position: TrainProgress, *, loss: float, found: Evaluation | None, best: bool, speed: float, rate: float
     ) -> str:
         """How an epoch, or what was run of it, went."""
         line = f"epoch {position.epoch}/{self.cfg.training.epochs}"
@@ -67,7 +67,7 @@ class Summary:
         return f"{line}{' *' if best else ''}  {speed:.1f} utt/s  lr {rate:.2e}"
 
     def results(
-        self, position: Position, evaluations: dict[str, Evaluation], *, steps: int, wall_seconds: float
+        self, position: TrainProgress, evaluations: dict[str, Evaluation], *, steps: int, wall_seconds: float
     ) -> dict[str, Any]:
         """What ``results.json`` holds; the README defines its fields."""
         seconds = max(position.training_seconds, 1e-9)
@@ -88,7 +88,7 @@ class Summary:
         }
         return found | {split: as_results(evaluation.counts) for split, evaluation in evaluations.items()}
 
-    def how_to_go_on(self, position: Position, *, kept: bool) -> str:
+    def how_to_go_on(self, position: TrainProgress, *, kept: bool) -> str:
         """What a run that stopped on request says last; ``kept`` is whether its checkpoint could be written."""
         state = "everything is kept" if kept else "what came after the last checkpoint is lost"
         return (

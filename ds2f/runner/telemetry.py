@@ -156,7 +156,7 @@ def _is_before(line: Mapping[str, Any], iteration: int, *, in_epoch: bool) -> bo
     return bool(line["iteration"] < iteration)
 
 
-class Relay(Telemetry):
+class BufferedTelemetry(Telemetry):
     """The voice of a rank other than 0: it writes nothing, and what it says waits for rank 0 to say it."""
 
     def __init__(self) -> None:

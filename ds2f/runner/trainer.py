@@ -11,15 +11,16 @@ from typing import Any
 from ds2f import ctc, optim, rng, tree
 from ds2f.config import Config
 from ds2f.optim import schedules
-from ds2f.runner import agreement, health
-from ds2f.runner.backend import Backend, open_backend
-from ds2f.runner.chorus import Chorus
-from ds2f.runner.collectives import ALONE, Group
+from ds2f.runner import health
+from ds2f.runner.device.backend import Backend, open_backend
+from ds2f.runner.distributed import consistency
+from ds2f.runner.distributed.collectives import ALONE, Group
+from ds2f.runner.distributed.signals import Stopped, stop_on_request
 from ds2f.runner.evaluator import Evaluation, evaluate
-from ds2f.runner.keeper import Keeper
-from ds2f.runner.meter import Meter, Position
-from ds2f.runner.signals import Stopped, stop_on_request
-from ds2f.runner.splits import Split, micro_batches
+from ds2f.runner.progress import Meter, TrainProgress
+from ds2f.runner.rank0_checkpoints import RankZeroCheckpoints
+from ds2f.runner.rank0_log import RankZeroLog
+from ds2f.runner.splits import Split, contents, micro_batches
 from ds2f.runner.summary import Summary
 from ds2f.runner.telemetry import Telemetry, duration
 from ds2f.steps import init_state, objective, train_step
@@ -55,18 +56,18 @@ class Trainer:
           InputError: when something that the configuration names cannot be used, or the ranks do not agree.
         """
         self._telemetry, self._group, self._run_dir = telemetry, group, run_dir
-        self._chorus = Chorus(telemetry, group)
+        self._rank0_log = RankZeroLog(telemetry, group)
         self._asked: list[int] = []  # signals that asked to stop
         self._saved_at = self._started = time.monotonic()
         self._backend = backend or open_backend(cfg.device)
         self._cfg = cfg
         self._policy = self._backend.policy(cfg.apex)
-        facts = {"the type of fast arithmetic": str(self._policy.compute), **agreement.flags(self._cfg)}
-        agreement.require(group, facts, remedy="Give all machines the same flags and the same version.")
+        facts = {"the type of fast arithmetic": str(self._policy.compute), **consistency.flags(self._cfg)}
+        consistency.require(group, facts, remedy="Give all machines the same flags and the same version.")
         self._summary = Summary(self._cfg, run_dir, self._policy, group.size, self._backend)
         self._criterion = partial(ctc.ctc_loss, impl=cfg.model.ctc)
         self._data = {split: self._open(split) for split in self._splits()}
-        agreement.require(group, agreement.contents(self._data), remedy="Give all machines the same data.")
+        consistency.require(group, contents(self._data), remedy="Give all machines the same data.")
         self._batches_per_epoch = self._data["train"].loader.steps
         self._schedule = schedules.from_config(
             cfg.optim,
@@ -83,14 +84,14 @@ class Trainer:
             augmentation=cfg.augmentation,
             **reduce_moments,
         )
-        self._keeper = Keeper(run_dir, cfg, group, warn=telemetry.say)
+        self._checkpoints = RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.say)
         state, self._position = self._first_state()
         self._state = self._backend.place_state(state)
         self._meter = Meter(
             self._position,
             frame_seconds=cfg.spect.window_stride,
             name=lambda row: str(self._data["train"].utterances[row].audio),
-            say=self._chorus.say,
+            say=self._rank0_log.say,
             gather=group.gather,
         )
 
@@ -103,7 +104,7 @@ class Trainer:
         """
         self._started = time.monotonic() - self._position.wall_seconds
         for line in self._summary.greeting(self._data, parameters=tree.size(self._state.params)):
-            self._chorus.say(line)
+            self._rank0_log.say(line)
         with stop_on_request() as self._asked:
             try:
                 while not self._finished():
@@ -112,16 +113,16 @@ class Trainer:
                 evaluations = self._evaluate_best()
             except _Asked:
                 self._save()
-                kept = self._keeper.close()
+                kept = self._checkpoints.close()
                 status = 128 + (self._asked[0] if self._asked else signal.SIGINT)
                 raise Stopped(self._summary.how_to_go_on(self._position, kept=kept), status) from None
         results = self._summary.results(
             self._position, evaluations, steps=int(self._state.step), wall_seconds=time.monotonic() - self._started
         )
-        self._chorus.relay()
-        self._chorus.say_left_out(self._data["train"].loader.unreadable.values())
+        self._rank0_log.relay()
+        self._rank0_log.say_left_out(self._data["train"].loader.unreadable.values())
         self._telemetry.results(results)
-        self._keeper.close()
+        self._checkpoints.close()
         for split in self._data.values():
             split.loader.close()
         return results
@@ -142,24 +143,24 @@ class Trainer:
             start_method=self._backend.start_method,
         )
         for remark in split.dataset.remarks:
-            self._chorus.say(f"{name}: {remark}")
+            self._rank0_log.say(f"{name}: {remark}")
         return split
 
-    def _first_state(self) -> tuple[TrainState, Position]:
-        cfg, position = self._cfg, Position()
+    def _first_state(self) -> tuple[TrainState, TrainProgress]:
+        cfg, position = self._cfg, TrainProgress()
         state = init_state(cfg, self._tx, key=cfg.training.seed)
         newest = None
         if cfg.checkpointing.load_auto_checkpoint:
-            state, position, newest = self._keeper.resume(state)
+            state, position, newest = self._checkpoints.resume(state)
             self._telemetry.rewind(position.iteration, in_epoch=position.batch > 0)
         if newest is not None:
-            self._chorus.say(
+            self._rank0_log.say(
                 f"going on from checkpoint {newest}: {position.epoch} epochs and {position.batch} batches are done"
             )
         elif cfg.checkpointing.continue_from:
-            state, new = self._keeper.weights_of(cfg.checkpointing.continue_from, state, init=self._tx.init)
+            state, new = self._checkpoints.weights_of(cfg.checkpointing.continue_from, state, init=self._tx.init)
             labels = f"; the output layer is new for {', '.join(map(repr, new))}" if new else ""
-            self._chorus.say(f"starting from the weights of {cfg.checkpointing.continue_from}{labels}")
+            self._rank0_log.say(f"starting from the weights of {cfg.checkpointing.continue_from}{labels}")
         return state, position
 
     def _finished(self) -> bool:
@@ -232,7 +233,7 @@ class Trainer:
         values = self._meter.read()
         if not values:
             return None
-        self._chorus.relay()
+        self._rank0_log.relay()
         values["learning_rate"] = self._learning_rate()
         self._telemetry.scalars("train", self._position.iteration, values)
         health.require_progress(self._position, values["loss_scale"], self._cfg)
@@ -245,10 +246,10 @@ class Trainer:
 
     def _roll_back(self, loss: float) -> None:
         """Takes the state of the newest checkpoint and goes on with the data that follow."""
-        state, _, newest = self._keeper.resume(tree.to(self._state, "cpu"))
+        state, _, newest = self._checkpoints.resume(tree.to(self._state, "cpu"))
         if newest is not None:
             self._state = self._backend.place_state(state)
-            self._chorus.say(
+            self._rank0_log.say(
                 f"step {self._position.iteration}: the loss rose to {loss:.2f}, more than "
                 f"{self._cfg.training.rollback_spike:g} times what it was of late; back to the state of checkpoint "
                 f"{newest}, on with the data that follow"
@@ -302,16 +303,16 @@ class Trainer:
             "epoch", position.iteration, values | {"utterances_per_second": speed, "seconds": position.training_seconds}
         )
         line = self._summary.epoch(position, loss=meter.loss, found=found, best=best, speed=speed, rate=rate)
-        self._chorus.say(line if last else f"{line}  {duration(self._seconds_left())} left")
+        self._rank0_log.say(line if last else f"{line}  {duration(self._seconds_left())} left")
         self._save(score)
 
     def _save(self, score: float | None = None) -> None:
-        agreement.require_same_params(self._group, {"params": self._state.params, "average": self._state.average})
+        consistency.require_same_params(self._group, {"params": self._state.params, "average": self._state.average})
         self._position.wall_seconds = time.monotonic() - self._started
-        self._keeper.save(self._state, self._position, score=score)
+        self._checkpoints.save(self._state, self._position, score=score)
         self._saved_at = time.monotonic()
 
     def _evaluate_best(self) -> dict[str, Evaluation]:
         """Evaluates the best model of the run on every set but the training set."""
-        best = tree.to(self._keeper.best_model(tree.to(self._state.model, "cpu")), self._backend.device)
+        best = tree.to(self._checkpoints.best_model(tree.to(self._state.model, "cpu")), self._backend.device)
         return {split: self._evaluate(split, best) for split in self._splits()[1:]}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ds2f.config import Config
 from ds2f.errors import InputError
-from ds2f.runner.backend import Backend
+from ds2f.runner.device.backend import Backend
 from ds2f.types import Batch
 from launch.bench.ours import Ours, policy_of
 from launch.bench.rivals import Rival

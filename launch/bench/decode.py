@@ -13,7 +13,7 @@ from ds2f.data import manifests
 from ds2f.decode import greedy
 from ds2f.features import num_frames
 from ds2f.model.structure import output_lengths
-from ds2f.runner.backend import open_backend
+from ds2f.runner.device.backend import open_backend
 from ds2f.types import Logits
 from launch.bench.machine import seconds_of
 from launch.bench.options import Options

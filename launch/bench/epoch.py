@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from ds2f.config import Config
-from ds2f.runner.backend import open_backend
+from ds2f.runner.device.backend import open_backend
 from ds2f.runner.splits import Split
 from launch.bench.machine import model_of
 from launch.bench.options import Options

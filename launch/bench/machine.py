@@ -13,7 +13,7 @@ import torch
 
 import ds2f
 from ds2f.config import Config
-from ds2f.runner.backend import Backend
+from ds2f.runner.device.backend import Backend
 from launch.bench.ours import policy_of
 
 

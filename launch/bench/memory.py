@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ds2f.config import Config
-from ds2f.runner.backend import open_backend
+from ds2f.runner.device.backend import open_backend
 from ds2f.types import Batch
 from launch.bench import contest
 from launch.bench.machine import model_of

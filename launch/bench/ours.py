@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ds2f import convert, ctc, optim, precision, rng
 from ds2f.config import Config
-from ds2f.runner import kernels
-from ds2f.runner.backend import Backend
+from ds2f.runner.device import autotune
+from ds2f.runner.device.backend import Backend
 from ds2f.steps import Objective, init_state, objective, train_step
 from ds2f.types import Batch
 
@@ -22,7 +22,7 @@ def policy_of(cfg: Config, backend: Backend) -> precision.Policy:
 def resolved(cfg: Config, backend: Backend) -> Config:
     """Puts the recurrent kernel that ``launch.train`` would choose here in the place of ``auto``."""
     dtype = policy_of(cfg, backend).compute
-    kernel = kernels.choose(cfg.model, batch_size=cfg.data.batch_size, dtype=dtype, backend=backend)
+    kernel = autotune.choose(cfg.model, batch_size=cfg.data.batch_size, dtype=dtype, backend=backend)
     return attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel=kernel))
 
 

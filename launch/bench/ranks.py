@@ -26,9 +26,9 @@ from torch import Tensor
 from ds2f import config, ctc, optim
 from ds2f.config import Config
 from ds2f.data.sampling import shard
-from ds2f.runner import elastic
-from ds2f.runner.backend import Backend, open_backend
-from ds2f.runner.collectives import ALONE, Group, open_group
+from ds2f.runner.device.backend import Backend, open_backend
+from ds2f.runner.distributed import agent, worker
+from ds2f.runner.distributed.collectives import ALONE, Group, open_group
 from ds2f.steps import init_state, objective, train_step
 from ds2f.types import Batch, Handle
 from launch.bench.machine import model_of, spread
@@ -67,7 +67,7 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ds2f-ranks-") as folder:
         orders = {"config": config.to_dict(cfg), "rounds": options.rounds, "warmup": options.warmup}
         Path(folder, "orders.json").write_text(json.dumps(orders), encoding="utf-8")
-        status = elastic.launch(cfg, [sys.executable, "-m", "launch.bench.ranks", folder])
+        status = agent.launch(cfg, [sys.executable, "-m", "launch.bench.ranks", folder])
         if status:
             raise RuntimeError(f"the ranks ended with status {status}")
         return model_of(cfg) | json.loads(Path(folder, "found.json").read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def _work(folder: Path) -> int:
     """One rank: measures, and rank 0 writes what was found."""
     orders = json.loads((folder / "orders.json").read_text(encoding="utf-8"))
     cfg = config.from_dict(orders["config"])
-    job = elastic.job()
+    job = worker.job()
     backend = open_backend(cfg.device, local_rank=job.local_rank, local_ranks=job.local_ranks)
     group = open_group(
         backend.collectives, device=backend.device, timeout=cfg.collective_timeout, rdzv_timeout=cfg.rdzv_timeout
@@ -273,4 +273,4 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(elastic.work(lambda: _work(Path(sys.argv[1]))))
+    sys.exit(worker.work(lambda: _work(Path(sys.argv[1]))))

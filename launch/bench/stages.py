@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ds2f import optim, tree
 from ds2f.config import Config
-from ds2f.runner.backend import Backend, open_backend
+from ds2f.runner.device.backend import Backend, open_backend
 from ds2f.steps import Objective
 from ds2f.types import Stage
 from launch.bench.machine import model_of, seconds_of

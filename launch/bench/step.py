@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import profiler
 
 from ds2f.config import Config
-from ds2f.runner.backend import Backend, open_backend
+from ds2f.runner.device.backend import Backend, open_backend
 from ds2f.types import Batch
 from launch.bench import contest
 from launch.bench.contest import Program

@@ -98,7 +98,7 @@ def test_every_part_has_its_room(name: str) -> None:
 
 
 def test_the_dropout_that_the_rivals_lack_is_refused() -> None:
-    from ds2f.runner.backend import open_backend
+    from ds2f.runner.device.backend import open_backend
     from launch.bench import contest
 
     cfg = Config(model=ModelConfig(hidden_size=4, hidden_layers=1))

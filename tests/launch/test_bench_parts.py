@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ds2f import ctc, steps, tree
 from ds2f.config import Config, DataConfig, ModelConfig, OptimConfig
 from ds2f.model import deepspeech2
-from ds2f.runner.backend import open_backend
+from ds2f.runner.device.backend import open_backend
 from launch.bench import decode, epoch, features, limit, loader, memory, stages, step
 from launch.bench.options import Options
 from launch.bench.ours import Ours

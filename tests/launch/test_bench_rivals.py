@@ -9,7 +9,7 @@ import torch
 from reference_model import ReferenceModel
 
 from ds2f.config import ApexConfig, Config, ModelConfig, OptimConfig
-from ds2f.runner.backend import open_backend
+from ds2f.runner.device.backend import open_backend
 from launch.bench import contest, rivals
 from launch.bench.rivals import Network, Rival
 from launch.noise import make_batch

@@ -8,11 +8,11 @@ import torch
 
 from ds2f import ctc, decode, tree
 from ds2f.config import ApexConfig, Config, DataConfig, ModelConfig, resolve
+from ds2f.inference.transcriber import Transcriber
 from ds2f.model import deepspeech2
-from ds2f.runner.backend import open_backend
+from ds2f.runner.device.backend import open_backend
 from ds2f.runner.evaluator import evaluate
 from ds2f.runner.splits import Split
-from ds2f.runner.transcriber import Transcriber
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 
 from ds2f import precision
 from ds2f.config import Config
-from ds2f.runner.backend import Backend
+from ds2f.runner.device.backend import Backend
 from ds2f.runner.summary import Summary
 
 

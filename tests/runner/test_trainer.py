@@ -26,11 +26,12 @@ from ds2f.config import (
     resolve,
 )
 from ds2f.errors import InputError
-from ds2f.runner import agreement, health
-from ds2f.runner.backend import open_backend
+from ds2f.runner import health
+from ds2f.runner.device.backend import open_backend
+from ds2f.runner.distributed import consistency
+from ds2f.runner.distributed.signals import Stopped
 from ds2f.runner.evaluator import evaluate
 from ds2f.runner.run_dir import claim_run_dir
-from ds2f.runner.signals import Stopped
 from ds2f.runner.splits import Split
 from ds2f.runner.telemetry import Telemetry
 from ds2f.runner.trainer import Trainer
@@ -153,7 +154,7 @@ def test_what_is_validated_kept_and_handed_out_is_the_average(tone_corpus, tmp_p
 
 def test_ranks_compare_their_averages_too(tone_corpus, tmp_path, monkeypatch):
     compared = []
-    monkeypatch.setattr(agreement, "require_same_params", lambda group, params: compared.append(params))
+    monkeypatch.setattr(consistency, "require_same_params", lambda group, params: compared.append(params))
     trainer = open_trainer(config(tone_corpus, optim=AVERAGED), tmp_path / "run")
     trainer.run()
     ours = {leaf.data_ptr() for leaf in tree.leaves((trainer._state.params, trainer._state.average))}
@@ -441,7 +442,7 @@ def test_a_run_without_a_finite_gradient_stops_with_a_diagnosis_and_keeps_its_ch
     loader.epoch = poisoned
     with pytest.raises(InputError, match="last 2 steps had no finite gradient"):
         trainer.run()
-    trainer._keeper.close()
+    trainer._checkpoints.close()
     assert tree.all_finite(checkpoint.load_model(tmp_path / "run", which="last")[1])
 
 

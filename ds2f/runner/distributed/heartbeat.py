@@ -71,14 +71,14 @@ class Place(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
-class Entry(NamedTuple):
+class RankStatus(NamedTuple):
     """One rank's line in the roll."""
 
     host: str
     pid: int
     step: int = 0  # that it has begun
     operations: int = 0  # that it has started; all ranks start the same ones in the same order
-    farewell: str = ""  # how it left; empty as long as it stays
+    exit_reason: str = ""  # how it left; empty as long as it stays
     found: str = ""  # what it found when it called the roll
 
 
@@ -98,7 +98,7 @@ def connect(place: Place, *, timeout: float) -> Store:
 
     here = socket.gethostname()
     try:
-        return within(timeout + ANSWER, enter)
+        return run_with_timeout(timeout + ANSWER, enter)
     except (RuntimeError, TimeoutError) as error:
         if "EADDRINUSE" in str(error):
             raise InputError(
@@ -138,7 +138,7 @@ def _meet(store: Store, place: Place, *, timeout: float) -> Store:
         time.sleep(0.05)
 
 
-class RollCall:
+class Heartbeat:
     """This rank's line in the roll, renewed every half second by a thread, and the reading of everybody's."""
 
     def __init__(self, store: Store, place: Place) -> None:
@@ -146,11 +146,11 @@ class RollCall:
         self._place, self._store = place, store  # on rank 0 it may be the server, which lives as long as this
         # A client each: a call that hangs in one must not hold up another.
         self._writer, self._reader = store.clone(), store.clone()  # type: ignore[attr-defined]
-        self._entry = Entry(socket.gethostname(), os.getpid())
+        self._entry = RankStatus(socket.gethostname(), os.getpid())
         self._silent: set[int] = set()
         self._left = threading.Event()
         self._write(pulse=0)
-        self._thread = threading.Thread(target=self._keep, name="ds2f-rollcall", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="ds2f-heartbeat", daemon=True)
         self._thread.start()
 
     @property
@@ -166,25 +166,25 @@ class RollCall:
         """Notes that this rank has started one more operation; the thread writes it down."""
         self._entry = self._entry._replace(operations=self._entry.operations + 1)
 
-    def leave(self, farewell: str, found: str = "") -> None:
-        """Tells the others that from now on this rank's silence means nothing; the first farewell is the one kept.
+    def leave(self, exit_reason: str, found: str = "") -> None:
+        """Tells the others that from now on this rank's silence means nothing; the first exit_reason is the one kept.
 
         Args:
-          farewell: ``left the job`` or ``gave up``.
+          exit_reason: ``left the job`` or ``gave up``.
           found: what ``findings`` said, for those who call the roll later.
         """
         if not self._left.is_set():
-            self._entry = self._entry._replace(farewell=farewell, found=found)
+            self._entry = self._entry._replace(exit_reason=exit_reason, found=found)
             self._left.set()
             self._thread.join(ANSWER)
 
-    def linger(self) -> None:
+    def wait_for_others(self) -> None:
         """Where the store ends with this process, waits until the others that live have left too."""
         keeps_the_store = self._place.rank == 0 and not self._place.kept_by_agent
         deadline = time.monotonic() + (LINGER if keeps_the_store else 0)
         while time.monotonic() < deadline:
             _, entries = self._read()
-            if all(entry.farewell or rank in self._silent for rank, entry in enumerate(entries)):
+            if all(entry.exit_reason or rank in self._silent for rank, entry in enumerate(entries)):
                 return
             time.sleep(PULSE / 10)
 
@@ -201,11 +201,11 @@ class RollCall:
     def _write(self, pulse: int) -> None:
         self._writer.set(f"roll/{self._place.rank}", json.dumps((pulse, self._entry)))
 
-    def _read(self) -> tuple[list[int], list[Entry]]:
+    def _read(self) -> tuple[list[int], list[RankStatus]]:
         """Everybody's pulse and line, by rank; no pulse for a rank that was lost before its first line."""
         lines = _peek(self._reader, [f"roll/{rank}" for rank in range(self._place.size)])
-        read = [json.loads(line) if line else (0, Entry("unknown", 0)) for line in lines]
-        return [pulse for pulse, _ in read], [Entry(*entry) for _, entry in read]
+        read = [json.loads(line) if line else (0, RankStatus("unknown", 0)) for line in lines]
+        return [pulse for pulse, _ in read], [RankStatus(*entry) for _, entry in read]
 
     def findings(self, *, broken: bool) -> str:
         """Says, after an operation failed, which ranks are silent or behind; takes two seconds or more.
@@ -214,11 +214,11 @@ class RollCall:
           broken: whether a connection broke, which a rank that merely hangs does not cause.
         """
         try:
-            return within(SILENCE + ANSWER, lambda: self._call(broken))
+            return run_with_timeout(SILENCE + ANSWER, lambda: self._call(broken))
         except (RuntimeError, TimeoutError) as error:
-            keeper = "the agent on the first machine" if self._place.kept_by_agent else "rank 0"
+            rank0_checkpoints = "the agent on the first machine" if self._place.kept_by_agent else "rank 0"
             return (
-                f"The job's store at {self._place.store}, which {keeper} keeps, does not answer "
+                f"The job's store at {self._place.store}, which {rank0_checkpoints} keeps, does not answer "
                 f"({first_sentence(error)}): that process died, hangs or is stopped, or its machine is down or cut off"
             )
 
@@ -234,8 +234,8 @@ class RollCall:
             who = f"Rank {rank} (host {entry.host}, process {entry.pid})"
             if rank == self._place.rank:
                 continue
-            if entry.farewell:
-                left.append(f"{who} {entry.farewell} at step {entry.step}: its own log says why")
+            if entry.exit_reason:
+                left.append(f"{who} {entry.exit_reason} at step {entry.step}: its own log says why")
             elif pulses[rank] == before[rank]:
                 self._silent.add(rank)
                 cause = "it died (of memory, perhaps; see its log)" if broken else "it hangs or is stopped"
@@ -268,7 +268,7 @@ def _peek(store: Store, keys: Sequence[str]) -> list[bytes]:
     return [store.get(key) if store.check([key]) else b"" for key in keys]
 
 
-def within(seconds: float, task: Callable[[], T]) -> T:
+def run_with_timeout(seconds: float, task: Callable[[], T]) -> T:
     """Runs ``task`` in a thread and returns its result, or raises ``TimeoutError`` and leaves it behind."""
     result: Future[T] = Future()
 

@@ -25,11 +25,9 @@ from torch.distributed import TCPStore
 
 from ds2f.config import Config
 from ds2f.errors import InputError
-from ds2f.runner.rendezvous import Meeting, Seat, interface
-from ds2f.runner.signals import REQUESTS, STATUSES
-from ds2f.runner.worker import GIVE_UP, PEER_LOST, Job, is_worker, job, work
-
-__all__ = ["Job", "is_worker", "job", "launch", "work"]
+from ds2f.runner.distributed.rendezvous import NodeRank, Rendezvous, interface
+from ds2f.runner.distributed.signals import REQUESTS, STATUSES
+from ds2f.runner.distributed.worker import GIVE_UP, PEER_LOST
 
 INTERVAL = 0.1  # seconds between two looks at the ranks
 MEETING = 60.0  # seconds in which machines that have met introduce themselves
@@ -49,9 +47,9 @@ def launch(cfg: Config, command: Sequence[str]) -> int:
       InputError: when the machines cannot meet.
     """
     _quieten()
-    meeting = Meeting(cfg)
+    rendezvous = Rendezvous(cfg)
     with TemporaryDirectory(prefix="ds2f-agent-") as reports:
-        agent = _Agent(cfg, command, meeting, Path(reports))
+        agent = _Agent(cfg, command, rendezvous, Path(reports))
         with agent.heeding_signals():
             return agent.run()
 
@@ -94,9 +92,9 @@ class _Rank(NamedTuple):
 class _Agent:
     """Starts, watches and ends the ranks of one machine."""
 
-    def __init__(self, cfg: Config, command: Sequence[str], meeting: Meeting, reports: Path) -> None:
-        self._cfg, self._command, self._meeting, self._reports = cfg, list(command), meeting, reports
-        self._seat = Seat(0, 0)
+    def __init__(self, cfg: Config, command: Sequence[str], rendezvous: Rendezvous, reports: Path) -> None:
+        self._cfg, self._command, self._rendezvous, self._reports = cfg, list(command), rendezvous, reports
+        self._node = NodeRank(0, 0)
         self._ranks: list[_Rank] = []
         self._total = 0  # ranks on all machines
         self._restarts = 0  # of the whole job
@@ -114,14 +112,14 @@ class _Agent:
                     return 128 + self._signal
                 if failed:
                     if not self._try_again(failed):
-                        self._meeting.close()
+                        self._rendezvous.close()
                         return 1
                 elif failed is None:
                     _say("another machine asks all to meet again; starting all ranks from the newest checkpoint")
                 elif stopped := [rank.status for rank in self._ranks if rank.status in STATUSES]:
                     return stopped[0]
                 elif self._all_finish():
-                    self._meeting.close()
+                    self._rendezvous.close()
                     return 0
                 self._end_ranks()
         except KeyboardInterrupt:
@@ -174,30 +172,30 @@ class _Agent:
 
     def _start(self) -> None:
         """Meets the other machines, agrees with them on ranks and restarts, and starts the ranks."""
-        before, cfg = self._seat, self._cfg
+        before, cfg = self._node, self._cfg
         everyone = None
         while everyone is None:  # a machine that joins and dies at once leaves the others to meet again
-            self._seat = self._meeting.join()
-            if self._lost_peer and self._seat.machines < before.machines:
+            self._node = self._rendezvous.join()
+            if self._lost_peer and self._node.group_size < before.group_size:
                 self._restarts -= 1  # a machine that leaves is no failure
             self._lost_peer = False
             everyone = self._exchange()
         counts = [machine["ranks"] for machine in everyone]
-        self._total, first = sum(counts), sum(counts[: self._seat.machine])
+        self._total, first = sum(counts), sum(counts[: self._node.group_rank])
         self._restarts = max(machine["restarts"] for machine in everyone)
         if cfg.node_range[1] > 1:
             mine = f"{first} to {first + cfg.nproc_per_node - 1}" if cfg.nproc_per_node > 1 else f"{first}"
-            machines, ranks = _count(self._seat.machines, "machine"), _count(self._total, "rank")
-            _say(f"{machines}, {ranks}; on this one ({self._meeting.address}): {mine}")
+            machines, ranks = _count(self._node.group_size, "machine"), _count(self._total, "rank")
+            _say(f"{machines}, {ranks}; on this one ({self._rendezvous.address}): {mine}")
         host, port = everyone[0]["store"]
         shared = {
             "MASTER_ADDR": host,
             "MASTER_PORT": port,
             "WORLD_SIZE": self._total,
             "LOCAL_WORLD_SIZE": cfg.nproc_per_node,
-            "GROUP_RANK": self._seat.machine,
-            "GROUP_WORLD_SIZE": self._seat.machines,
-            "TORCHELASTIC_RUN_ID": self._meeting.job,
+            "GROUP_RANK": self._node.group_rank,
+            "GROUP_WORLD_SIZE": self._node.group_size,
+            "TORCHELASTIC_RUN_ID": self._rendezvous.job,
             "TORCHELASTIC_RESTART_COUNT": self._restarts,
             "TORCHELASTIC_MAX_RESTARTS": cfg.max_restarts,
             "TORCHELASTIC_USE_AGENT_STORE": True,
@@ -210,13 +208,13 @@ class _Agent:
     def _exchange(self) -> list[dict[str, Any]] | None:
         """What every machine brings to a meeting; machine 0 brings the store of the ranks, a new one each time."""
         mine: dict[str, Any] = {"ranks": self._cfg.nproc_per_node, "restarts": self._restarts}
-        if self._seat.machine == 0:
-            self._store = TCPStore(self._meeting.address, 0, is_master=True, wait_for_workers=False)
-            mine["store"] = [self._meeting.address, self._store.port]
-        self._meeting.tell("machine", self._seat, mine)
+        if self._node.group_rank == 0:
+            self._store = TCPStore(self._rendezvous.address, 0, is_master=True, wait_for_workers=False)
+            mine["store"] = [self._rendezvous.address, self._store.port]
+        self._rendezvous.publish("machine", self._node, mine)
         deadline = time.monotonic() + MEETING
         while time.monotonic() < deadline:
-            everyone = self._meeting.told("machine", self._seat)
+            everyone = self._rendezvous.collect("machine", self._node)
             if everyone is not None:
                 return everyone
             time.sleep(INTERVAL)
@@ -229,7 +227,7 @@ class _Agent:
         threads = max(1, _cores() // self._cfg.nproc_per_node)
         # When a rank dies, torch's C++ parts print their stack on all others.
         defaults = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "FATAL"}
-        network = interface(self._meeting.address)
+        network = interface(self._rendezvous.address)
         if network:  # gloo would take what this machine's name stands for, which may be another network
             defaults["GLOO_SOCKET_IFNAME"] = network
         env = defaults | os.environ | {name: str(value) for name, value in (shared | own).items()}
@@ -253,7 +251,7 @@ class _Agent:
                 told = True
             if len(ended) == len(self._ranks) or (failed and not self._signal):
                 return failed
-            if not ended and not self._signal and self._meeting.others_wait():
+            if not ended and not self._signal and self._rendezvous.others_wait():
                 return None
 
     def _try_again(self, failed: list[_Rank]) -> bool:
@@ -282,9 +280,9 @@ class _Agent:
         """Waits for the other machines' ranks; False when they start again, and so this machine's must."""
         deadline = time.monotonic() + self._cfg.collective_timeout
         with suppress(InputError):  # who keeps the meeting place leaves when all have finished
-            self._meeting.tell("done", self._seat, True)
-            while self._meeting.told("done", self._seat) is None and time.monotonic() < deadline:
-                if self._meeting.others_wait():
+            self._rendezvous.publish("done", self._node, True)
+            while self._rendezvous.collect("done", self._node) is None and time.monotonic() < deadline:
+                if self._rendezvous.others_wait():
                     return False
                 time.sleep(INTERVAL)
         return True

@@ -3,7 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from ds2f.runner.collectives import Group
+from ds2f.runner.distributed.collectives import Group
 
 
 class ThreadGroup(Group):

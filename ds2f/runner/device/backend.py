@@ -16,7 +16,7 @@ from ds2f.config import ApexConfig
 from ds2f.errors import InputError
 from ds2f.grad import engine_for
 from ds2f.precision import Policy
-from ds2f.runner import npu
+from ds2f.runner.device import npu
 from ds2f.types import Batch, TrainState
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import torch
 
-from ds2f.runner import rollcall
-from ds2f.runner.collectives import PeerLost, open_group
+from ds2f.runner.distributed import heartbeat
+from ds2f.runner.distributed.collectives import PeerLost, open_group
 
 CPU = torch.device("cpu")
 LIMIT = 60.0  # seconds that one job may take
 
 # Forked off a server that has imported torch once, processes start in milliseconds.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch.distributed", "torch._dynamo", "ds2f.steps", "ds2f.runner.collectives"])
+_context.set_forkserver_preload(
+    ["torch.distributed", "torch._dynamo", "ds2f.steps", "ds2f.runner.distributed.collectives"]
+)
 
 
 def free_port():
@@ -85,7 +87,7 @@ def run(case, *, ranks, folder, arguments=(), spec="gloo", timeout=20.0, port=No
 def _work(case, arguments, variables, result, spec, timeout, prepare):
     os.environ.update(variables)
     torch.set_num_threads(1)
-    rollcall.PULSE, rollcall.SILENCE, rollcall.ANSWER, rollcall.LINGER = 0.15, 1.0, 2.0, 4.0  # tests are impatient
+    heartbeat.PULSE, heartbeat.SILENCE, heartbeat.ANSWER, heartbeat.LINGER = 0.15, 1.0, 2.0, 4.0  # tests are impatient
     if prepare is not None:
         prepare()
     try:

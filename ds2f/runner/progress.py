@@ -11,7 +11,7 @@ from ds2f.types import Batch, StepMetrics
 
 
 @attrs.define
-class Position:
+class TrainProgress:
     """Where a run stands; with the ``TrainState`` it is the checkpoint. All fields are JSON values."""
 
     epoch: int = 0  # epochs that are finished
@@ -48,11 +48,11 @@ class _Share(NamedTuple):
 
 
 class Meter:
-    """Counts the steps of one epoch into a ``Position`` and reads their metrics every so often, on all ranks alike."""
+    """Counts the steps of an epoch and reads their metrics now and then, on all ranks alike."""
 
     def __init__(
         self,
-        position: Position,
+        position: TrainProgress,
         *,
         frame_seconds: float,
         name: Callable[[int], str],

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ds2f.errors import InputError, WorkerDied
-from ds2f.runner.collectives import PeerLost
-from ds2f.runner.signals import REQUESTS
+from ds2f.runner.distributed.collectives import PeerLost
+from ds2f.runner.distributed.signals import REQUESTS
 
 PEER_LOST = 75  # exit status: another rank failed (EX_TEMPFAIL of sysexits.h)
 GIVE_UP = 78  # exit status: this would fail again (EX_CONFIG)

@@ -8,7 +8,7 @@ from ds2f import decode, features, tree
 from ds2f.config import Config
 from ds2f.data import audio
 from ds2f.decode import Decoder, Hypothesis
-from ds2f.runner.backend import Backend
+from ds2f.runner.device.backend import Backend
 from ds2f.steps import eval_step
 from ds2f.types import Batch, Params, Stats
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ds2f.errors import InputError
-from ds2f.runner import backend, npu
+from ds2f.runner.device import backend, npu
 from ds2f.types import Batch, LossScale, TrainState
 
 
@@ -60,7 +60,7 @@ def test_any_number_of_processes_shares_a_cpu():
 
 def test_a_cpus_memory_is_the_peak_of_the_process_in_bytes():
     code = (
-        "import torch; from ds2f.runner.backend import open_backend; opened = open_backend('cpu'); "
+        "import torch; from ds2f.runner.device.backend import open_backend; opened = open_backend('cpu'); "
         "before = opened.memory(); torch.zeros(2**28, dtype=torch.uint8).fill_(1); print(opened.memory() - before)"
     )
     # A process inherits the peak of the one that started it, so a small one comes between.
@@ -151,7 +151,7 @@ def test_auto_passes_over_an_npu_that_cannot_be_used_and_says_so_once_per_machin
         for rank in range(3):
             assert backend.open_backend(local_rank=rank, local_ranks=3).name == "cpu"
     assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("ds2f.runner.backend", "WARNING", "--device=auto passes over the NPU: there is no CANN; do this")
+        ("ds2f.runner.device.backend", "WARNING", "--device=auto passes over the NPU: there is no CANN; do this")
     ]
 
 
@@ -171,14 +171,14 @@ def test_auto_does_not_fall_back_when_there_are_npus_but_too_few(monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("torch_npu") is not None, reason="torch_npu is installed")
 def test_nothing_of_torch_npu_is_needed_or_imported_without_one():
     code = (
-        "import sys; from ds2f.runner.backend import open_backend; open_backend('auto'); "
+        "import sys; from ds2f.runner.device.backend import open_backend; open_backend('auto'); "
         "assert not [name for name in sys.modules if name.startswith('torch_npu')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 ONE_LENGTH_AFTER_A_HUNDRED_OTHERS = """
-from ds2f.runner.backend import open_backend
+from ds2f.runner.device.backend import open_backend
 open_backend("cpu")
 import torch
 with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION):

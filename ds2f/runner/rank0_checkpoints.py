@@ -14,12 +14,12 @@ from ds2f.checkpoint import Checkpoints, load_model
 from ds2f.config import Config
 from ds2f.convert import with_labels
 from ds2f.errors import InputError
-from ds2f.runner.collectives import Group
-from ds2f.runner.meter import Position
+from ds2f.runner.distributed.collectives import Group
+from ds2f.runner.progress import TrainProgress
 from ds2f.types import Params, Stats, TrainState
 
 
-class Keeper:
+class RankZeroCheckpoints:
     """The checkpoints of a run, for every rank of it. All ranks call every method, in the same order."""
 
     def __init__(self, run_dir: Path, cfg: Config, group: Group, *, warn: Callable[[str], None]) -> None:
@@ -50,7 +50,7 @@ class Keeper:
                     "--checkpointing.load_auto_checkpoint and its --run_dir. Otherwise give another folder."
                 )
 
-    def resume(self, fresh: TrainState) -> tuple[TrainState, Position, int | None]:
+    def resume(self, fresh: TrainState) -> tuple[TrainState, TrainProgress, int | None]:
         """The state of the newest checkpoint on every rank, or ``fresh`` where there is none.
 
         Args:
@@ -59,16 +59,16 @@ class Keeper:
         Returns:
           The state, the position, and the number of the checkpoint that they are from.
         """
-        state, position, newest = fresh, Position(), None
+        state, position, newest = fresh, TrainProgress(), None
         if self._checkpoints is not None:
             newest = self._checkpoints.find("last")
             if newest is not None:
                 state, stored = self._checkpoints.restore(newest, fresh)
-                position = Position(**stored)
+                position = TrainProgress(**stored)
                 if not self._cfg.apex.dynamic:
                     state = state._replace(loss_scale=fresh.loss_scale)  # what the flag says now
         newest, values = self._group.gather((newest, attrs.asdict(position)))[0]
-        return self._group.broadcast(state), Position(**values), newest
+        return self._group.broadcast(state), TrainProgress(**values), newest
 
     def weights_of(self, other: Path | str, fresh: TrainState, *, init: Any) -> tuple[TrainState, tuple[str, ...]]:
         """The best weights of another run on every rank, with a new optimizer state and averages that start there.
@@ -105,7 +105,7 @@ class Keeper:
         average = optim.average.init(params, stats) if fresh.average else ()
         return fresh._replace(params=params, stats=stats, opt_state=init(params), average=average), new
 
-    def save(self, state: TrainState, position: Position, *, score: float | None = None) -> None:
+    def save(self, state: TrainState, position: TrainProgress, *, score: float | None = None) -> None:
         """Writes a checkpoint on rank 0; the others go on."""
         if self._checkpoints is not None:
             self._checkpoints.save(position.iteration, state, attrs.asdict(position), score=score)

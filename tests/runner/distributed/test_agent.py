@@ -22,8 +22,8 @@ from waiting import wait_for
 from ds2f import checkpoint, tree
 from ds2f.config import Config
 from ds2f.errors import InputError
-from ds2f.runner import elastic, rendezvous
-from ds2f.runner.rendezvous import Meeting
+from ds2f.runner.distributed import agent, rendezvous
+from ds2f.runner.distributed.rendezvous import Rendezvous
 
 TELL_ENVIRONMENT = """
 names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE",
@@ -90,7 +90,7 @@ def test_ranks_share_the_cores_unless_the_user_says_otherwise(monkeypatch, capfd
     if users:
         monkeypatch.setenv("OMP_NUM_THREADS", users)
     command = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
-    assert elastic.launch(Config(nproc_per_node=3), command) == 0
+    assert agent.launch(Config(nproc_per_node=3), command) == 0
     assert capfd.readouterr().out.split() == [threads] * 3
 
 
@@ -133,7 +133,7 @@ def test_a_request_to_stop_while_ranks_start_ends_them_without_a_word_of_python(
 def test_a_request_to_stop_between_the_starts_of_two_ranks_reaches_all(capfd):
     wait = 'import signal; print("asked" if signal.sigtimedwait({signal.SIGINT}, 30) else "never asked")'
     command = ["sh", "-c", f"test $RANK != 0 || kill -INT $PPID; exec {sys.executable} -c '{wait}'"]
-    assert elastic.launch(Config(nproc_per_node=16), command) == 130
+    assert agent.launch(Config(nproc_per_node=16), command) == 130
     said = capfd.readouterr()
     assert "stopping: the ranks finish their step" in said.err
     assert said.out.replace("\n", "") == "asked" * 16  # lines of processes may run into each other
@@ -162,12 +162,12 @@ def several(**settings):
 @pytest.mark.parametrize("endpoint", ["10.0.0.1", "10.0.0.1:", ":29500", "10.0.0.1:port", "10.0.0.1:70000"])
 def test_an_endpoint_is_a_host_and_a_port(endpoint):
     with pytest.raises(InputError, match=f"--rdzv_endpoint={endpoint}: not HOST:PORT"):
-        Meeting(several(rdzv_endpoint=endpoint))
+        Rendezvous(several(rdzv_endpoint=endpoint))
 
 
 def test_an_unknown_host_is_said_at_once():
     with pytest.raises(InputError, match=r"no-such-host\.invalid:29500 cannot be reached from this machine"):
-        Meeting(several(rdzv_endpoint="no-such-host.invalid:29500", rdzv_timeout=600.0))
+        Rendezvous(several(rdzv_endpoint="no-such-host.invalid:29500", rdzv_timeout=600.0))
 
 
 def test_a_machine_without_a_meeting_place_is_waited_for_and_then_named(monkeypatch):
@@ -175,7 +175,7 @@ def test_a_machine_without_a_meeting_place_is_waited_for_and_then_named(monkeypa
     port = free_port()
     before = time.monotonic()
     with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port} does not answer within 1 s.*firewall"):
-        Meeting(several(rdzv_endpoint=f"127.0.0.1:{port}"))
+        Rendezvous(several(rdzv_endpoint=f"127.0.0.1:{port}"))
     assert time.monotonic() - before >= 1
 
 
@@ -200,9 +200,9 @@ def test_a_port_that_another_service_uses_is_named(tmp_path):
             for port, endpoint in where.items()
         }
         assert [agent.end(40) for agent in agents.values()] == [1, 1]
-    for port, agent in agents.items():
-        assert f"toy: --rdzv_endpoint={where[port]} is taken" in agent.said
-        assert len(agent.said.splitlines()) == 1, agent.said
+    for port, started in agents.items():
+        assert f"toy: --rdzv_endpoint={where[port]} is taken" in started.said
+        assert len(started.said.splitlines()) == 1, started.said
 
 
 def test_too_few_machines_are_an_error_that_names_other_jobs_at_the_same_place():
@@ -210,7 +210,7 @@ def test_too_few_machines_are_an_error_that_names_other_jobs_at_the_same_place()
 
     def come(job):
         try:
-            Meeting(several(rdzv_endpoint=f"127.0.0.1:{port}", rdzv_id=job, rdzv_timeout=3.0)).join()
+            Rendezvous(several(rdzv_endpoint=f"127.0.0.1:{port}", rdzv_id=job, rdzv_timeout=3.0)).join()
         except InputError as error:
             problems[job] = str(error)
 
@@ -227,16 +227,16 @@ def test_too_few_machines_are_an_error_that_names_other_jobs_at_the_same_place()
 def test_etcd_needs_its_client_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "etcd", None)
     with pytest.raises(InputError, match=r"needs python-etcd: pip install 'ds2f\[etcd\]'"):
-        Meeting(several(rdzv_backend="etcd-v2", rdzv_endpoint="127.0.0.1:2379"))
+        Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint="127.0.0.1:2379"))
 
 
 def test_what_is_no_etcd_server_is_said():
     pytest.importorskip("etcd")
     port = free_port()
     with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}: no etcd server answers there"):
-        Meeting(several(rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}"))
+        Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}"))
     with other_service(mute=False) as port, pytest.raises(InputError, match="what answers there is no etcd server"):
-        Meeting(several(rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}"))
+        Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}"))
 
 
 @contextlib.contextmanager
@@ -266,7 +266,7 @@ def etcd_server(folder, *options):
 
 def test_an_etcd_server_without_the_old_api_is_said_with_the_remedy(tmp_path):
     with etcd_server(tmp_path) as port, pytest.raises(InputError, match=r"without the v2 API.*--enable-v2"):
-        Meeting(several(rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}"))
+        Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}"))
 
 
 def test_on_etcd_a_job_that_has_ended_stays_ended_and_leaves_nothing_to_its_namesake(tmp_path):
@@ -276,12 +276,12 @@ def test_on_etcd_a_job_that_has_ended_stays_ended_and_leaves_nothing_to_its_name
 
         client = etcd.Client("127.0.0.1", port)
         client.write("/torch/elastic/store/job/old", "what a job of this name said last week")
-        first = Meeting(cfg)
+        first = Rendezvous(cfg)
         with pytest.raises(etcd.EtcdKeyNotFound):
             client.read("/torch/elastic/store/job/old")
         first.close()
         with pytest.raises(InputError, match=r"has ended.*another --rdzv_id"):
-            Meeting(cfg).join()
+            Rendezvous(cfg).join()
 
 
 def test_an_address_belongs_to_an_interface():

@@ -7,7 +7,7 @@ import torch
 
 from ds2f.config import ModelConfig
 from ds2f.model import layers, recurrent
-from ds2f.runner.backend import Backend
+from ds2f.runner.device.backend import Backend
 
 _log = logging.getLogger(__name__)
 _FRAMES = 32  # of the layer that is timed: all candidates take them one by one

@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ds2f import tree
-from ds2f.runner import npu
-from ds2f.runner.rollcall import PeerLost, Place, RollCall, connect, first_sentence, within
+from ds2f.runner.device import npu
+from ds2f.runner.distributed.heartbeat import Heartbeat, PeerLost, Place, connect, first_sentence, run_with_timeout
 from ds2f.types import SINGLE, Handle
 
 __all__ = ["ALONE", "Group", "PeerLost", "Vote", "open_group"]
@@ -126,7 +126,7 @@ class _Distributed(Group):
     def __init__(self, spec: str, store: dist.Store, place: Place, *, device: torch.device, timeout: float) -> None:
         self.rank, self.size = place.rank, place.size
         self._spec, self._timeout = spec, timeout
-        self._rollcall = RollCall(store, place)
+        self._heartbeat = Heartbeat(store, place)
         self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
         self._lost: PeerLost | None = None
         self._host: Any = None
@@ -181,13 +181,13 @@ class _Distributed(Group):
         return Vote(self._start(ballot, dist.ReduceOp.MAX, self._host), ballot)
 
     def beat(self, progress: int) -> None:
-        self._rollcall.beat(progress)
+        self._heartbeat.beat(progress)
 
     def close(self) -> None:
-        self._rollcall.leave("left the job")
+        self._heartbeat.leave("left the job")
         if self._lost is None:
             dist.destroy_process_group()
-            self._rollcall.linger()
+            self._heartbeat.wait_for_others()
 
     def _start(self, buffer: Tensor, operation: dist.ReduceOp.RedOpType, group: Any = None) -> Handle:
         if not buffer.is_contiguous():
@@ -203,13 +203,13 @@ class _Distributed(Group):
         if self._lost is not None:
             raise self._lost
         if starts:
-            self._rollcall.count()
+            self._heartbeat.count()
         try:
             yield
         except RuntimeError as error:
             self._lost = self._explain(first_sentence(error))
             self._hang_up()
-            self._rollcall.linger()
+            self._heartbeat.wait_for_others()
             raise self._lost from error
 
     def _explain(self, reason: str) -> PeerLost:
@@ -220,10 +220,12 @@ class _Distributed(Group):
             happened, broken = "a connection broke", True
         else:
             happened = "an operation failed"
-        found = self._rollcall.findings(broken=broken)
-        self._rollcall.leave("gave up", found)
+        found = self._heartbeat.findings(broken=broken)
+        self._heartbeat.leave("gave up", found)
         hccl = f" {npu.explain_hccl(reason)}" if "hccl" in self._spec else ""
-        return PeerLost(f"rank {self.rank} at step {self._rollcall.step}: {happened}. {found}. (torch: {reason}){hccl}")
+        return PeerLost(
+            f"rank {self.rank} at step {self._heartbeat.step}: {happened}. {found}. (torch: {reason}){hccl}"
+        )
 
     def _hang_up(self) -> None:
         """Closes the connections on the host, so that all ranks notice at once and not only when this process ends.
@@ -235,7 +237,7 @@ class _Distributed(Group):
         group, self._host = self._host, None
         if group is not None:
             with suppress(TimeoutError, RuntimeError):  # what does not close now does at the end of the process
-                within(1.0, lambda: dist.destroy_process_group(None if self._spec == "gloo" else group))
+                run_with_timeout(1.0, lambda: dist.destroy_process_group(None if self._spec == "gloo" else group))
 
 
 class _Handle:

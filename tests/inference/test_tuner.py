@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds2f import decode
+from ds2f.inference import tuner
 from ds2f.metrics import ErrorCounts
-from ds2f.runner import tuner
 from ds2f.types import Logits
 
 

@@ -1,6 +1,5 @@
 """What all ranks must have in common, found out before the first step rather than after a night of training."""
 
-import hashlib
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +9,7 @@ import torch
 from ds2f import config, tree
 from ds2f.config import Config
 from ds2f.errors import InputError
-from ds2f.runner.collectives import Group
-from ds2f.runner.splits import Split
+from ds2f.runner.distributed.collectives import Group
 
 # What may differ: where things lie and who takes part. All else decides the numbers.
 _PRIVATE = {"data_path", "run_dir", "device", "nproc_per_node", "nnodes", "max_restarts", "collective_timeout"}
@@ -30,19 +28,6 @@ def flags(cfg: Config) -> dict[str, Any]:
         for name, value in flat.items()
         if name not in _PRIVATE and not name.startswith(_PRIVATE_SECTIONS)
     }
-
-
-def contents(splits: Mapping[str, Split]) -> dict[str, str]:
-    """A digest of every manifest's transcripts and durations, in their order, and of what is used of them."""
-    found = {}
-    for name, split in splits.items():
-        digest = hashlib.sha256()
-        for utterance in split.utterances:
-            digest.update(f"{utterance.transcript}\0{utterance.duration:.6f}\0".encode())
-        rows = ",".join(str(example.row) for example in split.dataset.examples)
-        digest.update(rows.encode())
-        found[f"the {name} utterances"] = f"{len(split.dataset.examples)} ({digest.hexdigest()[:12]})"
-    return found
 
 
 def require(group: Group, facts: Mapping[str, Any], *, remedy: str) -> None:

@@ -9,19 +9,19 @@ from threads import in_ranks
 
 from ds2f.config import Config, DataConfig, ModelConfig, OptimConfig
 from ds2f.errors import InputError
-from ds2f.runner import agreement
-from ds2f.runner.splits import Split
+from ds2f.runner.distributed import consistency
+from ds2f.runner.splits import Split, contents
 
 
 def test_ranks_that_agree_go_on():
-    assert in_ranks(3, lambda group: agreement.require(group, {"a": 1}, remedy="")) == [None] * 3
+    assert in_ranks(3, lambda group: consistency.require(group, {"a": 1}, remedy="")) == [None] * 3
 
 
 def test_a_difference_is_named_on_every_rank_with_flag_rank_and_both_values():
     def work(group):
         rate = 1e-3 if group.rank == 2 else 1e-4
         cfg = Config(optim=OptimConfig(learning_rate=rate, schedule="constant"), data_path=f"node{group.rank}")
-        agreement.require(group, agreement.flags(cfg), remedy="Mend it.")
+        consistency.require(group, consistency.flags(cfg), remedy="Mend it.")
 
     errors = in_ranks(4, work)
     assert all(isinstance(error, InputError) for error in errors)
@@ -46,11 +46,11 @@ def test_a_difference_is_named_on_every_rank_with_flag_rank_and_both_values():
     ],
 )
 def test_where_things_lie_may_differ(change):
-    assert agreement.flags(attrs.evolve(Config(), **change)) == agreement.flags(Config())
+    assert consistency.flags(attrs.evolve(Config(), **change)) == consistency.flags(Config())
 
 
 def test_every_setting_that_decides_numbers_is_compared():
-    flags = agreement.flags(Config())
+    flags = consistency.flags(Config())
     for name in ("--model.hidden_size", "--training.seed", "--data.batch_size", "--apex.opt_level", "--spect.window"):
         assert name in flags
 
@@ -66,7 +66,7 @@ def test_other_transcripts_or_recordings_on_one_rank_are_noticed(tone_corpus, tm
             model=ModelConfig(hidden_size=8, hidden_layers=1),
         )
         splits = {name: Split.open(name, cfg, train=name == "train") for name in ("train", "val")}
-        found = agreement.contents(splits)
+        found = contents(splits)
         for split in splits.values():
             split.loader.close()
         return found
@@ -79,12 +79,12 @@ def test_other_transcripts_or_recordings_on_one_rank_are_noticed(tone_corpus, tm
 
 def test_parameters_that_part_by_one_bit_are_noticed():
     params = {"output": {"weight": torch.ones(3, 2)}, "conv": {"bias": torch.zeros(5)}}
-    assert in_ranks(2, lambda group: agreement.require_same_params(group, params)) == [None, None]
+    assert in_ranks(2, lambda group: consistency.require_same_params(group, params)) == [None, None]
 
     def work(group):
         weight = params["output"]["weight"].clone()
         weight.view(torch.int32)[1, 1] += group.rank
-        agreement.require_same_params(group, {**params, "output": {"weight": weight}})
+        consistency.require_same_params(group, {**params, "output": {"weight": weight}})
 
     for error in in_ranks(2, work):
         assert isinstance(error, RuntimeError)

@@ -16,8 +16,8 @@ from job import CPU, environment, free_port, run, start
 from ds2f import tree
 from ds2f.errors import InputError
 from ds2f.grad import value_and_grad
-from ds2f.runner import collectives, rollcall
-from ds2f.runner.collectives import ALONE, PeerLost, open_group
+from ds2f.runner.distributed import collectives, heartbeat
+from ds2f.runner.distributed.collectives import ALONE, PeerLost, open_group
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int32, torch.int64]
 WIDE = [torch.float32, torch.float64]
@@ -181,7 +181,7 @@ def lose_a_rank(group, how):
     for step in range(10, 15):
         group.beat(step)
         if step == 12 and group.rank == 1:
-            time.sleep(2 * rollcall.PULSE)  # steps take longer than in a test
+            time.sleep(2 * heartbeat.PULSE)  # steps take longer than in a test
             if how == "late":
                 time.sleep(3)
                 return None
@@ -238,24 +238,24 @@ def keep_a_store(port):
     del store
 
 
-def outlive_the_store(group, keeper):
+def outlive_the_store(group, rank0_checkpoints):
     group.gather(None)
     if group.rank == 0:
-        os.kill(keeper, signal.SIGKILL)
+        os.kill(rank0_checkpoints, signal.SIGKILL)
     sums = []
     for step in range(4):
         group.beat(step)
         sums += group.sum([step])
-        time.sleep(rollcall.PULSE / 2)
+        time.sleep(heartbeat.PULSE / 2)
     return sums
 
 
 def test_steps_go_on_when_the_store_takes_no_more_signs_of_life(tmp_path):
     port = free_port()
-    keeper = start(keep_a_store, port)
+    rank0_checkpoints = start(keep_a_store, port)
     agent = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
-    results = run(outlive_the_store, ranks=2, folder=tmp_path, arguments=(keeper.pid,), port=port, **agent)
-    keeper.join()
+    results = run(outlive_the_store, ranks=2, folder=tmp_path, arguments=(rank0_checkpoints.pid,), port=port, **agent)
+    rank0_checkpoints.join()
     assert results == [[0.0, 2.0, 4.0, 6.0]] * 2
 
 
@@ -295,8 +295,8 @@ def test_a_rank_that_cannot_reach_the_store_says_where_it_looked_and_what_to_che
 
 
 def test_a_port_where_somebody_else_listens_is_not_waited_for_without_end(monkeypatch):
-    monkeypatch.setattr(rollcall, "ANSWER", 0.5)
-    with rollcall.socket.socket() as mute:
+    monkeypatch.setattr(heartbeat, "ANSWER", 0.5)
+    with heartbeat.socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         with pytest.raises(PeerLost, match=f"store at 127.0.0.1:{mute.getsockname()[1]} within 0.5 s"):
@@ -304,7 +304,7 @@ def test_a_port_where_somebody_else_listens_is_not_waited_for_without_end(monkey
 
 
 def test_a_port_that_rank_0_cannot_open_is_named(monkeypatch):
-    with rollcall.socket.socket() as other:
+    with heartbeat.socket.socket() as other:
         other.bind(("", 0))
         other.listen()
         port = other.getsockname()[1]
@@ -330,8 +330,8 @@ def test_ranks_meet_in_a_part_of_the_store_that_no_earlier_incarnation_used():
     agent = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
     def enter(rank, size, timeout=5.0):
-        place = rollcall.Place(rank, size, "127.0.0.1", agent.port, kept_by_agent=True)
-        return rollcall.connect(place, timeout=timeout)
+        place = heartbeat.Place(rank, size, "127.0.0.1", agent.port, kept_by_agent=True)
+        return heartbeat.connect(place, timeout=timeout)
 
     def incarnation(size):
         with ThreadPoolExecutor(size) as pool:

@@ -30,21 +30,21 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
 
 from ds2f.config import Config
 from ds2f.errors import InputError
-from ds2f.runner.rollcall import within
+from ds2f.runner.distributed.heartbeat import run_with_timeout
 
 LAST_CALL = 10.0  # seconds that machines wait for more once the fewest are there
 PATIENCE = 12.0  # seconds that a silent meeting place is forgiven: below the 15 after which a machine counts as gone
 ANSWER = 5.0  # seconds within which a server answers
 
 
-class Seat(NamedTuple):
+class NodeRank(NamedTuple):
     """What one meeting agreed on."""
 
-    machine: int  # this machine's number
-    machines: int
+    group_rank: int  # this machine's number
+    group_size: int  # how many machines there are
 
 
-class Meeting:
+class Rendezvous:
     """The meeting place of a job's machines, as one of them sees it."""
 
     def __init__(self, cfg: Config) -> None:
@@ -87,7 +87,7 @@ class Meeting:
         self._visited = store
         return store, C10dRendezvousBackend(store, self.job)
 
-    def join(self) -> Seat:
+    def join(self) -> NodeRank:
         """Waits until enough machines have come, and returns how many and which of them this is.
 
         Raises:
@@ -104,24 +104,24 @@ class Meeting:
                 "up, see its log. A new job needs another --rdzv_id."
             ) from error
         self._store = info.store
-        return Seat(info.rank, info.world_size)
+        return NodeRank(info.rank, info.world_size)
 
-    def tell(self, topic: str, seat: Seat, value: Any) -> None:
+    def publish(self, topic: str, node: NodeRank, value: Any) -> None:
         """Tells the machines that have met something.
 
         Raises:
           InputError: when the meeting place is lost.
         """
         with self._translated():
-            self._store.set(f"{topic}/{seat.machine}", json.dumps(value))
+            self._store.set(f"{topic}/{node.group_rank}", json.dumps(value))
 
-    def told(self, topic: str, seat: Seat) -> list[Any] | None:
+    def collect(self, topic: str, node: NodeRank) -> list[Any] | None:
         """What all machines said on a topic, by machine; None while somebody's word is missing.
 
         Raises:
           InputError: when the meeting place is lost.
         """
-        keys = [f"{topic}/{machine}" for machine in range(seat.machines)]
+        keys = [f"{topic}/{machine}" for machine in range(node.group_size)]
         with self._translated():
             return [json.loads(self._store.get(key)) for key in keys] if self._store.check(keys) else None
 
@@ -245,7 +245,7 @@ def _open_tcp(host: str, port: int, *, patience: float) -> TCPStore:
                 ) from error
             time.sleep(0.5)
     try:
-        store = within(
+        store = run_with_timeout(
             ANSWER + 1, partial(TCPStore, host, port, timeout=timedelta(seconds=ANSWER), wait_for_workers=False)
         )
         store.set_timeout(timedelta(seconds=60))

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LIMIT = 90.0  # seconds that one agent may take
 
 # Ranks that sum a number step after step, and do at each step what MISCHIEF says.
@@ -19,14 +19,14 @@ os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"  # as launchers do
 import torch
 from ds2f.config import Config
 from ds2f.errors import InputError
-from ds2f.runner import elastic
-from ds2f.runner.collectives import open_group
+from ds2f.runner.distributed import agent, worker
+from ds2f.runner.distributed.collectives import open_group
 
 def tell(text):
     os.write(1, f"{text}\\n".encode())  # in one piece
 
 def train():
-    job = elastic.job()
+    job = worker.job()
     timeout = float(os.environ.get("TIMEOUT", "30"))
     group = open_group("gloo", device=torch.device("cpu"), timeout=timeout, rdzv_timeout=30)
     tell(f"rank {group.rank} of {group.size} is process {os.getpid()} after {job.restarts} restarts")
@@ -41,11 +41,11 @@ def train():
     return 0
 
 if __name__ == "__main__":
-    if elastic.is_worker():
-        sys.exit(elastic.work(train))
+    if worker.is_worker():
+        sys.exit(worker.work(train))
     try:
         cfg = Config(**ast.literal_eval(sys.argv[1]))
-        sys.exit(elastic.launch(cfg, [sys.executable, *sys.argv]))
+        sys.exit(agent.launch(cfg, [sys.executable, *sys.argv]))
     except InputError as error:
         print(f"toy: {error}", file=sys.stderr)
         sys.exit(1)

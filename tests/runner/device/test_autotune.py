@@ -10,8 +10,8 @@ from ds2f import config
 from ds2f.config import ApexConfig, CheckpointingConfig, Config, ModelConfig
 from ds2f.errors import InputError
 from ds2f.model import recurrent
-from ds2f.runner import kernels
-from ds2f.runner.backend import Backend
+from ds2f.runner.device import autotune
+from ds2f.runner.device.backend import Backend
 from ds2f.runner.run_dir import claim_run_dir
 
 FAST_HALF = Backend("cpu", torch.device("cpu"), "CPU with fast bf16", torch.bfloat16, "func")
@@ -26,7 +26,7 @@ def speeds(monkeypatch):
 
     def found(**seconds):
         monkeypatch.setattr(
-            kernels, "_measure", lambda candidates, *_, **__: {name: seconds[name] for name in candidates}
+            autotune, "_measure", lambda candidates, *_, **__: {name: seconds[name] for name in candidates}
         )
 
     found()
@@ -35,7 +35,7 @@ def speeds(monkeypatch):
 
 @pytest.mark.parametrize("kernel", recurrent.KERNELS)
 def test_a_kernel_that_was_asked_for_is_taken_unmeasured(speeds, kernel):
-    assert kernels.choose(attrs.evolve(MODEL, kernel=kernel), backend=FAST_HALF, **SHAPE) == kernel
+    assert autotune.choose(attrs.evolve(MODEL, kernel=kernel), backend=FAST_HALF, **SHAPE) == kernel
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ def test_a_kernel_that_was_asked_for_is_taken_unmeasured(speeds, kernel):
     ],
 )
 def test_without_a_rival_the_fused_operator_is_taken_unmeasured(speeds, model, backend, dtype):
-    assert kernels.choose(model, batch_size=2, dtype=dtype, backend=backend) == "fused"
+    assert autotune.choose(model, batch_size=2, dtype=dtype, backend=backend) == "fused"
 
 
 def test_the_hoisted_kernel_must_win_clearly(speeds):
     speeds(fused=1.0, hoisted=0.9)
-    assert kernels.choose(MODEL, backend=FAST_HALF, **SHAPE) == "hoisted"
+    assert autotune.choose(MODEL, backend=FAST_HALF, **SHAPE) == "hoisted"
     speeds(fused=1.0, hoisted=0.98)
-    assert kernels.choose(MODEL, backend=FAST_HALF, **SHAPE) == "fused"
+    assert autotune.choose(MODEL, backend=FAST_HALF, **SHAPE) == "fused"
 
 
 def test_the_measurement_sees_which_kernel_is_slow(monkeypatch):
@@ -69,7 +69,7 @@ def test_the_measurement_sees_which_kernel_is_slow(monkeypatch):
         return kernel
 
     monkeypatch.setitem(recurrent.KERNELS, "hoisted", slow)
-    found = kernels._measure(("fused", "hoisted"), MODEL, batch_size=1, dtype=torch.float32, backend=PLAIN)
+    found = autotune._measure(("fused", "hoisted"), MODEL, batch_size=1, dtype=torch.float32, backend=PLAIN)
     assert found["hoisted"] > max(0.2, found["fused"])
 
 
@@ -81,7 +81,7 @@ def test_a_kernel_that_does_not_run_here_is_left_aside_and_named(monkeypatch, ca
         return kernel
 
     monkeypatch.setitem(recurrent.KERNELS, "hoisted", broken)
-    assert kernels.choose(MODEL, batch_size=1, dtype=torch.bfloat16, backend=FAST_HALF) == "fused"
+    assert autotune.choose(MODEL, batch_size=1, dtype=torch.bfloat16, backend=FAST_HALF) == "fused"
     assert "hoisted does not run here and is left aside: no such operator" in caplog.text
 
 

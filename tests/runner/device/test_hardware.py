@@ -8,7 +8,7 @@ from ds2f import optim, precision, steps, tree
 from ds2f.config import ApexConfig, Config, ModelConfig, OptimConfig, TrainingConfig
 from ds2f.errors import InputError
 from ds2f.model import deepspeech2
-from ds2f.runner.backend import open_backend
+from ds2f.runner.device.backend import open_backend
 from ds2f.types import Batch
 
 pytestmark = pytest.mark.hardware

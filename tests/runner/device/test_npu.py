@@ -19,12 +19,12 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from ds2f import optim, precision, steps, tree
 from ds2f.config import ApexConfig, Config, ModelConfig, TrainingConfig
 from ds2f.errors import InputError
-from ds2f.runner import npu
-from ds2f.runner.backend import open_backend
+from ds2f.runner.device import npu
+from ds2f.runner.device.backend import open_backend
 from ds2f.types import Batch
 
-ROOT = Path(__file__).parents[2]
-SHIM = [ROOT / "ds2f" / "runner" / "npu.py", ROOT / "ds2f" / "runner" / "backend.py"]
+ROOT = Path(__file__).parents[3]
+SHIM = [ROOT / "ds2f" / "runner" / "device" / "npu.py", ROOT / "ds2f" / "runner" / "device" / "backend.py"]
 RELEASE = torch.__version__.split("+")[0]
 
 

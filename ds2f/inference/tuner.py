@@ -11,7 +11,7 @@ from ds2f.config import ModelConfig
 from ds2f.decode import Decoder
 from ds2f.metrics import ErrorCounts
 from ds2f.precision import Policy
-from ds2f.runner.backend import Backend
+from ds2f.runner.device.backend import Backend
 from ds2f.runner.splits import Split
 from ds2f.steps import eval_step
 from ds2f.types import Logits, Params, Stats

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from ds2f.runner.collectives import Group
+from ds2f.runner.distributed.collectives import Group
 from ds2f.runner.telemetry import Telemetry
 
 
-class Chorus:
+class RankZeroLog:
     """The telemetry of every rank, heard through rank 0's."""
 
     def __init__(self, telemetry: Telemetry, group: Group) -> None:

@@ -3,7 +3,7 @@
 import torch
 from threads import in_ranks
 
-from ds2f.runner.meter import Meter, Position
+from ds2f.runner.progress import Meter, TrainProgress
 from ds2f.types import Batch, StepMetrics
 
 
@@ -24,7 +24,7 @@ def read(per_rank):
     """Each rank counts its steps, ``(ids, losses, finite)``, and reads; returns the positions and what was said."""
 
     def work(group):
-        said, position = [], Position()
+        said, position = [], TrainProgress()
         meter = Meter(position, frame_seconds=0.01, name=lambda row: f"u{row}", say=said.append, gather=group.gather)
         for ids, losses, finite in per_rank[group.rank]:
             meter.count([make_batch(ids)], metrics(losses, finite=finite))

@@ -1,0 +1,1 @@
+"""Ranks and machines: starting them, rendezvous, heartbeat, collectives, consistency."""
