@@ -93,7 +93,7 @@ def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
     )
 
 
-def align(said: Sequence[str], heard: Sequence[str]) -> list[Pair]:
+def edit_path(said: Sequence[str], heard: Sequence[str]) -> list[Pair]:
     """Lays what was heard beside what was said, with as few errors as ``count_errors`` counts.
 
     Of the alignments with the fewest errors it is one with the most hits, and of those one whose substitutions are

@@ -20,7 +20,7 @@ from launch import flags
 
 if TYPE_CHECKING:
     from ds2f.runner.distributed.collectives import Group
-    from launch.link import Part, Step
+    from launch.slow_network import StageTime, TimedStep
 
 BASE = Config(
     nproc_per_node=2,
@@ -85,7 +85,7 @@ def _run(cfg: Config, cases: Sequence[Case]) -> int:
     from ds2f.runner.distributed import worker
     from ds2f.runner.distributed.collectives import open_group
     from ds2f.runner.run_dir import write_atomically
-    from launch.link import make_step, trace_events
+    from launch.slow_network import make_step, trace_events
 
     job = worker.job()
     backend = open_backend(cfg.device, local_rank=job.local_rank, local_ranks=job.local_ranks)
@@ -106,7 +106,9 @@ def _run(cfg: Config, cases: Sequence[Case]) -> int:
     return 0
 
 
-def measure(take: "Callable[..., Step]", group: "Group", *, rounds: int, delay: float) -> "tuple[dict[str, Any], Step]":
+def measure(
+    take: "Callable[..., TimedStep]", group: "Group", *, rounds: int, delay: float
+) -> "tuple[dict[str, Any], TimedStep]":
     """Times the modes in turns.
 
     Returns:
@@ -115,7 +117,7 @@ def measure(take: "Callable[..., Step]", group: "Group", *, rounds: int, delay: 
     trial = min((take(True, 0.0) for _ in range(3)), key=lambda step: step.backward)  # the first ones warm up
     total = sum(part.bytes for part in trial.parts)
     rate = group.gather(delay * trial.backward / total)[0]
-    steps: dict[str, list[Step]] = {mode: [] for mode in MODES}
+    steps: dict[str, list[TimedStep]] = {mode: [] for mode in MODES}
     for _ in range(rounds):
         for mode, (overlap, delayed) in MODES.items():
             steps[mode].append(take(overlap, rate if delayed else 0.0))
@@ -149,7 +151,7 @@ def measure(take: "Callable[..., Step]", group: "Group", *, rounds: int, delay: 
 
 
 def step_seconds(
-    parts: "Sequence[Part]",
+    parts: "Sequence[StageTime]",
     *,
     forward: float,
     after: float,
@@ -187,9 +189,9 @@ def step_seconds(
 
 def predict(results: dict[str, Any], cases: Sequence[Case]) -> list[dict[str, float]]:
     """What cards reach that divide a step as this machine does, but are as fast as ``cases`` say."""
-    from launch.link import Part
+    from launch.slow_network import StageTime
 
-    parts = [Part(**part) for part in results["parts"]]
+    parts = [StageTime(**part) for part in results["parts"]]
     here = results["forward_seconds"] + sum(part.seconds for part in parts) + results["after_seconds"]
     return [
         case._asdict() | _efficiencies(parts, results, case, case.batch_size / case.utterances_per_second / here)
@@ -219,7 +221,7 @@ def _cases() -> list[Case]:
     return cases
 
 
-def _efficiencies(parts: "Sequence[Part]", results: dict[str, Any], case: Case, factor: float) -> dict[str, float]:
+def _efficiencies(parts: "Sequence[StageTime]", results: dict[str, Any], case: Case, factor: float) -> dict[str, float]:
     """One card's time over that of many, with and without overlap; ``factor`` stretches this machine's times."""
     scaled = [part._replace(seconds=part.seconds * factor) for part in parts]
     forward, after = results["forward_seconds"] * factor, results["after_seconds"] * factor

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds2f.metrics import ErrorCounts, Operations, Pair, align, count_errors, count_operations
+from ds2f.metrics import ErrorCounts, Operations, Pair, count_errors, count_operations, edit_path
 
 TEXTS = st.text(alphabet="AB' ", max_size=8)
 
@@ -89,7 +89,7 @@ def preference(pairs: list[Pair]) -> tuple[int, int, int]:
 
 @given(WORDS, WORDS)
 def test_an_alignment_spells_both_texts_at_the_cost_of_their_edit_distance(said: list[str], heard: list[str]) -> None:
-    pairs = align(said, heard)
+    pairs = edit_path(said, heard)
     assert [pair.said for pair in pairs if pair.said is not None] == said
     assert [pair.heard for pair in pairs if pair.heard is not None] == heard
     assert Pair(None, None) not in pairs
@@ -100,30 +100,34 @@ def test_an_alignment_spells_both_texts_at_the_cost_of_their_edit_distance(said:
 def test_of_all_alignments_it_has_the_fewest_errors_then_the_most_hits_then_the_likest_words(
     said: list[str], heard: list[str]
 ) -> None:
-    assert preference(align(said, heard)) == min(map(preference, every_alignment(said, heard)))
+    assert preference(edit_path(said, heard)) == min(map(preference, every_alignment(said, heard)))
 
 
 @given(st.text("ABC", max_size=8), st.text("ABC", max_size=8))
 def test_characters_are_aligned_as_words_are(said: str, heard: str) -> None:
-    assert align(said, heard) == align(list(said), list(heard))
-    assert count_operations(align(said, heard)).errors == edit_distance(said, heard)
+    assert edit_path(said, heard) == edit_path(list(said), list(heard))
+    assert count_operations(edit_path(said, heard)).errors == edit_distance(said, heard)
 
 
 def test_an_alignment_shows_what_was_taken_for_what_missed_and_inserted() -> None:
-    pairs = align(["RUBOUT", "G", "M", "E", "F", "THREE"], ["RUBOUT", "G", "N", "E", "THREE", "NINE"])
+    pairs = edit_path(["RUBOUT", "G", "M", "E", "F", "THREE"], ["RUBOUT", "G", "N", "E", "THREE", "NINE"])
     wrong = [pair for pair in pairs if not pair.is_hit]
     assert wrong == [Pair("M", "N"), Pair("F", None), Pair(None, "NINE")]
     assert count_operations(pairs) == Operations(hits=4, substitutions=1, deletions=1, insertions=1)
 
 
 def test_the_word_that_is_spelled_most_alike_is_the_one_that_was_meant() -> None:
-    assert align(["FIVE", "FOUR"], ["FOR"]) == [Pair("FIVE", None), Pair("FOUR", "FOR")]
-    assert align(["RUBOUT", "TEN"], ["RUB", "OUT", "TEN"]) == [Pair("RUBOUT", "RUB"), Pair(None, "OUT"), ("TEN", "TEN")]
+    assert edit_path(["FIVE", "FOUR"], ["FOR"]) == [Pair("FIVE", None), Pair("FOUR", "FOR")]
+    assert edit_path(["RUBOUT", "TEN"], ["RUB", "OUT", "TEN"]) == [
+        Pair("RUBOUT", "RUB"),
+        Pair(None, "OUT"),
+        ("TEN", "TEN"),
+    ]
 
 
 @given(WORDS, WORDS)
 def test_operations_add_up_to_the_sizes_of_both_texts_and_to_the_rate(said: list[str], heard: list[str]) -> None:
-    operations = count_operations(align(said, heard))
+    operations = count_operations(edit_path(said, heard))
     assert operations.said == len(said)
     assert operations.hits + operations.substitutions + operations.insertions == len(heard)
     counts = count_errors(" ".join(said), " ".join(heard))
@@ -131,7 +135,7 @@ def test_operations_add_up_to_the_sizes_of_both_texts_and_to_the_rate(said: list
 
 
 def test_operations_of_nothing_and_of_insertions_alone() -> None:
-    assert align([], []) == []
+    assert edit_path([], []) == []
     assert count_operations([]) == Operations()
-    assert count_operations(align([], ["A", "B"])) == Operations(insertions=2)
-    assert count_operations(align([], ["A"])).rate == float("inf")
+    assert count_operations(edit_path([], ["A", "B"])) == Operations(insertions=2)
+    assert count_operations(edit_path([], ["A"])).rate == float("inf")

@@ -14,7 +14,7 @@ from ds2f.config import Config, OptimConfig
 from ds2f.errors import InputError
 from launch import flags
 from launch.bench.options import CONTESTANTS, Options, cases, require_known
-from launch.bench.parts import PARTS
+from launch.bench.registry import PARTS
 
 BASE = Config(optim=OptimConfig(schedule="constant", learning_rate=3e-4))
 PRESETS = ("5x1024", "3x512")
@@ -76,18 +76,18 @@ def main(_: list[str]) -> None:
     console.print(machine.headline(results["machine"]))
     parts: dict[str, list[dict[str, Any]]] = {}
     for name in FLAGS.parts:
-        room, parts[name] = PARTS[name].open(), []
+        module, parts[name] = PARTS[name].open(), []
         for case in given if PARTS[name].every_case else given[:1]:
             title = f"{name}: {case.model.hidden_layers} x {case.model.hidden_size}, batch {case.data.batch_size}"
             began = time.monotonic()
             with aside.status(title):
-                parts[name].append(room.measure(case, options))
+                parts[name].append(module.measure(case, options))
             aside.print(f"{title}: measured in {time.monotonic() - began:.0f} s")
             if name == "step":
                 options = attrs.evolve(options, trace="")
             if FLAGS.json:
                 write_atomically(Path(FLAGS.json), json.dumps(results | {"parts": parts}, indent=2) + "\n")
-        room.show(parts[name], console)
+        module.show(parts[name], console)
 
 
 def _presets() -> list[str]:

@@ -15,11 +15,11 @@ from rich.table import Table
 from ds2f.config import Config
 from ds2f.runner.device.backend import open_backend
 from ds2f.types import Batch
-from launch.bench import contest
+from launch.bench import comparison
 from launch.bench.machine import model_of
 from launch.bench.options import Options
 from launch.bench.ours import policy_of
-from launch.noise import epoch_batches
+from launch.synthetic_batches import epoch_batches
 
 
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
@@ -46,15 +46,15 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
 def peak(cfg: Config, name: str, steps: int, *, half: torch.dtype, device: torch.device) -> int:
     """Trains in this process and returns the most bytes in use so far: resident ones, or on an accelerator its own.
 
-    On a CPU the rivals run without what ``open_backend`` tells malloc, which is for our step; what it tells oneDNN, to
-    keep less, they inherit.
+    On a CPU the baselines run without the malloc settings of ``open_backend``, which are for our step; they inherit
+    the smaller cache of oneDNN.
     """
     if name == "ours":
         backend = open_backend(cfg.device)
-        program: contest.Program = contest.make(name, cfg, backend)
+        program: comparison.Program = comparison.make(name, cfg, backend)
         place = backend.place
     else:
-        program = contest.make_rival(name, cfg, half=half, device=device)
+        program = comparison.make_baseline(name, cfg, half=half, device=device)
         place = partial(_place, device=device)
     for batch in epoch_batches(cfg, steps):
         float(program.step(place(batch)))

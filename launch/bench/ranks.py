@@ -34,7 +34,7 @@ from ds2f.types import Batch, Handle
 from launch.bench.machine import model_of, spread
 from launch.bench.options import Options
 from launch.bench.ours import policy_of
-from launch.noise import epoch_batches, make_batch
+from launch.synthetic_batches import epoch_batches, make_batch
 
 RANKS = 8
 PARTS = ("compute", "sums", "update", "whole", "processors")

@@ -25,7 +25,7 @@ from ds2f.types import Stage
 from launch.bench.machine import model_of, seconds_of
 from launch.bench.options import Options
 from launch.bench.ours import Ours, resolved
-from launch.noise import epoch_batches
+from launch.synthetic_batches import epoch_batches
 
 FORWARD, BACKWARD = " forward", " backward"
 NORM, OPTIMIZER, REST = "norm and verdict", "optimizer", "rest"

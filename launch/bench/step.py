@@ -12,14 +12,14 @@ from torch import profiler
 from ds2f.config import Config
 from ds2f.runner.device.backend import Backend, open_backend
 from ds2f.types import Batch
-from launch.bench import contest
-from launch.bench.contest import Program
+from launch.bench import comparison
+from launch.bench.comparison import Program
+from launch.bench.flops import training_flops
 from launch.bench.limit import limit_of
 from launch.bench.machine import model_of, seconds_of, spread
 from launch.bench.options import Options
 from launch.bench.ours import resolved
-from launch.bench.work import training_flops
-from launch.noise import epoch_batches, padding_share
+from launch.synthetic_batches import epoch_batches, padding_share
 
 
 class _Taken(NamedTuple):
@@ -41,9 +41,9 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     """
     backend = open_backend(cfg.device)
     cfg = resolved(cfg, backend)
-    agreement = contest.require_agreement(cfg, backend)
+    agreement = comparison.require_agreement(cfg, backend)
     batches = [backend.place(batch) for batch in epoch_batches(cfg, options.rounds)]
-    programs = contest.line_up(options.contestants, cfg, backend)
+    programs = comparison.line_up(options.contestants, cfg, backend)
     limit = limit_of(cfg, backend)
     for _ in range(options.warmup):
         for name, program in programs.items():
@@ -145,7 +145,7 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
         "per processor second, which a busy machine disturbs less."
     )
     for name in results[0]["contestants"]:
-        console.print(f"{name}: {contest.WHAT_THEY_ARE[name]}")
+        console.print(f"{name}: {comparison.WHAT_THEY_ARE[name]}")
     limits = [result["limit_flops_per_second"]["median"] for result in results]
     padding = max(result["frames"]["padding_share"] for result in results)
     console.print(

@@ -68,7 +68,7 @@ def _errors() -> None:
 
     from ds2f.runner.run_dir import write_atomically
     from ds2f.runner.telemetry import terminal
-    from launch.report import errors, show, sources
+    from launch.report import error_analysis, error_tables, sources
 
     if FLAGS.transcripts:
         source = {"transcripts": FLAGS.transcripts}
@@ -76,12 +76,12 @@ def _errors() -> None:
     else:
         source = {"run": FLAGS.errors, "split": FLAGS.split, "which": FLAGS.which}
         transcripts = sources.of_run(Path(FLAGS.errors), split=FLAGS.split, which=FLAGS.which)
-    found = errors.analyse(transcripts, speaker=speaker)
+    found = error_analysis.analyse(transcripts, speaker=speaker)
     if output:
         write_atomically(output, json.dumps({"source": source} | found, indent=1, ensure_ascii=False) + "\n")
     console = terminal()
     console.print(", ".join(source.values()), markup=False)
-    show.show(found, console, rows=FLAGS.rows, worst=FLAGS.worst)
+    error_tables.show(found, console, rows=FLAGS.rows, worst=FLAGS.worst)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from ds2f.errors import InputError
-from launch.report.kept import mean_and_range, read, same, table
+from launch.report.results_io import mean_and_range, read, same, table
 
 BASE = "base"
 HEADINGS = ("change", "validation WER %", "against the base, points", "words wrong", "epochs", "seeds")

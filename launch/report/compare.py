@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from ds2f.errors import InputError
-from launch.report.kept import read, table
+from launch.report.results_io import read, table
 
 
 class Difference(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ds2f.errors import InputError
 from ds2f.runner.telemetry import duration
-from launch.report.kept import mean_and_range, read, same, table
+from launch.report.results_io import mean_and_range, read, same, table
 
 HEADINGS = ("name", "WER %", "CER %", "words wrong", "FPS", "epochs", "AMP", "Torch", "command, or where published")
 _COUNTS = ("word_errors", "words", "char_errors", "chars")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ds2f.errors import InputError
 from launch import decoding, flags
-from launch.report.errors import Transcript
+from launch.report.error_analysis import Transcript
 
 
 def of_run(run_dir: Path, *, split: str, which: str) -> list[Transcript]:

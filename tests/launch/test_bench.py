@@ -13,7 +13,7 @@ import torch
 from ds2f.config import Config, ModelConfig
 from ds2f.errors import InputError
 from launch.bench.options import cases
-from launch.bench.parts import PARTS
+from launch.bench.registry import PARTS
 
 ROOT = Path(__file__).parents[2]
 TINY = ("--model.hidden_size=8", "--model.hidden_layers=1", "--batch_sizes=2", "--device=cpu", "--rounds=2")
@@ -92,15 +92,15 @@ def test_every_preset_is_measured_at_every_batch_size() -> None:
 
 @pytest.mark.parametrize("name", PARTS)
 def test_every_part_has_its_room(name: str) -> None:
-    room = PARTS[name].open()
-    assert callable(room.measure)
-    assert callable(room.show)
+    module = PARTS[name].open()
+    assert callable(module.measure)
+    assert callable(module.show)
 
 
 def test_the_dropout_that_the_rivals_lack_is_refused() -> None:
     from ds2f.runner.device.backend import open_backend
-    from launch.bench import contest
+    from launch.bench import comparison
 
     cfg = Config(model=ModelConfig(hidden_size=4, hidden_layers=1))
     with pytest.raises(InputError, match="dropout"):
-        contest.make("usual", attrs.evolve(cfg, model=attrs.evolve(cfg.model, dropout=0.1)), open_backend("cpu"))
+        comparison.make("usual", attrs.evolve(cfg, model=attrs.evolve(cfg.model, dropout=0.1)), open_backend("cpu"))

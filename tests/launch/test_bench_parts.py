@@ -14,11 +14,11 @@ from ds2f import ctc, steps, tree
 from ds2f.config import Config, DataConfig, ModelConfig, OptimConfig
 from ds2f.model import deepspeech2
 from ds2f.runner.device.backend import open_backend
-from launch.bench import decode, epoch, features, limit, loader, memory, stages, step
+from launch.bench import decoding_speed, epoch, feature_speed, limit, loader, memory, stages, step
+from launch.bench.flops import training_flops
 from launch.bench.options import Options
 from launch.bench.ours import Ours
-from launch.bench.work import training_flops
-from launch.noise import make_batch
+from launch.synthetic_batches import make_batch
 
 CFG = Config(
     model=ModelConfig(hidden_size=8, hidden_layers=2),
@@ -30,10 +30,10 @@ SLOW = {"ours": 1.0, "usual": 2.0, "best": 1.5}  # by made-up powers of the numb
 PEAKS = {"ours": 3_000_000_000, "usual": 4_000_000_000}
 
 
-def shown(room, result) -> str:
+def shown(module, result) -> str:
     console = Console(width=100)
     with console.capture() as capture:
-        room.show([result], console)
+        module.show([result], console)
     return capture.get()
 
 
@@ -48,8 +48,8 @@ def test_contestants_take_turns_on_the_same_batches(monkeypatch: pytest.MonkeyPa
             taken.append((self.name, int(batch.lengths.max()), batch.features.sum().item()))
             return torch.tensor({"ours": 2.0, "usual": 2.0, "best": 1.5}[self.name])
 
-    monkeypatch.setattr(step.contest, "make", lambda name, cfg, backend: Program(name))
-    monkeypatch.setattr(step.contest, "require_agreement", lambda cfg, backend: {})
+    monkeypatch.setattr(step.comparison, "make", lambda name, cfg, backend: Program(name))
+    monkeypatch.setattr(step.comparison, "require_agreement", lambda cfg, backend: {})
     monkeypatch.setattr(step, "seconds_of", lambda work, backend: work() or len(taken) ** SLOW[taken[-1][0]])
     monkeypatch.setattr(limit, "SIZE", 64)
     monkeypatch.setattr(limit, "_SECONDS", 0.001)
@@ -78,14 +78,14 @@ def test_contestants_take_turns_on_the_same_batches(monkeypatch: pytest.MonkeyPa
 
 
 def test_times_of_a_loss_that_is_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step.contest, "require_agreement", lambda cfg, backend: {})
+    monkeypatch.setattr(step.comparison, "require_agreement", lambda cfg, backend: {})
     monkeypatch.setattr(Ours, "step", lambda self, batch: torch.tensor(float("nan")))
     with pytest.raises(RuntimeError, match="ours: the loss is nan"):
         step.measure(CFG, Options(rounds=1, warmup=0, contestants=("ours",)))
 
 
 def test_contestants_start_from_the_same_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step.contest, "require_agreement", lambda cfg, backend: {})
+    monkeypatch.setattr(step.comparison, "require_agreement", lambda cfg, backend: {})
     result = step.measure(CFG, Options(rounds=1, warmup=0, contestants=("usual", "ours")))
     assert result["ours_over"]["usual"]["loss_difference"] < 0.01, "their batch norms differ in padding alone"
     assert "part by at most" in shown(step, result)
@@ -204,21 +204,21 @@ def test_the_loader_is_drained_with_and_without_worker_and_cache(tone_corpus: Pa
 
 def test_features_are_timed_on_one_thread_and_threads_are_put_back(tone_corpus: Path) -> None:
     threads = torch.get_num_threads()
-    result = features.measure(attrs.evolve(CFG, data_path=str(tone_corpus)), OPTIONS)
+    result = feature_speed.measure(attrs.evolve(CFG, data_path=str(tone_corpus)), OPTIONS)
     assert torch.get_num_threads() == threads
     assert result["recordings"] == 10
     assert result["spectrogram_times_real_time"] > result["with_reading_times_real_time"] > 1
-    assert "10 recordings" in shown(features, result)
+    assert "10 recordings" in shown(feature_speed, result)
 
 
 def test_decoding_takes_the_test_set_or_makes_one_up(tone_corpus: Path, tmp_path: Path) -> None:
     real, made_up = (
-        decode.measure(attrs.evolve(CFG, data_path=str(path)), OPTIONS) for path in (tone_corpus, tmp_path)
+        decoding_speed.measure(attrs.evolve(CFG, data_path=str(path)), OPTIONS) for path in (tone_corpus, tmp_path)
     )
     assert (real["utterances"], real["words"], real["made_up"]) == (3, 3, False)
     assert (made_up["utterances"], made_up["made_up"]) == (130, True)
     assert made_up["characters"] == pytest.approx(1922, rel=0.4), "about as much as AN4's"
-    assert "made-up" in shown(decode, made_up)
+    assert "made-up" in shown(decoding_speed, made_up)
 
 
 def test_an_epoch_trains_on_every_utterance_and_accounts_for_its_time(tone_corpus: Path) -> None:

@@ -8,7 +8,7 @@ from ds2f.config import Config, DataConfig, ModelConfig, OptimConfig
 from launch.bench import ranks
 from launch.bench.options import Options
 from launch.bench.ranks import Phases
-from launch.noise import make_batch
+from launch.synthetic_batches import make_batch
 
 CFG = Config(
     device="cpu",

@@ -7,28 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from launch.link import Part
 from launch.scaling import step_seconds
+from launch.slow_network import StageTime
 
 ROOT = Path(__file__).parents[2]
 LINK = {"cards": 4, "bytes_per_second": 100.0, "latency": 0.0}
 
 
 def test_without_overlap_every_byte_is_paid_for():
-    parts = [Part("top", 2.0, 200), Part("bottom", 1.0, 400)]
+    parts = [StageTime("top", 2.0, 200), StageTime("bottom", 1.0, 400)]
     expected = 5 + 3 + 2 * 3 / 4 * 600 / 100 + 7
     assert step_seconds(parts, forward=5.0, after=7.0, overlap=False, **LINK) == pytest.approx(expected)
 
 
 def test_with_overlap_only_what_outlasts_the_backward_pass_is_paid_for():
-    parts = [Part("top", 2.0, 200), Part("middle", 10.0, 400), Part("bottom", 1.0, 100)]
+    parts = [StageTime("top", 2.0, 200), StageTime("middle", 10.0, 400), StageTime("bottom", 1.0, 100)]
     # 3 s and 6 s fit into the 10 s and 1 s that follow, but for the 5 s by which the second outlasts the last stage.
     expected = 5 + 13 + (6 - 1) + 1.5 + 7
     assert step_seconds(parts, forward=5.0, after=7.0, overlap=True, **LINK) == pytest.approx(expected)
 
 
 def test_one_card_sends_nothing_and_latency_counts_each_message():
-    parts = [Part("all", 2.0, 200)]
+    parts = [StageTime("all", 2.0, 200)]
     alone = {"cards": 1, "bytes_per_second": 1.0, "latency": 9.0}
     assert step_seconds(parts, forward=1.0, after=1.0, overlap=True, **alone) == 4
     late = LINK | {"latency": 0.5}
@@ -83,7 +83,7 @@ def test_the_pages_table_is_that_of_the_stored_measurement():
     table = page.partition("<!-- scaling -->")[2].partition("<!-- /")[0]
     rows = [line.strip("| ").split(" | ") for line in table.strip().splitlines()[2:]]
     assert len(rows) == 12
-    parts = [Part(**part) for part in kept["parts"]]
+    parts = [StageTime(**part) for part in kept["parts"]]
     measured = {"forward": kept["forward_seconds"], "after": kept["after_seconds"]}
     here = sum(measured.values()) + sum(part.seconds for part in parts)
     for alone, cards, link, apart, overlapped in rows:

@@ -1,6 +1,6 @@
 """DeepSpeech2 and its training step as PyTorch programs have them: ``nn.Module``, ``backward()``, ``torch.optim``.
 
-Nothing of our model, loss, gradients or optimizers is used here. One module serves every rival: its recurrent layers
+Nothing of our model, loss, gradients or optimizers is used here. One module serves every baseline: its recurrent layers
 read packed sequences, as deepspeech.pytorch's do, or padded ones, with one fused call per direction; then the
 convolutions have their channels innermost.
 """
@@ -130,7 +130,7 @@ class Network(nn.Module):
         return self.head(x.flatten(0, 1)).unflatten(0, x.shape[:2]), lengths
 
 
-class Rival:
+class Baseline:
     """A network and the optimizer that changes it."""
 
     def __init__(

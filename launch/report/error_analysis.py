@@ -1,6 +1,6 @@
 """Where the errors of a set of transcripts are: which words, letters and characters, which speakers, which lengths.
 
-Everything is made of alignments by ``ds2f.metrics.align`` and comes out as plain values, ready for JSON. ``None``
+Everything is made of alignments by ``ds2f.metrics.edit_path`` and comes out as plain values, ready for JSON. ``None``
 stands for nothing: nothing was said where ``None`` was, or nothing was heard.
 """
 
@@ -12,7 +12,7 @@ from itertools import chain
 from statistics import quantiles
 from typing import Any, NamedTuple
 
-from ds2f.metrics import Operations, Pair, align, count_operations
+from ds2f.metrics import Operations, Pair, count_operations, edit_path
 
 E_SET = "BCDEGPTVZ"  # letters whose American names rhyme
 SHORT = 0.5  # of the characters that were said: a hypothesis with fewer is truncated
@@ -82,7 +82,7 @@ def word_class(word: str) -> str:
 def _align(transcript: Transcript, speaker: re.Pattern[str]) -> _Aligned:
     said, heard = transcript.reference.split(), transcript.transcript.split()
     match = speaker.search(transcript.audio)
-    return _Aligned(transcript, match and match[1], align(said, heard), align("".join(said), "".join(heard)))
+    return _Aligned(transcript, match and match[1], edit_path(said, heard), edit_path("".join(said), "".join(heard)))
 
 
 def _counts(pairs: Iterable[Pair]) -> dict[str, Any]:

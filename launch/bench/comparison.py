@@ -11,9 +11,9 @@ from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.runner.device.backend import Backend
 from ds2f.types import Batch
+from launch.bench.baselines import Baseline
 from launch.bench.ours import Ours, policy_of
-from launch.bench.rivals import Rival
-from launch.noise import make_batch
+from launch.synthetic_batches import make_batch
 
 TOLERANCE = 1e-3  # relative, in fp32
 WHAT_THEY_ARE = {
@@ -35,40 +35,40 @@ class Program(Protocol):
 
 
 def make(name: str, cfg: Config, backend: Backend) -> Program:
-    """Makes a contestant; the rivals start from parameters of their own.
+    """Makes a contestant; the baselines start from parameters of their own.
 
     Raises:
-      InputError: for settings that the rivals do not have.
+      InputError: for settings that the baselines do not have.
     """
     if name == "ours":
         return Ours(cfg, backend)
-    return make_rival(name, cfg, half=policy_of(cfg, backend).compute, device=backend.device)
+    return make_baseline(name, cfg, half=policy_of(cfg, backend).compute, device=backend.device)
 
 
-def make_rival(name: str, cfg: Config, *, half: torch.dtype, device: torch.device) -> Rival:
+def make_baseline(name: str, cfg: Config, *, half: torch.dtype, device: torch.device) -> Baseline:
     """Makes one of the others, of which those under autocast compute in ``half`` (float32: without it).
 
     Raises:
-      InputError: for settings that the rivals do not have.
+      InputError: for settings that the baselines do not have.
     """
     if cfg.model.dropout:
-        raise InputError("--model.dropout: the rivals have none, as deepspeech.pytorch has none; leave it at 0")
+        raise InputError("--model.dropout: the baselines have none, as deepspeech.pytorch has none; leave it at 0")
     packed, dtype, fused = {
         "usual": (True, torch.float32, False),
         "best": (False, half, True),
         "amp": (True, half, False),
     }[name]
-    return Rival(cfg, packed=packed, dtype=dtype, fused=fused, device=device)
+    return Baseline(cfg, packed=packed, dtype=dtype, fused=fused, device=device)
 
 
 def line_up(names: Iterable[str], cfg: Config, backend: Backend) -> dict[str, Program]:
     """Makes contestants that start from the same parameters, ours, if it is one of them."""
     programs = {name: make(name, cfg, backend) for name in names}
-    rivals = [program for program in programs.values() if isinstance(program, Rival)]
-    if "ours" in programs and rivals:
+    baselines = [program for program in programs.values() if isinstance(program, Baseline)]
+    if "ours" in programs and baselines:
         start = programs["ours"].weights()
-        for rival in rivals:
-            rival.load(start)
+        for baseline in baselines:
+            baseline.load(start)
     return programs
 
 

@@ -14,10 +14,10 @@ from ds2f.runner.device.backend import Backend
 from ds2f.runner.distributed.collectives import Group
 from ds2f.steps import Objective, init_state, objective, train_step
 from ds2f.types import Batch, Handle, Stage
-from launch.noise import draw_batch
+from launch.synthetic_batches import draw_batch
 
 
-class Part(NamedTuple):
+class StageTime(NamedTuple):
     """A stage's share of the backward pass."""
 
     name: str
@@ -34,7 +34,7 @@ class Transfer(NamedTuple):
 
 
 @attrs.define
-class Link:
+class SlowNetwork:
     """Collectives over a real group, each sum delayed in proportion to its bytes, one after the other."""
 
     group: Group
@@ -77,12 +77,12 @@ class _Delayed(NamedTuple):
         self.arrived()
 
 
-class Step(NamedTuple):
+class TimedStep(NamedTuple):
     """One timed step."""
 
     seconds: float
     forward: float  # seconds
-    parts: list[Part]  # from the top stage down
+    parts: list[StageTime]  # from the top stage down
     transfers: list[Transfer]  # times since the step's start
 
     @property
@@ -91,8 +91,8 @@ class Step(NamedTuple):
         return sum(part.seconds for part in self.parts)
 
 
-def make_step(cfg: Config, backend: Backend, group: Group) -> Callable[..., Step]:
-    """Makes a function ``(overlap, seconds_per_byte) -> Step`` that takes a training step on this rank's batch."""
+def make_step(cfg: Config, backend: Backend, group: Group) -> Callable[..., TimedStep]:
+    """Makes a function ``(overlap, seconds_per_byte) -> TimedStep`` that takes a training step on this rank's batch."""
     policy = backend.policy(cfg.apex)
     tx = optim.from_config(cfg.optim, cfg.optim.learning_rate, fused=backend.fused_optimizer)
     own = attrs.evolve(cfg, training=attrs.evolve(cfg.training, seed=rng.fold_in(cfg.training.seed, group.rank)))
@@ -116,27 +116,35 @@ def make_step(cfg: Config, backend: Backend, group: Group) -> Callable[..., Step
     names = [stage.name for stage in reversed(chain) if tree.subtree(state.params, stage.name) is not None]
     sizes = [4 * tree.size(tree.subtree(state.params, name)) for name in names]
 
-    def take(overlap: bool, seconds_per_byte: float) -> Step:
+    def take(overlap: bool, seconds_per_byte: float) -> TimedStep:
         nonlocal state
-        link = Link(group, seconds_per_byte)
+        network = SlowNetwork(group, seconds_per_byte)
         group.gather(None)  # all begin together
         marks.clear()
         start = time.perf_counter()
         state, _ = train_step(
-            state, batch, loss=Objective(stages), tx=tx, collectives=link, cfg=cfg, key=0, donate=True, overlap=overlap
+            state,
+            batch,
+            loss=Objective(stages),
+            tx=tx,
+            collectives=network,
+            cfg=cfg,
+            key=0,
+            donate=True,
+            overlap=overlap,
         )
         backend.synchronize()
         seconds = time.perf_counter() - start
-        transfers = [Transfer(at - start, end - start, size) for at, end, size in link.transfers]
+        transfers = [Transfer(at - start, end - start, size) for at, end, size in network.transfers]
         ends = [transfer.start for transfer in sorted(transfers)[: len(names)]]
         begun = [marks[0] - start, *ends[:-1]]
-        parts = [Part(*part) for part in zip(names, map(float.__sub__, ends, begun), sizes, strict=True)]
-        return Step(seconds, marks[0] - start, parts, transfers)
+        parts = [StageTime(*part) for part in zip(names, map(float.__sub__, ends, begun), sizes, strict=True)]
+        return TimedStep(seconds, marks[0] - start, parts, transfers)
 
     return take
 
 
-def trace_events(step: Step, rank: int) -> list[dict[str, Any]]:
+def trace_events(step: TimedStep, rank: int) -> list[dict[str, Any]]:
     """A step in Chrome's trace format: computing and summing as two rows per rank, microseconds."""
 
     def event(name: str, row: str, start: float, end: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ds2f.runner.device.backend import open_backend
 from ds2f.types import Logits
 from launch.bench.machine import seconds_of
 from launch.bench.options import Options
-from launch.noise import frames_like_an4
+from launch.synthetic_batches import frames_like_an4
 
 _UTTERANCES = 130  # of AN4's test set
 _TARGET = 0.5  # seconds

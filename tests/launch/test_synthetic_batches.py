@@ -12,14 +12,14 @@ from ds2f.config import Config, DataConfig
 from ds2f.data import manifests
 from ds2f.features import num_frames
 from ds2f.model.structure import output_lengths
-from launch import noise
+from launch import synthetic_batches
 
 CFG = Config(data=DataConfig(batch_size=32))
 MANIFEST = Path(__file__).parents[2] / "data" / "an4_train_manifest.csv"
 
 
 def test_an_epoch_is_as_long_as_an4s() -> None:
-    lengths = noise.epoch_like_an4()
+    lengths = synthetic_batches.epoch_like_an4()
     assert len(lengths) == 846
     assert lengths == sorted(lengths)
     assert (lengths[0], lengths[-1]) == (pytest.approx(71, abs=2), pytest.approx(631, abs=5))
@@ -31,30 +31,30 @@ def test_the_table_is_that_of_the_training_recordings() -> None:
     if not MANIFEST.exists():
         pytest.skip("needs AN4 in data/: python -m launch.prepare --dataset=an4")
     frames = [num_frames(round(each.duration * 16000), CFG.spect) for each in manifests.read(MANIFEST)]
-    assert len(frames) == noise.UTTERANCES
-    assert tuple(np.quantile(frames, np.linspace(0, 1, 21)).round()) == noise.QUANTILES
+    assert len(frames) == synthetic_batches.UTTERANCES
+    assert tuple(np.quantile(frames, np.linspace(0, 1, 21)).round()) == synthetic_batches.QUANTILES
 
 
 def test_batches_are_spread_from_short_to_long_and_little_padded() -> None:
-    batches = noise.epoch_batches(CFG, 3)
+    batches = synthetic_batches.epoch_batches(CFG, 3)
     longest = [int(batch.lengths.max()) for batch in batches]
     assert longest == sorted(longest)
     assert longest[0] < 200 < longest[1] < 330 < longest[2]
     assert {len(batch.ids) for batch in batches} == {32}
-    assert 0 < noise.padding_share(batches) < 0.1
+    assert 0 < synthetic_batches.padding_share(batches) < 0.1
     frames = sum(int(batch.lengths.sum()) for batch in batches)
     computed = sum(32 * batch.features.shape[2] for batch in batches)
-    assert noise.padding_share(batches) == pytest.approx(1 - frames / computed)
+    assert synthetic_batches.padding_share(batches) == pytest.approx(1 - frames / computed)
 
 
 def test_a_batch_may_be_larger_than_the_epoch() -> None:
     cfg = attrs.evolve(CFG, data=DataConfig(batch_size=1000))
-    (batch,) = noise.epoch_batches(cfg, 1)
+    (batch,) = synthetic_batches.epoch_batches(cfg, 1)
     assert len(batch.ids) == 1000
 
 
 def test_a_batch_can_be_trained_on_and_is_the_same_again() -> None:
-    batch, again, other = (noise.make_batch(CFG, [40, 71, 300], key=key) for key in (0, 0, 1))
+    batch, again, other = (synthetic_batches.make_batch(CFG, [40, 71, 300], key=key) for key in (0, 0, 1))
     assert batch.lengths.tolist() == [300, 71, 40]
     assert batch.features.shape == (3, 161, 304), "padded to a multiple of 8, as the loader does"
     assert not batch.features[2, :, 40:].any()
@@ -66,6 +66,6 @@ def test_a_batch_can_be_trained_on_and_is_the_same_again() -> None:
 
 
 def test_a_drawn_batch_has_the_frames_that_are_asked_for() -> None:
-    assert noise.draw_batch(CFG, batch_size=5, frames=90).lengths.tolist() == [90] * 5
-    drawn = noise.draw_batch(CFG, batch_size=500).lengths.float()
+    assert synthetic_batches.draw_batch(CFG, batch_size=5, frames=90).lengths.tolist() == [90] * 5
+    drawn = synthetic_batches.draw_batch(CFG, batch_size=500).lengths.float()
     assert float(drawn.mean()) == pytest.approx(269, rel=0.06)

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from launch.report.errors import E_SET, SHORT
+from launch.report.error_analysis import E_SET, SHORT
 
 NOTHING = "-"
 _TITLE, _WRONG = "bold", "bold red"

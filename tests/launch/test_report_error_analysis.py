@@ -11,8 +11,8 @@ from rich.console import Console
 
 from ds2f.metrics import ErrorCounts, count_errors
 from launch.flags import SPEAKER as PATTERN
-from launch.report.errors import Transcript, analyse, word_class
-from launch.report.show import show
+from launch.report.error_analysis import Transcript, analyse, word_class
+from launch.report.error_tables import show
 
 SPEAKER = re.compile(PATTERN)
 SET = [

@@ -1,4 +1,4 @@
-"""Tests of the rivals: they compute what our step computes, each in its own way, without our code."""
+"""Tests of the baselines: they compute what our step computes, each in its own way, without our code."""
 
 import ast
 from pathlib import Path
@@ -10,49 +10,49 @@ from reference_model import ReferenceModel
 
 from ds2f.config import ApexConfig, Config, ModelConfig, OptimConfig
 from ds2f.runner.device.backend import open_backend
-from launch.bench import contest, rivals
-from launch.bench.rivals import Network, Rival
-from launch.noise import make_batch
+from launch.bench import baselines, comparison
+from launch.bench.baselines import Baseline, Network
+from launch.synthetic_batches import make_batch
 
 OPTIM = OptimConfig(schedule="constant", learning_rate=0.1, eps=0.1, max_norm=5.0, weight_decay=0.1)
 CFG = Config(model=ModelConfig(hidden_size=12, hidden_layers=2, num_bins=41), optim=OPTIM)
 FULL, BF16 = torch.float32, torch.bfloat16
 
 
-def rival(cfg: Config, *, packed: bool, dtype: torch.dtype = FULL, fused: bool = False) -> Rival:
+def baseline(cfg: Config, *, packed: bool, dtype: torch.dtype = FULL, fused: bool = False) -> Baseline:
     torch.manual_seed(0)  # torch's layers draw from the global generator, whose place depends on the tests before
-    return Rival(cfg, packed=packed, dtype=dtype, fused=fused)
+    return Baseline(cfg, packed=packed, dtype=dtype, fused=fused)
 
 
 @pytest.mark.parametrize("rnn_type", ["lstm", "gru", "rnn"])
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_all_contestants_take_the_same_steps(rnn_type: str, bidirectional: bool) -> None:
     model = attrs.evolve(CFG.model, rnn_type=rnn_type, bidirectional=bidirectional)
-    apart = contest.require_agreement(attrs.evolve(CFG, model=model), open_backend("cpu"))
+    apart = comparison.require_agreement(attrs.evolve(CFG, model=model), open_backend("cpu"))
     assert set(apart) == {"ours", "usual", "best", "amp"}
-    assert 0 < max(apart.values()) < contest.TOLERANCE
+    assert 0 < max(apart.values()) < comparison.TOLERANCE
 
 
 @pytest.mark.parametrize("fault", ["clipping", "loss", "direction"])
 def test_a_rival_that_computes_something_else_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if fault == "clipping":
-        monkeypatch.setattr(rivals, "clip_grad_norm_", lambda parameters, norm: None)
+        monkeypatch.setattr(baselines, "clip_grad_norm_", lambda parameters, norm: None)
     elif fault == "loss":
-        step = Rival.step
-        monkeypatch.setattr(Rival, "step", lambda self, batch: 1.01 * step(self, batch))
+        step = Baseline.step
+        monkeypatch.setattr(Baseline, "step", lambda self, batch: 1.01 * step(self, batch))
     else:
-        recur = rivals.PaddedLayer.recur
+        recur = baselines.PaddedLayer.recur
         straight = torch.arange(32 * 3)
         monkeypatch.setattr(
-            rivals.PaddedLayer, "recur", lambda self, x, ends: recur(self, x, ends._replace(turned=straight))
+            baselines.PaddedLayer, "recur", lambda self, x, ends: recur(self, x, ends._replace(turned=straight))
         )
     with pytest.raises(RuntimeError, match="compute different things"):
-        contest.require_agreement(CFG, open_backend("cpu"))
+        comparison.require_agreement(CFG, open_backend("cpu"))
 
 
 def test_packed_and_padded_sequences_come_to_the_same_with_padding_too() -> None:
     batch = make_batch(CFG, [71, 58, 40, 39])
-    packed, padded = rival(CFG, packed=True), rival(CFG, packed=False, fused=True)
+    packed, padded = baseline(CFG, packed=True), baseline(CFG, packed=False, fused=True)
     start = {name: value.clone() for name, value in packed.weights().items()}
     padded.load(start)
     for _ in range(2):
@@ -66,7 +66,7 @@ def test_packed_and_padded_sequences_come_to_the_same_with_padding_too() -> None
 
 def test_autocast_computes_in_half_precision_and_nearly_the_same() -> None:
     batch = make_batch(CFG, [64, 64])
-    full, half = rival(CFG, packed=False), rival(CFG, packed=False, dtype=BF16)
+    full, half = baseline(CFG, packed=False), baseline(CFG, packed=False, dtype=BF16)
     half.load(full.weights())
     losses = full.step(batch), half.step(batch)
     assert losses[0] != losses[1]
@@ -75,7 +75,7 @@ def test_autocast_computes_in_half_precision_and_nearly_the_same() -> None:
 
 def test_the_scaler_skips_a_step_that_overflows_in_fp16() -> None:
     cfg = attrs.evolve(CFG, apex=ApexConfig(initial_scale=2.0**60))
-    half = rival(cfg, packed=False, dtype=torch.float16)
+    half = baseline(cfg, packed=False, dtype=torch.float16)
     parameters = [parameter.detach().clone() for parameter in half.network.parameters()]
     half.step(make_batch(cfg, [40, 40]))
     for before, after in zip(parameters, half.network.parameters(), strict=True):
@@ -86,7 +86,7 @@ def test_the_scaler_skips_a_step_that_overflows_in_fp16() -> None:
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_the_model_is_that_of_deepspeech_pytorch(packed: bool, bidirectional: bool) -> None:
     model = attrs.evolve(CFG.model, bidirectional=bidirectional)
-    reference, one = ReferenceModel(model), rival(attrs.evolve(CFG, model=model), packed=packed)
+    reference, one = ReferenceModel(model), baseline(attrs.evolve(CFG, model=model), packed=packed)
     reference.load_state_dict(one.weights())
     batch = make_batch(CFG, [64, 64, 64])
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_packed_layers_are_one_call_and_padded_ones_a_call_per_direction() -> No
 
 
 def test_the_rivals_use_none_of_our_computing() -> None:
-    source = ast.parse(Path(rivals.__file__).read_text())
+    source = ast.parse(Path(baselines.__file__).read_text())
     modules = {node.module for node in ast.walk(source) if isinstance(node, ast.ImportFrom)}
     modules |= {alias.name for node in ast.walk(source) if isinstance(node, ast.Import) for alias in node.names}
     assert {name for name in modules if name and name.split(".")[0] in ("ds2f", "launch")} == {
