@@ -8,8 +8,8 @@ from ds2f.optim.base import (
     apply_step,
     apply_updates,
     chain,
-    identity,
     partition,
+    pass_through,
 )
 from ds2f.optim.optimizers import adamw, from_config, lamb, muon, novograd, sgd
 from ds2f.optim.transforms import clip_by_global_norm, clip_to_norm
@@ -26,11 +26,11 @@ __all__ = [
     "clip_by_global_norm",
     "clip_to_norm",
     "from_config",
-    "identity",
     "lamb",
     "muon",
     "novograd",
     "partition",
+    "pass_through",
     "schedules",
     "sgd",
     "transforms",

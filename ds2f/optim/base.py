@@ -1,7 +1,7 @@
-"""The shape of an optimizer, after optax: a pair of pure functions over pytrees, and how pairs combine.
+"""The interface of an optimizer, after optax: a pair of pure functions over pytrees, and how pairs combine.
 
-No function here or in its neighbours changes an argument, reads a clock or waits for the device. Trees of gradients,
-updates and parameters have one structure; parameters are float32 (float64 works too, for tests).
+No function of this package changes an argument (except with ``donate``), reads a clock or waits for the device. Trees
+of gradients, updates and parameters have one structure. Parameters are float32; tests also use float64.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,25 +16,25 @@ from ds2f.types import OptState, Params
 
 Init = Callable[[Params], OptState]
 Update = Callable[[Tree, OptState, Params], tuple[Tree, OptState]]
-Mask = Callable[[str, Tensor], bool]  # (path such as "rnn_0/forward/w_ih", leaf) -> whether a transform applies to it
-Schedule = Callable[[Tensor], Tensor]  # updates applied so far, [] int64 -> learning rate, [] float32
+Mask = Callable[[str, Tensor], bool]  # (path such as "rnn_0/forward/w_ih", leaf) -> whether a transform applies
+Schedule = Callable[[Tensor], Tensor]  # number of applied updates, [] int64 -> learning rate, [] float32
 
 
 class Step(Protocol):
-    """A fused form of one optimizer step: the same numbers as ``update``, ``apply_updates`` and a selection."""
+    """A fused optimizer step: the same numbers as ``update``, ``apply_updates`` and ``tree.select`` by ``finite``."""
 
     def __call__(
         self, grads: Tree, state: OptState, params: Params, *, finite: Tensor, donate: bool
     ) -> tuple[Params, OptState]:
-        """Returns the new parameters and state, or the old ones where ``finite`` (boolean scalar) is false."""
+        """Returns the new parameters and state, or the old values if ``finite`` ([] bool) is false."""
 
 
 class GradientTransformation(NamedTuple):
     """Turns gradients into updates.
 
-    ``init(params)`` makes the state; ``update(grads, state, params)`` returns ``(updates, new_state)``, where updates
-    are what is added to the parameters. A state keeps its structure, shapes and dtypes from ``init`` on. ``step`` is an
-    optional fused form; ``apply_step`` uses it where it exists.
+    ``init(params)`` makes the state. ``update(grads, state, params)`` returns ``(updates, new_state)``; updates are
+    added to the parameters. A state keeps the structure, shapes and dtypes that ``init`` gave it. ``step`` is an
+    optional fused form; ``apply_step`` uses it if it exists.
     """
 
     init: Init
@@ -43,16 +43,16 @@ class GradientTransformation(NamedTuple):
 
 
 class EmptyState(NamedTuple):
-    """The state of a transform that remembers nothing."""
+    """The state of a transform without memory."""
 
 
-def identity() -> GradientTransformation:
-    """Leaves the gradients as they are."""
+def pass_through() -> GradientTransformation:
+    """Returns the gradients unchanged (optax's ``identity``)."""
     return stateless(lambda updates, params: updates)
 
 
 def stateless(fn: Callable[[Tree, Params], Tree]) -> GradientTransformation:
-    """Makes a transform of a function ``(updates, params) -> updates``."""
+    """Makes a transform without state from a function ``(updates, params) -> updates``."""
 
     def init(params: Params) -> EmptyState:
         del params
@@ -67,10 +67,18 @@ def stateless(fn: Callable[[Tree, Params], Tree]) -> GradientTransformation:
 def chain(*transforms: GradientTransformation) -> GradientTransformation:
     """Applies ``transforms`` one after the other; the state is the tuple of their states.
 
-    When the last one has a fused ``step``, so has the chain: clipping in front of ``adamw`` keeps it fused.
+    If the last transform has a fused ``step``, the chain has one too: clipping in front of ``adamw`` keeps it fused.
 
     Raises:
-      ValueError: from ``update`` and ``step``, when the state has another number of parts than the chain.
+      ValueError: from ``update`` and ``step``, if the state is not a tuple of one part per transform.
+
+    >>> import torch
+    >>> from ds2f import optim
+    >>> tx = optim.chain(optim.clip_by_global_norm(1.0), optim.sgd(0.5, momentum=0))
+    >>> params, grads = {"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([0.0, 8.0])}
+    >>> updates, state = tx.update(grads, tx.init(params), params)
+    >>> optim.apply_updates(params, updates)
+    {'w': tensor([1.0000, 0.5000])}
     """
 
     def init(params: Params) -> OptState:
@@ -98,18 +106,18 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
 
 
 def partition(mask: Mask, chosen: GradientTransformation, others: GradientTransformation) -> GradientTransformation:
-    """Applies ``chosen`` to the leaves that ``mask`` names and ``others`` to the rest.
+    """Applies ``chosen`` to the leaves selected by ``mask`` and ``others`` to the rest.
 
-    Each sees its leaves alone, as a flat dictionary whose keys are the paths with dots for slashes (a mask is asked
-    about the paths themselves, here and inside); the state is the pair of their states. Whichever has no leaves is left
-    out.
+    Each transform sees only its own leaves, as a flat dictionary. The keys are the leaves' paths with dots for slashes;
+    every mask, also inside, still gets the paths with slashes. The state is the pair of the two states; the state of a
+    transform without leaves is ``()``.
     """
 
     def parts(grads: Tree, params: Params) -> list[dict[str, Tensor]]:
         leaves = zip(tree.flatten_with_paths(params).items(), tree.leaves(grads), strict=True)
         halves: list[dict[str, Tensor]] = [{}, {}]
         for (path, leaf), grad in leaves:
-            halves[not asked(mask, path, leaf)][path.replace("/", ".")] = grad
+            halves[not selects(mask, path, leaf)][path.replace("/", ".")] = grad
         return halves
 
     def init(params: Params) -> OptState:
@@ -127,13 +135,13 @@ def partition(mask: Mask, chosen: GradientTransformation, others: GradientTransf
     return GradientTransformation(init, update)
 
 
-def asked(mask: Mask, path: str, leaf: Tensor) -> bool:
-    """Whether a mask names a leaf, also inside ``partition``, where the leaf's path has dots for slashes."""
+def selects(mask: Mask, path: str, leaf: Tensor) -> bool:
+    """Whether ``mask`` selects a leaf; ``path`` may have dots for slashes, as inside ``partition``."""
     return mask(path.replace(".", "/"), leaf)
 
 
-def foreign(difference: str) -> ValueError:
-    """The error of an optimizer that is handed a state which ``difference`` shows to be another's."""
+def foreign_state(difference: str) -> ValueError:
+    """The error for a state that another optimizer made; ``difference`` continues "the optimizer state ..."."""
     return ValueError(
         f"the optimizer state {difference}: it was made by another optimizer; make a new one with this optimizer's "
         "init(params)"
@@ -142,11 +150,15 @@ def foreign(difference: str) -> ValueError:
 
 def _check_parts(state: OptState, transforms: tuple[GradientTransformation, ...]) -> None:
     if len(state) != len(transforms):
-        raise foreign(f"has {len(state)} parts and the chain {len(transforms)} transforms")
+        raise foreign_state(f"has {len(state)} parts and the chain {len(transforms)} transforms")
 
 
 def apply_updates(params: Params, updates: Tree) -> Params:
-    """Adds ``updates`` to ``params``, leaf by leaf."""
+    """Adds ``updates`` to ``params``, leaf by leaf.
+
+    >>> apply_updates({"w": torch.tensor([1.0])}, {"w": torch.tensor([-0.25])})
+    {'w': tensor([0.7500])}
+    """
     return foreach(lambda p, u: torch._foreach_add(p, u), params, updates)
 
 
@@ -154,17 +166,16 @@ def apply_updates(params: Params, updates: Tree) -> Params:
 def apply_step(
     tx: GradientTransformation, grads: Tree, state: OptState, params: Params, *, finite: Tensor, donate: bool = False
 ) -> tuple[Params, OptState]:
-    """Takes one optimizer step, or none where the gradients are not finite.
+    """Takes one optimizer step, or none if the gradients are not finite.
 
     Args:
       tx: the optimizer.
       grads: detached gradients, the structure of ``params``.
-      state: what ``tx.init`` or an earlier step returned.
+      state: the state that ``tx.init`` or the previous step returned.
       params: the parameters.
-      finite: boolean scalar tensor; where it is false, parameters and state come back with their old values. It is not
-        read on the host.
-      donate: lets a fused step write its results into the buffers of ``params`` and of ``state``, which the caller
-        must not use afterwards; ``grads`` are left alone. The same bits as without.
+      finite: [] bool; if false, parameters and state come back with their old values. The host does not read it.
+      donate: lets a fused step write its results into the buffers of ``params`` and ``state``, which the caller must
+        not use afterwards. ``grads`` are not changed. The same bits as without.
 
     Returns:
       The new parameters and the new state.
@@ -178,7 +189,7 @@ def apply_step(
 def foreach(fn: Callable[..., Sequence[Tensor]], first: Tree, *rest: Tree) -> Tree:
     """Applies a function of flat leaf lists, such as ``torch._foreach_add``, to trees of one structure.
 
-    One such call costs a few kernel launches on an accelerator where a map over the leaves costs one per leaf.
+    A call costs a few kernel launches on an accelerator; a map over the leaves would cost one launch per leaf.
     """
     leaves, rebuild = tree.flatten(first)
     return rebuild(list(fn(leaves, *(tree.leaves(other) for other in rest))))

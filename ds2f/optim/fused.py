@@ -1,7 +1,7 @@
-"""Optimizer steps as one kernel over all parameters: torch's own, behind pure functions.
+"""Fused optimizer steps: torch's kernels over all parameters at once, behind pure functions.
 
-A step reads and writes the state of the chain that it stands for, so either form can go on from the other's state. The
-kernels skip everything when told ``found_inf``, which is how a bad step leaves no trace without the host knowing.
+A fused step reads and writes the state of its optimizer's chain, so fused and plain steps can alternate. With
+``found_inf`` set, the kernels change nothing: a step with non-finite gradients is skipped without the host's help.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,18 +12,18 @@ from torch import Tensor
 
 from ds2f import tree
 from ds2f.optim import schedules
-from ds2f.optim.base import EmptyState, Mask, Schedule, Step, foreign
+from ds2f.optim.base import EmptyState, Mask, Schedule, Step, foreign_state
 from ds2f.optim.transforms import ScaleByAdamState, ScaleByScheduleState, TraceState, leaf_decays
 from ds2f.tree import Tree
 from ds2f.types import OptState, Params
 
-Kernel = Callable[..., None]  # (params, grads, *moments, weight_decay): updates flat lists of leaves in place
+Kernel = Callable[..., None]  # (params, grads, *moments, weight_decay): updates flat lists of params, moments in place
 
 
 def adamw_step(
     learning_rate: float | Schedule, *, b1: float, b2: float, eps: float, weight_decay: float, mask: Mask | None
 ) -> Step:
-    """The fused step of ``adamw``, over its chain's state."""
+    """The fused step of ``adamw``; arguments as there, state as its chain's."""
     schedule = schedules.as_schedule(learning_rate)
 
     @torch.no_grad()
@@ -52,7 +52,7 @@ def adamw_step(
 def sgd_step(
     learning_rate: float | Schedule, *, momentum: float, nesterov: bool, weight_decay: float, mask: Mask | None
 ) -> Step:
-    """The fused step of ``sgd``, over its chain's state."""
+    """The fused step of ``sgd``; arguments as there, state as its chain's."""
     schedule = schedules.as_schedule(learning_rate)
 
     @torch.no_grad()
@@ -77,10 +77,10 @@ def sgd_step(
 
 
 def _parts(state: OptState, index: int, kind: type) -> Any:
-    """The three parts of a chain's state, of which the one at ``index`` tells whose it is."""
+    """Returns the three parts of a chain's state; raises unless the part at ``index`` is of type ``kind``."""
     if len(state) != 3 or not isinstance(state[index], kind):
         made = ", ".join(type(part).__name__ for part in state)
-        raise foreign(f"is one of {made}")
+        raise foreign_state(f"consists of {made}")
     return state
 
 
@@ -89,8 +89,8 @@ def _run(
 ) -> list[Tree]:
     """Runs ``kernel`` once per distinct weight decay and returns the new parameters and moments.
 
-    It writes into the buffers of ``params`` and ``moments`` if ``donate``, else into copies; never into ``grads``. The
-    kernels walk the memory of their lists side by side whatever the strides, so every leaf is made contiguous.
+    The results go into the buffers of ``params`` and ``moments`` if ``donate``, else into copies. The kernels ignore
+    strides, so every leaf is made contiguous first.
     """
     own = _contiguous if donate else _contiguous_copy
     written = [tree.map(own, part) for part in (params, *moments)]

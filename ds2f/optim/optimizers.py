@@ -1,11 +1,11 @@
-"""Optimizers: each is one chain of transforms; SGD and AdamW also have a fused step over the same state."""
+"""Optimizers: each is a chain of transforms; SGD and AdamW also have a fused step over the same state."""
 
 import functools
 from collections.abc import Callable
 
 from ds2f.config import OptimConfig
 from ds2f.errors import InputError
-from ds2f.optim.base import GradientTransformation, Mask, Schedule, chain, identity, partition
+from ds2f.optim.base import GradientTransformation, Mask, Schedule, chain, partition, pass_through
 from ds2f.optim.fused import adamw_step, sgd_step
 from ds2f.optim.transforms import (
     add_decayed_weights,
@@ -33,16 +33,16 @@ def sgd(
 
     Args:
       learning_rate: a number or a schedule.
-      momentum: 0 keeps no momentum.
-      nesterov: looks ahead along the momentum.
-      weight_decay: L2 regularisation, added to the gradient.
+      momentum: decay of the accumulated gradient; 0: no momentum and no state for it.
+      nesterov: uses Nesterov's momentum.
+      weight_decay: factor of the L2 regularisation that is added to the gradient.
       mask: as ``adamw``'s.
       fused: as ``adamw``'s.
     """
     step = sgd_step(learning_rate, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, mask=mask)
     return chain(
         add_decayed_weights(weight_decay, mask=mask),
-        trace(momentum, nesterov=nesterov) if momentum else identity(),
+        trace(momentum, nesterov=nesterov) if momentum else pass_through(),
         scale_by_learning_rate(learning_rate),
     )._replace(step=step if fused else None)
 
@@ -67,10 +67,21 @@ def adamw(
       b1: decay of the mean gradient.
       b2: decay of the mean squared gradient.
       eps: added to the denominator, outside the root.
-      weight_decay: times the learning rate, the share of itself that a parameter loses each step.
+      weight_decay: a step multiplies each parameter by ``1 - learning_rate * weight_decay``.
       mask: which leaves decay, for example ``transforms.matrices_only``; ``None``: all.
-      fused: offers a ``step`` that is one kernel, for parameters of one dtype. The platform's kernel must honour
-        ``found_inf``: those of CPU and CUDA do, Ascend's ignores it and would apply a bad step.
+      fused: adds a ``step`` of a single kernel, for parameters of one dtype. The platform's kernel must honour
+        ``found_inf``: the kernels of CPU and CUDA do; Ascend's ignores it and would apply a non-finite step.
+
+    Raises:
+      InputError: if ``b1`` or ``b2`` is outside [0, 1).
+
+    >>> import torch
+    >>> from ds2f import optim
+    >>> tx = optim.adamw(0.5, weight_decay=0.0)
+    >>> params, grads = {"w": torch.tensor([1.0, -1.0])}, {"w": torch.tensor([8.0, -8.0])}
+    >>> updates, state = tx.update(grads, tx.init(params), params)
+    >>> optim.apply_updates(params, updates)
+    {'w': tensor([ 0.5000, -0.5000])}
     """
     _check_decays(b1=b1, b2=b2)
     step = adamw_step(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
@@ -90,12 +101,11 @@ def lamb(
     weight_decay: float = 1e-2,
     mask: Mask | None = None,
 ) -> GradientTransformation:
-    """AdamW whose every leaf moves by the learning rate times its own norm, for large batches.
+    """AdamW whose step for each leaf is scaled to the leaf's own norm, for large batches.
 
-    You et al. 2019 (https://arxiv.org/abs/1904.00962), algorithm 2; the arguments are ``adamw``'s. The paper makes no
-    exceptions. Leaves that ``mask`` leaves alone take Adam's plain step, neither decayed nor scaled by their norm, as
-    in the authors' code and in apex: the norm of a shift or bias, which starts at zero, says nothing about how far it
-    should move.
+    You et al. 2019 (https://arxiv.org/abs/1904.00962), algorithm 2; the arguments are ``adamw``'s. Leaves outside
+    ``mask`` take Adam's plain step, without decay and without scaling, as in the authors' code and in apex. Reason:
+    biases and shifts start at zero, so their norm is no measure for a step. The paper has no such exception.
     """
     _check_decays(b1=b1, b2=b2)
     return chain(
@@ -115,10 +125,10 @@ def novograd(
     weight_decay: float = 1e-3,
     mask: Mask | None = None,
 ) -> GradientTransformation:
-    """Momentum over gradients normalised leaf by leaf; half of Adam's memory.
+    """Momentum over gradients that are normalised leaf by leaf; its state is half as large as Adam's.
 
-    Ginsburg et al. 2019 (https://arxiv.org/abs/1905.11286), algorithm 1, with the paper's defaults; momentum sums
-    (``m = b1 * m + g``), it does not average.
+    Ginsburg et al. 2019 (https://arxiv.org/abs/1905.11286), algorithm 1, with the paper's defaults. Momentum is a sum
+    (``m = b1 * m + g``), not an average. The arguments are ``adamw``'s.
     """
     _check_decays(b1=b1, b2=b2)
     return chain(
@@ -141,21 +151,21 @@ def muon(
     mask: Mask | None = None,
     matrices: Mask = hidden_matrices,
 ) -> GradientTransformation:
-    """Momentum made orthogonal for the matrices inside the model and AdamW for the rest, for large batches.
+    """Orthogonalized momentum for the matrices inside the model, AdamW for all other leaves; for large batches.
 
     Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/); as ``torch.optim.Muon`` with
     ``adjust_lr_fn="match_rms_adamw"``, but in the parameters' precision.
 
     Args:
-      learning_rate: a number or a schedule, for both; what suits AdamW.
-      momentum: of the matrices.
-      nesterov: looks ahead along the momentum.
+      learning_rate: a number or a schedule, for all leaves; AdamW's usual values fit.
+      momentum: decay of the matrices' momentum.
+      nesterov: uses Nesterov's momentum for the matrices.
       b1: as ``adamw``'s, for the other leaves.
       b2: likewise.
       eps: likewise.
-      weight_decay: as ``adamw``'s, for both.
+      weight_decay: as ``adamw``'s, for all leaves.
       mask: as ``adamw``'s.
-      matrices: which leaves are made orthogonal; name them yourself for another model than this project's.
+      matrices: which leaves are orthogonalized; the default knows this project's model only.
     """
     _check_decays(b1=b1, b2=b2)
     return chain(
@@ -170,7 +180,7 @@ def muon(
 
 
 def from_config(cfg: OptimConfig, learning_rate: float | Schedule, *, fused: bool = True) -> GradientTransformation:
-    """The optimizer that ``optim.name`` names; ``fused`` as in ``adamw``, and nothing for those without such a step."""
+    """Makes the optimizer of ``optim.name``; ``fused`` as in ``adamw``, ignored by optimizers without a fused step."""
     optimizers: dict[str, Callable[..., GradientTransformation]] = {
         "sgd": functools.partial(sgd, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=fused),
         "adamw": functools.partial(adamw, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, fused=fused),

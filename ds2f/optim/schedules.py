@@ -1,7 +1,7 @@
-"""Learning-rate schedules: pure functions from the number of applied updates to a rate.
+"""Learning-rate schedules: pure functions from the number of applied updates to a learning rate.
 
-A schedule takes an int64 scalar tensor that counts from 0 and returns a float32 scalar tensor on the same device, so
-that no step waits for the host. Rates are absolute, except that Noam's is made from a factor.
+A schedule takes that number as an int64 scalar tensor and returns a float32 scalar tensor on the same device, so no
+step waits for the host. Learning rates are absolute; only Noam's schedule takes a factor.
 """
 
 import math
@@ -15,20 +15,20 @@ from ds2f.optim.base import Schedule
 
 
 def constant(learning_rate: float) -> Schedule:
-    """The same rate at every step."""
+    """The same learning rate at every step."""
     return lambda step: torch.full((), learning_rate, dtype=torch.float32, device=step.device)
 
 
 def as_schedule(learning_rate: float | Schedule) -> Schedule:
-    """Makes a number a constant schedule and returns a schedule as it is."""
+    """Turns a number into a constant schedule; returns a schedule unchanged."""
     return learning_rate if callable(learning_rate) else constant(learning_rate)
 
 
 def exponential(learning_rate: float, *, factor: float, steps_per_epoch: int) -> Schedule:
-    """Multiplies the rate by ``factor`` after every epoch, as deepspeech.pytorch does with its ``learning_anneal``.
+    """Multiplies the learning rate by ``factor`` after every epoch, as ``learning_anneal`` of deepspeech.pytorch.
 
     Args:
-      learning_rate: the rate during the first epoch.
+      learning_rate: of the first epoch.
       factor: at most 1; 0.99 halves the rate in 69 epochs.
       steps_per_epoch: optimizer steps in an epoch.
     """
@@ -49,7 +49,11 @@ def noam(factor: float, *, model_size: int, warmup: float) -> Schedule:
     Args:
       factor: of order 1.
       model_size: the hidden size.
-      warmup: steps until the peak; at most 1 means none.
+      warmup: steps until the peak; at most 1: no warm-up.
+
+    >>> schedule = noam(1.0, model_size=1024, warmup=4000)
+    >>> [f"{schedule(torch.tensor(step)):.2e}" for step in (0, 3999, 15999)]
+    ['1.24e-07', '4.94e-04', '2.47e-04']
     """
     slope = max(warmup, 1) ** -1.5
 
@@ -64,7 +68,11 @@ def one_cycle(peak: float, *, total_steps: int, warmup: float, start: float = 25
     """Rises from ``peak / start`` to ``peak`` and falls to ``peak / end``, each along half a cosine.
 
     Smith and Topin 2018 (https://arxiv.org/abs/1708.07120), with the phases of ``torch.optim.lr_scheduler.OneCycleLR``:
-    the peak is at step ``warmup - 1``, the end at step ``total_steps - 1``, and the rate stays there.
+    the peak is at step ``warmup - 1``, the end at step ``total_steps - 1``. Afterwards the learning rate is constant.
+
+    >>> schedule = one_cycle(1.0, total_steps=101, warmup=31, start=4.0)
+    >>> [round(schedule(torch.tensor(step)).item(), 2) for step in (0, 15, 30, 65, 100)]
+    [0.25, 0.62, 1.0, 0.5, 0.0]
     """
     top = warmup - 1
 
@@ -81,6 +89,10 @@ def cosine(peak: float, *, total_steps: int, warmup: float) -> Schedule:
     """Rises linearly to ``peak`` at step ``warmup - 1`` and falls to zero at ``total_steps`` along half a cosine.
 
     Loshchilov and Hutter 2017 (https://arxiv.org/abs/1608.03983), without restarts.
+
+    >>> schedule = cosine(1.0, total_steps=30, warmup=10)
+    >>> [round(schedule(torch.tensor(step)).item(), 2) for step in (0, 9, 20, 30)]
+    [0.1, 1.0, 0.5, 0.0]
     """
 
     def schedule(step: Tensor) -> Tensor:
@@ -93,27 +105,28 @@ def cosine(peak: float, *, total_steps: int, warmup: float) -> Schedule:
 
 
 def _half_cosine(start: float, end: float, progress: Tensor) -> Tensor:
-    """Goes from ``start`` to ``end`` while ``progress`` goes from 0 to 1, and stays at the nearer one outside."""
+    """Goes from ``start`` to ``end`` while ``progress`` goes from 0 to 1; ``progress`` is clamped to this range."""
     return end + (start - end) * (1 + torch.cos(math.pi * progress.clamp(0, 1))) / 2
 
 
 def from_config(cfg: OptimConfig, *, steps_per_epoch: int, total_steps: int, hidden_size: int) -> Schedule:
-    """The schedule that ``optim.schedule`` names.
+    """Makes the schedule of ``optim.schedule``.
 
     Args:
-      cfg: the ``optim`` section; ``warmup`` is a number of steps, or below 1 a share of ``total_steps``.
+      cfg: the ``optim`` section; ``warmup`` is a number of steps, or below 1 a fraction of ``total_steps``.
       steps_per_epoch: optimizer steps in an epoch.
-      total_steps: optimizer steps in the whole run, even if it is to stop early.
-      hidden_size: of the model, for Noam's.
+      total_steps: optimizer steps of all epochs, even if ``training.max_steps`` ends the run earlier.
+      hidden_size: of the model, for Noam's schedule.
 
     Raises:
-      InputError: a warm-up of ``one_cycle`` or ``cosine`` that would not end within the run.
+      InputError: if the warm-up of ``one_cycle`` or ``cosine`` would not end within the run.
     """
     warmup = cfg.warmup * total_steps if cfg.warmup < 1 else cfg.warmup
     if cfg.schedule in ("one_cycle", "cosine") and warmup >= total_steps:
         raise InputError(
             f"optim.warmup={cfg.warmup:g} with optim.schedule={cfg.schedule}: the run has {total_steps} steps, so the "
-            "rate would never reach its peak. Give fewer steps, or a share of the run such as --optim.warmup=0.1."
+            "learning rate would never reach its peak. Give fewer steps, or a fraction of the run such as "
+            "--optim.warmup=0.1."
         )
     match cfg.schedule:
         case "constant":

@@ -1,4 +1,4 @@
-"""The parts that optimizers are chained from: each takes updates and returns updates."""
+"""Transforms, the parts of optimizers: each takes updates and returns updates."""
 
 import math
 from collections.abc import Sequence
@@ -9,40 +9,40 @@ from torch import Tensor
 
 from ds2f import tree
 from ds2f.optim import schedules
-from ds2f.optim.base import GradientTransformation, Mask, Schedule, asked, foreach, identity, stateless
+from ds2f.optim.base import GradientTransformation, Mask, Schedule, foreach, pass_through, selects, stateless
 from ds2f.tree import Tree
 from ds2f.types import Params
 
 
 class TraceState(NamedTuple):
-    """Momentum."""
+    """State of ``trace``: the momentum."""
 
     trace: Tree  # like the parameters
 
 
 class ScaleByAdamState(NamedTuple):
-    """Adam's moments."""
+    """State of ``scale_by_adam``: the moments."""
 
-    step: Tensor  # [] int64: updates so far
-    mu: Tree  # like the parameters: mean of the gradients
-    nu: Tree  # like the parameters: mean of their squares
+    step: Tensor  # [] int64: number of updates so far
+    mu: Tree  # like the parameters: mean gradient
+    nu: Tree  # like the parameters: mean squared gradient
 
 
 class ScaleByNovogradState(NamedTuple):
-    """NovoGrad's second moments."""
+    """State of ``scale_by_novograd``: the second moments."""
 
-    step: Tensor  # [] int64: updates so far
-    nu: Tree  # one scalar per leaf: mean of the squared gradient norm
+    step: Tensor  # [] int64: number of updates so far
+    nu: Tree  # a scalar per leaf: mean squared norm of the gradient
 
 
 class ScaleByScheduleState(NamedTuple):
-    """Where a schedule is."""
+    """State of ``scale_by_schedule``."""
 
-    step: Tensor  # [] int64: updates so far
+    step: Tensor  # [] int64: number of updates so far
 
 
 def trace(decay: float, *, nesterov: bool = False) -> GradientTransformation:
-    """Accumulates momentum, ``m = g + decay * m``, and passes ``m`` on (with Nesterov ``g + decay * m``).
+    """Accumulates momentum, ``m = g + decay * m``, and returns ``m`` (with Nesterov: ``g + decay * m``).
 
     As ``torch.optim.SGD`` without dampening.
     """
@@ -62,7 +62,7 @@ def trace(decay: float, *, nesterov: bool = False) -> GradientTransformation:
 
 
 def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> GradientTransformation:
-    """Divides the mean gradient by the root of the mean squared gradient, both corrected for their start at zero.
+    """Divides the mean gradient by the root of the mean squared gradient, both with bias correction.
 
     Kingma and Ba 2015 (https://arxiv.org/abs/1412.6980), algorithm 1; ``eps`` is added outside the root.
     """
@@ -98,21 +98,21 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Grad
 
 
 def _bias_correction(decay: float, step: Tensor) -> Tensor:
-    """``1 - decay ** step`` without the cancellation that would cost float32 half its digits at the first steps."""
+    """``1 - decay ** step``, without the cancellation that would halve float32's digits at the first steps."""
     return -torch.expm1(step.to(torch.float32) * (math.log(decay) if decay > 0 else -math.inf))
 
 
 def scale_by_trust_ratio(*, mask: Mask | None = None) -> GradientTransformation:
-    """Scales each leaf's update to the norm of its parameters: by ``|p| / |u|``, or 1 where either is zero.
+    """Scales each leaf's update to the norm of the leaf: by ``|p| / |u|``, or by 1 if either norm is zero.
 
     LAMB, You et al. 2019 (https://arxiv.org/abs/1904.00962), algorithm 2, with the identity for phi.
 
     Args:
-      mask: which leaves' updates are scaled; ``None``: all. The others stay as they are.
+      mask: which leaves' updates are scaled; ``None``: all. Other updates are unchanged.
     """
 
     def update(updates: Tree, params: Params) -> Tree:
-        chosen = masked(params, mask)
+        chosen = selected(params, mask)
 
         def scaled(updates: list[Tensor], params: list[Tensor]) -> Sequence[Tensor]:
             norms = zip(chosen, torch._foreach_norm(params), torch._foreach_norm(updates), strict=True)
@@ -125,10 +125,10 @@ def scale_by_trust_ratio(*, mask: Mask | None = None) -> GradientTransformation:
 
 
 def scale_by_novograd(b2: float = 0.98, eps: float = 1e-8) -> GradientTransformation:
-    """Divides each leaf's gradient by the root of its mean squared norm, which starts at the first gradient's.
+    """Divides each leaf's gradient by the root of its mean squared norm; the first squared norm starts the mean.
 
-    The normalisation of NovoGrad, Ginsburg et al. 2019 (https://arxiv.org/abs/1905.11286), algorithm 1; its weight
-    decay and momentum come after it in the chain.
+    The normalisation of NovoGrad, Ginsburg et al. 2019 (https://arxiv.org/abs/1905.11286), algorithm 1. NovoGrad's
+    weight decay and momentum follow in the chain.
     """
 
     def init(params: Params) -> ScaleByNovogradState:
@@ -151,12 +151,12 @@ def scale_by_novograd(b2: float = 0.98, eps: float = 1e-8) -> GradientTransforma
 
 
 def orthogonalize(*, iterations: int = 5, eps: float = 1e-7) -> GradientTransformation:
-    """Turns each matrix into a nearly orthogonal one, of the root mean square of an Adam step.
+    """Replaces each matrix by a nearly orthogonal matrix with the root mean square of an Adam step.
 
     Muon, Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/): Newton-Schulz iterations with a quintic
-    polynomial leave the singular vectors as they are and bring all but tiny singular values near 1. The result is
-    scaled by ``0.2 * sqrt(max(rows, columns))``, after Liu et al. 2025 (https://arxiv.org/abs/2502.16982), so that
-    AdamW's learning rates and weight decays fit. A convolution counts as the matrix of its output channels.
+    polynomial keep the singular vectors and bring all but tiny singular values near 1. The result is scaled by
+    ``0.2 * sqrt(max(rows, columns))``, after Liu et al. 2025 (https://arxiv.org/abs/2502.16982), so that AdamW's
+    learning rates and weight decays fit. A convolution is taken as a matrix with a row per output channel.
     """
 
     def matrix(leaf: Tensor) -> Tensor:
@@ -164,7 +164,8 @@ def orthogonalize(*, iterations: int = 5, eps: float = 1e-7) -> GradientTransfor
         tall = rows.shape[0] > rows.shape[1]
         x = rows.T if tall else rows
         x = x / (torch.linalg.matrix_norm(x) + eps)
-        # Each iteration multiplies x by a polynomial of x x^T. All of them commute: the long side waits for the end.
+        # Each iteration multiplies x by a polynomial of x x^T. The polynomials commute, so their product is formed on
+        # the short side and multiplies x once, at the end.
         gram = x @ x.T
         one = factor = total = torch.eye(len(x), dtype=x.dtype, device=x.device)
         for _ in range(iterations):
@@ -184,11 +185,11 @@ def add_decayed_weights(weight_decay: float, *, mask: Mask | None = None) -> Gra
     Hutter 2019, https://arxiv.org/abs/1711.05101).
 
     Args:
-      weight_decay: the factor; 0 adds nothing.
-      mask: which leaves decay, for example ``matrices_only``; ``None``: all, as deepspeech.pytorch does.
+      weight_decay: the factor; 0: updates are unchanged.
+      mask: which leaves decay, for example ``matrices_only``; ``None``: all, as in deepspeech.pytorch.
     """
     if weight_decay == 0:
-        return identity()
+        return pass_through()
 
     def update(updates: Tree, params: Params) -> Tree:
         decays = leaf_decays(params, weight_decay, mask)
@@ -199,22 +200,22 @@ def add_decayed_weights(weight_decay: float, *, mask: Mask | None = None) -> Gra
 
 def leaf_decays(params: Params, weight_decay: float, mask: Mask | None) -> list[float]:
     """The weight decay of each leaf, in flat order."""
-    return [weight_decay if applies else 0.0 for applies in masked(params, mask)]
+    return [weight_decay if applies else 0.0 for applies in selected(params, mask)]
 
 
-def masked(params: Params, mask: Mask | None) -> list[bool]:
-    """Whether ``mask`` names each leaf, in flat order; ``None`` names all."""
-    return [mask is None or asked(mask, path, leaf) for path, leaf in tree.flatten_with_paths(params).items()]
+def selected(params: Params, mask: Mask | None) -> list[bool]:
+    """Whether ``mask`` selects each leaf, in flat order; ``None`` selects all."""
+    return [mask is None or selects(mask, path, leaf) for path, leaf in tree.flatten_with_paths(params).items()]
 
 
 def matrices_only(path: str, leaf: Tensor) -> bool:
-    """A ``mask`` that leaves biases and the scales and shifts of batch norm alone."""
+    """A ``mask`` without biases and without the scales and shifts of batch norm."""
     del path
     return leaf.ndim > 1
 
 
 def hidden_matrices(path: str, leaf: Tensor) -> bool:
-    """A ``mask`` of what Muon orthogonalizes: the convolutions and recurrent matrices, not what makes the logits."""
+    """A ``mask`` of the matrices that Muon orthogonalizes: convolutions and recurrent layers, not the output layers."""
     return leaf.ndim > 1 and not path.startswith(("output/", "intermediate/"))
 
 
@@ -224,7 +225,7 @@ def scale(factor: float) -> GradientTransformation:
 
 
 def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
-    """Multiplies updates by ``schedule(step)``, where ``step`` (int64) is the number of updates before this one."""
+    """Multiplies updates by ``schedule(step)``; ``step`` ([] int64) counts the earlier updates."""
 
     def init(params: Params) -> ScaleByScheduleState:
         return ScaleByScheduleState(_first_step(params))
@@ -240,7 +241,7 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
 def scale_by_learning_rate(learning_rate: float | Schedule) -> GradientTransformation:
     """Multiplies updates by minus the learning rate.
 
-    A number is a constant schedule, so that a run can go on from a checkpoint with another schedule.
+    A number becomes a constant schedule. The state is then the same, so a run can resume with another schedule.
     """
     schedule = schedules.as_schedule(learning_rate)
     return scale_by_schedule(lambda step: -schedule(step))

@@ -31,7 +31,7 @@ TRUE, FALSE = torch.tensor(True), torch.tensor(False)
 def test_identity_returns_the_gradients_themselves():
     params = make_params()
     grads = make_grads(params)
-    tx = optim.identity()
+    tx = optim.pass_through()
     updates, state = tx.update(grads, tx.init(params), params)
     assert updates is grads
     assert state == optim.EmptyState()
@@ -41,7 +41,7 @@ def test_chain_with_identities_equals_the_transform_alone():
     params = make_params()
     grads = make_grads(params)
     alone = optim.clip_by_global_norm(0.5)
-    chained = optim.chain(optim.identity(), alone, optim.identity())
+    chained = optim.chain(optim.pass_through(), alone, optim.pass_through())
     expected, _ = alone.update(grads, alone.init(params), params)
     actual, _ = chained.update(grads, chained.init(params), params)
     assert_same_bits(actual, expected)
@@ -66,7 +66,7 @@ def test_chain_applies_its_transforms_in_order():
 
 def test_chain_refuses_the_state_of_a_longer_chain_and_says_what_to_do():
     params = make_params()
-    short, long = optim.chain(optim.identity()), optim.chain(optim.identity(), optim.identity())
+    short, long = optim.chain(optim.pass_through()), optim.chain(optim.pass_through(), optim.pass_through())
     with pytest.raises(ValueError, match=r"2 parts and the chain 1 transforms.*init"):
         short.update(make_grads(params), long.init(params), params)
 
@@ -121,7 +121,7 @@ def test_masks_inside_a_partition_see_the_paths_that_they_see_outside():
         return path == "rnn/weight"
 
     decay = optim.sgd(1.0, momentum=0.0, weight_decay=0.5, mask=mask, fused=False)
-    tx = optim.partition(lambda path, leaf: leaf.ndim > 1, optim.partition(mask, decay, decay), optim.identity())
+    tx = optim.partition(lambda path, leaf: leaf.ndim > 1, optim.partition(mask, decay, decay), optim.pass_through())
     updates, _ = tx.update(tree.zeros_like(params), tx.init(params), params)
     assert set(asked) == {"output/weight", "rnn/weight"}
     assert not updates["output"]["weight"].any()
@@ -146,7 +146,7 @@ def test_apply_step_prefers_the_fused_form():
         return params, state
 
     params = make_params()
-    tx = optim.identity()._replace(step=step)
+    tx = optim.pass_through()._replace(step=step)
     optim.apply_step(tx, make_grads(params), tx.init(params), params, finite=TRUE, donate=True)
     assert calls == [(True, True)]
 
