@@ -1,6 +1,6 @@
 """Configuration: a whole run in one frozen object, made of ``sections`` and of the flags that have none.
 
-Each setting is defined once. Its flag, help, default and validation, and the README's table, come from its field.
+Each setting is defined once. Its flag, help, default, validation and its row in launch/README.md come from its field.
 Nothing here imports torch, so that ``--help`` is quick.
 """
 

@@ -69,7 +69,7 @@ class Summary:
     def results(
         self, position: TrainProgress, evaluations: dict[str, Evaluation], *, steps: int, wall_seconds: float
     ) -> dict[str, Any]:
-        """What ``results.json`` holds; the README defines its fields."""
+        """The content of ``results.json``; launch/README.md defines its fields."""
         seconds = max(position.training_seconds, 1e-9)
         found: dict[str, Any] = {
             "name": self.run_dir.name,
