@@ -106,8 +106,8 @@ def train_step(
     grad_norm = tree.global_norm(grads) / state.loss_scale.value
     finite = torch.isfinite(grad_norm)
     finite = collectives.all_finite(finite if overflowed is None else finite & ~overflowed())
-    factor = (cfg.optim.max_norm / (grad_norm + 1e-6)).clamp(max=1.0) / state.loss_scale.value
-    grads = tree.scale_(grads, factor)
+    factor = optim.clip_factor(grad_norm, cfg.optim.max_norm, eps=1e-6)
+    grads = tree.scale_(grads, factor / state.loss_scale.value)
 
     params, opt_state = optim.apply_step(tx, grads, state.opt_state, state.params, finite=finite, donate=donate)
     stats = tree.select(finite, batch_norm.update_stats(state.stats, moments), state.stats)

@@ -12,7 +12,7 @@ from ds2f.optim.base import (
     pass_through,
 )
 from ds2f.optim.optimizers import adamw, from_config, lamb, muon, novograd, sgd
-from ds2f.optim.transforms import clip_by_global_norm, clip_to_norm
+from ds2f.optim.transforms import clip_by_global_norm, clip_factor
 
 __all__ = [
     "EmptyState",
@@ -24,7 +24,7 @@ __all__ = [
     "average",
     "chain",
     "clip_by_global_norm",
-    "clip_to_norm",
+    "clip_factor",
     "from_config",
     "lamb",
     "muon",

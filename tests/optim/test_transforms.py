@@ -201,9 +201,16 @@ def test_zero_gradients_are_clipped_to_zero_not_to_nan():
     assert run(transforms.clip_by_global_norm(1.0), grads, grads)[0]["w"].tolist() == [0.0] * 3
 
 
-def test_clip_to_norm_uses_the_norm_it_is_given():
-    updates = transforms.clip_to_norm({"w": torch.tensor([8.0])}, torch.tensor(4.0), 2.0)
-    assert updates["w"].item() == 4.0
+def test_clip_factor_uses_the_norm_it_is_given():
+    updates = torch.tensor([8.0]) * transforms.clip_factor(torch.tensor(4.0), 2.0)
+    assert updates.item() == 4.0
+
+
+def test_clip_factor_with_torchs_epsilon_agrees_with_torch_at_the_largest_norm():
+    leaf = torch.nn.Parameter(torch.zeros(()))
+    leaf.grad = torch.tensor(0.5)
+    torch.nn.utils.clip_grad_norm_([leaf], 0.5)
+    assert torch.equal(torch.tensor(0.5) * transforms.clip_factor(torch.tensor(0.5), 0.5, eps=1e-6), leaf.grad)
 
 
 def test_decoupled_decay_of_a_zero_gradient_shrinks_parameters_geometrically():
