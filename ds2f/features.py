@@ -24,7 +24,7 @@ def num_frames(num_samples: int, cfg: SpectConfig) -> int:
     return (num_samples - cfg.window_samples % 2) // cfg.stride_samples + 1
 
 
-def log_spectrogram(waveform: Tensor, cfg: SpectConfig) -> Tensor:
+def log_spectrogram(samples: Tensor, cfg: SpectConfig) -> Tensor:
     """Computes the log magnitude spectrogram, its mean and deviation over the utterance removed.
 
     The frames are centred on multiples of the stride, with reflection at both ends; the window is periodic and as long
@@ -34,7 +34,7 @@ def log_spectrogram(waveform: Tensor, cfg: SpectConfig) -> Tensor:
     less) is lengthened with zeros first.
 
     Args:
-      waveform: [N] float, mono at ``cfg.sample_rate``, full scale is 1.
+      samples: [N] float, mono at ``cfg.sample_rate``, full scale is 1.
       cfg: the ``spect`` section.
 
     Returns:
@@ -45,14 +45,14 @@ def log_spectrogram(waveform: Tensor, cfg: SpectConfig) -> Tensor:
 
     Source: as deepspeech.pytorch does, but for an epsilon in the denominator: silence there gives NaN.
     """
-    if waveform.numel() == 0:
+    if samples.numel() == 0:
         raise InputError("a recording without samples has no spectrogram; remove it from the manifest")
-    size, frames = cfg.window_samples, num_frames(len(waveform), cfg)
+    size, frames = cfg.window_samples, num_frames(len(samples), cfg)
     reflectable = size // 2 + 1
-    waveform = F.pad(waveform.float(), (0, max(0, reflectable - len(waveform))))
-    window = _WINDOWS[cfg.window](size, periodic=True, dtype=waveform.dtype, device=waveform.device)
+    padded = F.pad(samples.float(), (0, max(0, reflectable - len(samples))))
+    window = _WINDOWS[cfg.window](size, periodic=True, dtype=padded.dtype, device=padded.device)
     spectrum = torch.stft(
-        waveform, size, cfg.stride_samples, window=window, center=True, pad_mode="reflect", return_complex=True
+        padded, size, cfg.stride_samples, window=window, center=True, pad_mode="reflect", return_complex=True
     )
     magnitudes = spectrum[:, :frames].abs()
     if cfg.num_mels:

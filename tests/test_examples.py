@@ -1,0 +1,33 @@
+"""Runs the ``>>>`` examples in the docstrings of ds2f."""
+
+import doctest
+import importlib
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "ds2f").rglob("*.py")
+    if ">>> " in path.read_text(encoding="utf-8")
+)
+SHOWN = {"ds2f", "ds2f.optim.base", "ds2f.optim.optimizers"}  # modules whose functions people call
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_print_what_their_docstrings_say(name):
+    module, report = importlib.import_module(name), []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    examples = [found for found in doctest.DocTestFinder(exclude_empty=True).find(module) if found.examples]
+    assert examples, "the examples stand in docstrings, where doctest finds them"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for example in examples:
+            runner.run(example, out=report.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+def test_the_core_has_examples():
+    assert SHOWN - set(MODULES) == set()
