@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 import pages
 import pytest
+import torch
 from pages import README, ROOT, Block, Command
 from torch.distributed import run as torchrun
 
@@ -199,6 +200,16 @@ def invocations() -> dict[str, list[tuple[Command, list[str]]]]:
     return found
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Models of this size gain nothing from threads, which lose much where other processes have the processors."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("block", pages.blocks("python"), ids=str)
 def test_a_python_block_runs_as_it_stands(block: Block) -> None:
     assert len([line for line in block.text.splitlines() if line.strip()]) <= 15
