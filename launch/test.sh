@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Formats, lints, types, room borders and tests, as .ci/run does. Arguments go to pytest: launch/test.sh -m long
+# Formatting, lint, types, import contracts and tests, as .ci/run does. Arguments go to pytest: launch/test.sh -m long
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 use_venv test
