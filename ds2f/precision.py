@@ -14,7 +14,7 @@ from torch import Tensor
 from ds2f.config import ApexConfig
 from ds2f.types import LossScale
 
-__all__ = ["FULL", "LossScale", "Policy", "adjust", "init_scale", "policy"]
+__all__ = ["FULL", "LossScale", "Policy", "adjust", "dtype_name", "init_scale", "policy"]
 
 
 class Policy(NamedTuple):
@@ -42,6 +42,15 @@ def policy(opt_level: str, dtype: torch.dtype) -> Policy:
     if opt_level not in levels:
         raise ValueError(f"apex.opt_level is one of {', '.join(levels)}, not {opt_level!r}")
     return levels[opt_level]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """A dtype's name without the module.
+
+    >>> dtype_name(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
 
 
 def init_scale(cfg: ApexConfig, device: torch.device | str = "cpu") -> LossScale:

@@ -47,6 +47,7 @@ def main(_: list[str]) -> None:
 
     from ds2f.config import manifest_path
     from ds2f.data import manifests
+    from ds2f.files import write_atomically
 
     cfg = flags.config_from_flags()
     splits = ("train", "val") if cfg.data.train_on_val else ("train",)
@@ -57,8 +58,7 @@ def main(_: list[str]) -> None:
     if FLAGS.smoothing == "auto":
         methods = ["kneser_ney", "witten_bell"] if FLAGS.unit == "words" else ["witten_bell"]
     method, model = estimate(sentences, order=order, methods=methods)
-    with manifests.atomic(output) as temporary:
-        temporary.write_text(with_space(model) if FLAGS.unit == "characters" else model, encoding="utf-8")
+    write_atomically(output, with_space(model) if FLAGS.unit == "characters" else model, fsync=True)
     kinds = len({token for sentence in sentences for token in sentence})
     print(
         f"{output}: {order}-gram model of {kinds:,} {FLAGS.unit}, {method.replace('_', '-')}, from "

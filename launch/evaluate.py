@@ -31,8 +31,8 @@ def main(_: list[str]) -> None:
 
     from ds2f import ctc
     from ds2f.checkpoint import load_config
+    from ds2f.files import write_atomically
     from ds2f.runner.evaluator import as_results, evaluate
-    from ds2f.runner.run_dir import write_atomically
     from ds2f.runner.telemetry import errors_table, terminal
 
     stored = load_config(run_dir)

@@ -81,10 +81,10 @@ def main(_: list[str]) -> int | None:
 def _run(cfg: Config, cases: Sequence[Case]) -> int:
     from rich.console import Console
 
+    from ds2f.files import write_atomically
     from ds2f.runner.device.backend import open_backend
     from ds2f.runner.distributed import worker
     from ds2f.runner.distributed.collectives import open_group
-    from ds2f.runner.run_dir import write_atomically
     from launch.slow_network import make_step, trace_events
 
     job = worker.job()

@@ -46,8 +46,8 @@ def main(_: list[str]) -> None:
     from ds2f import decode
     from ds2f.checkpoint import load_config
     from ds2f.config import manifest_path
+    from ds2f.files import write_atomically
     from ds2f.inference import tuner
-    from ds2f.runner.run_dir import write_atomically
     from ds2f.runner.telemetry import terminal
 
     stored, console = load_config(run_dir), terminal()

@@ -17,11 +17,6 @@ def fits(stored: tuple[str, list[int]], leaf: Tensor) -> bool:
     )
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """A dtype's name, as in ``bfloat16``."""
-    return str(dtype).removeprefix("torch.")
-
-
 def from_tensor(leaf: Tensor) -> np.ndarray:
     """The same memory as a numpy array."""
     return leaf.view(torch.int16).numpy().view(_BFLOAT16) if leaf.dtype == torch.bfloat16 else leaf.numpy()

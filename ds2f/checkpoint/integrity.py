@@ -7,12 +7,13 @@ local or in a bucket.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from etils import epath
+
+from ds2f import files, processes
 
 FILE = "digests.json"
 _PART = 1 << 26  # bytes that one thread digests at a time: most of a checkpoint is a single file
@@ -34,13 +35,10 @@ def write(folder: epath.Path) -> None:
     """
     names = sorted(_walk(folder))
     for name in names:
-        _flush(folder / name)
+        files.flush(folder / name)
     text = _text(dict(zip(names, _digests(folder, names, threads=1), strict=True)))
-    temporary = folder / f"{FILE}.tmp"
-    temporary.write_text(text)
-    _flush(temporary)
-    temporary.replace(folder / FILE)
-    _flush_names(folder)
+    files.write_atomically(folder / FILE, text, fsync=True)
+    files.flush(folder.parent)
 
 
 def finished(folder: epath.Path) -> bool:
@@ -76,7 +74,7 @@ def fault(folder: epath.Path, *, only: Iterable[str] | None = None) -> str | Non
         size = (folder / name).stat().length
         if size != listed[name].size:
             return f"{folder / name}: {size} bytes instead of {listed[name].size}"
-    for name, digest in zip(names, _digests(folder, names, threads=os.cpu_count() or 1), strict=True):
+    for name, digest in zip(names, _digests(folder, names, threads=processes.cpu_count()), strict=True):
         if digest != listed[name]:
             return f"{folder / name}: its bytes are not those that were written (SHA-256 differs)"
     return None
@@ -94,8 +92,8 @@ def _listed(folder: epath.Path) -> dict[str, _Digest] | None:
 
 def _text(listed: dict[str, _Digest]) -> str:
     """The one way in which a list is written, with a digest of itself: no byte of it can change unnoticed."""
-    files = json.dumps(listed, indent=1, sort_keys=True)
-    return f'{{"files": {files},\n"sha256": "{hashlib.sha256(files.encode()).hexdigest()}"}}\n'
+    entries = json.dumps(listed, indent=1, sort_keys=True)
+    return f'{{"files": {entries},\n"sha256": "{hashlib.sha256(entries.encode()).hexdigest()}"}}\n'
 
 
 def _walk(folder: epath.Path) -> Iterator[str]:
@@ -127,25 +125,3 @@ def _sha256(path: epath.Path, *, start: int) -> str:
             digest.update(block)
             left -= len(block)
     return digest.hexdigest()
-
-
-def _flush(path: epath.Path) -> None:
-    """Waits until a file's bytes are on the disk, where the operating system alone would take its time."""
-    if local(path):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _flush_names(folder: epath.Path) -> None:
-    """The same for the names in a folder and of the folder itself."""
-    for path in (folder, folder.parent) if local(folder) else ():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def local(path: epath.Path) -> bool:
-    """Whether a path is one of this machine's file system, not a bucket's."""
-    return "://" not in os.fspath(path)

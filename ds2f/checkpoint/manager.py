@@ -21,11 +21,12 @@ from torch import Tensor
 import ds2f
 from ds2f import config, tree
 from ds2f.checkpoint import integrity, retention
-from ds2f.checkpoint.arrays import dtype_name, fits, from_tensor, to_tensor
+from ds2f.checkpoint.arrays import fits, from_tensor, to_tensor
 from ds2f.checkpoint.orbax_io import ArrayStore
 from ds2f.config import Config, ModelConfig
 from ds2f.errors import InputError
 from ds2f.model import deepspeech2
+from ds2f.precision import dtype_name
 from ds2f.types import Params, Stats, TrainState
 
 Progress = dict[str, Any]

@@ -17,6 +17,7 @@ from etils import epath
 
 from ds2f.checkpoint import integrity
 from ds2f.errors import InputError
+from ds2f.files import is_local
 
 RUN = "run.json"  # what a checkpoint says about itself; "score" is what the best is chosen by
 # tensorstore's errors are ValueErrors with the system's words in them, or a status when the path is in a bucket.
@@ -206,7 +207,7 @@ def require_room(folder: epath.Path, size: int) -> None:
     Raises:
       OSError: when fewer than ``size`` bytes are free. A bucket is always large enough.
     """
-    if integrity.local(folder) and shutil.disk_usage(folder).free < size:
+    if is_local(folder) and shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(folder))
 
 

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import uuid
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ds2f.config import SpectConfig
+from ds2f.files import write_atomically
 
 _FORMAT = 1  # raise it when features of the same settings change by a single bit
 _RESERVE = 0.05  # share of the disk that the cache leaves free
@@ -69,27 +69,16 @@ class FeatureCache:
     def _write(self, path: Path, features: Tensor) -> None:
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(features.numpy(), dtype=np.float32))
-        content = buffer.getbuffer()
+        buffer.write(zlib.crc32(buffer.getbuffer()).to_bytes(_CHECKSUM_BYTES, "little"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             disk = shutil.disk_usage(path.parent)
             if disk.free < _RESERVE * disk.total:
                 self.problem = f"the disk of {self.directory} is nearly full"
                 return
-            _write_whole(path, content, zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little"))
+            write_atomically(path, buffer.getbuffer())  # without fsync: the checksum tells after a power cut
         except OSError as error:
             self.problem = f"{error.filename or self.directory}: {error.strerror}"
-
-
-def _write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Writes a file that appears whole or not at all; without fsync, since the checksum tells after a power cut."""
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(parts)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path, num_bins: int) -> Tensor | None:

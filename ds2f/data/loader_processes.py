@@ -1,10 +1,8 @@
 """Loader processes: none outlives the process that it loads for, and none dies unnoticed."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
@@ -14,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from ds2f.errors import WorkerDied
+from ds2f.processes import die_with_parent
 
 _LEFT_TO_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _PATIENCE = 2.0  # seconds from the first sign of a death to the process's exit status, at most
@@ -33,12 +32,8 @@ def begin(_: int) -> None:
     """
     for number in _LEFT_TO_THE_PARENT:
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        die_with_parent = 1  # PR_SET_PDEATHSIG of linux/prctl.h
-        ctypes.CDLL(None).prctl(die_with_parent, signal.SIGKILL)
     parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid != os.getppid():  # it died before the line above
-        os._exit(1)
+    die_with_parent(parent.pid if parent else None)
 
 
 class Watch:

@@ -1,18 +1,17 @@
 """Manifests: which recordings belong to a set, and what is said in them."""
 
-import contextlib
 import csv
 import io
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ds2f.data import audio
 from ds2f.errors import InputError
+from ds2f.files import write_atomically
 
 _SHOWN = 5  # problems of one manifest that a message lists
 _AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".sph"}
@@ -74,8 +73,10 @@ def read(path: str | Path) -> list[Utterance]:
 
 def write(path: str | Path, rows: Iterable[tuple[Path, Path]]) -> None:
     """Writes a CSV manifest of (audio, transcript) paths: all of it or, when interrupted, none of it."""
-    with atomic(path) as temporary:
-        temporary.write_text(text(rows, folder=Path(path).parent), encoding="utf-8", newline="")
+    path = Path(path)
+    content = text(rows, folder=path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content, fsync=True)
 
 
 def text(rows: Iterable[tuple[Path, Path]], *, folder: Path) -> str:
@@ -92,24 +93,6 @@ def text(rows: Iterable[tuple[Path, Path]], *, folder: Path) -> str:
     lines = io.StringIO()
     csv.writer(lines, lineterminator="\n").writerows((shown(sound), shown(words)) for sound, words in rows)
     return lines.getvalue()
-
-
-@contextlib.contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary file to write, which takes the name ``path`` when the block ends well and vanishes else."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's files are for their owner alone
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _rows(path: Path) -> Iterator[_Row]:

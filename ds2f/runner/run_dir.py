@@ -10,6 +10,7 @@ import attrs
 from ds2f import config
 from ds2f.config import Config
 from ds2f.errors import InputError
+from ds2f.files import write_atomically
 
 
 def claim_run_dir(
@@ -127,10 +128,3 @@ def _tell_changes(run_dir: Path, before: str, now: str, say: Callable[[str], Non
     ]
     if changed:
         say(f"{run_dir} goes on with other flags than before: {', '.join(changed)}")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from ds2f.config import Config
-from ds2f.runner.run_dir import write_atomically
+from ds2f.files import write_atomically
 
 _LIBRARY = logging.getLogger("ds2f")
 

@@ -60,8 +60,8 @@ def main(_: list[str]) -> None:
 
     from rich.console import Console
 
+    from ds2f.files import write_atomically
     from ds2f.runner.device.backend import open_backend
-    from ds2f.runner.run_dir import write_atomically
     from launch.bench import machine
 
     options = Options(

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ds2f.config import Config
+from ds2f.precision import dtype_name
 from ds2f.runner.device.backend import Backend, open_backend
-from launch.bench.machine import dtype_name, model_of, seconds_of, spread
+from launch.bench.machine import model_of, seconds_of, spread
 from launch.bench.options import Options
 from launch.bench.ours import policy_of
 

@@ -13,6 +13,8 @@ import torch
 
 import ds2f
 from ds2f.config import Config
+from ds2f.precision import dtype_name
+from ds2f.processes import cpu_count
 from ds2f.runner.device.backend import Backend
 from launch.bench.ours import policy_of
 
@@ -23,7 +25,7 @@ def describe(cfg: Config, backend: Backend) -> dict[str, Any]:
     return {
         "device": backend.description,
         "processor": _processor(),
-        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processors": cpu_count(),
         "load": os.getloadavg()[0],
         "system": platform.platform(),
         "versions": {
@@ -49,11 +51,6 @@ def headline(machine: dict[str, Any]) -> str:
         f"{versions}; {machine['threads']} threads, {machine['interop_threads']} between operators\n"
         f"{machine['opt_level']} in {machine['dtype']}, gradients by {machine['engine']}"
     )
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """``float32`` for ``torch.float32``."""
-    return str(dtype).removeprefix("torch.")
 
 
 def seconds_of(work: Callable[[], Any], backend: Backend) -> float:

@@ -7,7 +7,6 @@ further step, whose sums overlap as in training, gives the whole.
 """
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from torch import Tensor
 from ds2f import config, ctc, optim
 from ds2f.config import Config
 from ds2f.data.sampling import shard
+from ds2f.processes import cpu_count
 from ds2f.runner.device.backend import Backend, open_backend
 from ds2f.runner.distributed import agent, worker
 from ds2f.runner.distributed.collectives import ALONE, Group, open_group
@@ -97,7 +97,7 @@ def compare(cfg: Config, backend: Backend, group: Group, *, rounds: int, warmup:
     """
     together, alone = _stepper(cfg, backend), _stepper(cfg, backend)
     shares = [_shares(cfg, lengths, group.size) for lengths in _lengths(cfg, group.size, rounds)]
-    own, processors = torch.get_num_threads(), _processors()
+    own, processors = torch.get_num_threads(), cpu_count()
     taken: dict[str, list[Phases]] = {"ranks": [], "overlapped": [], "one": []}
     for index in range(-warmup, rounds):
         parts, found = shares[max(index, 0)], {}
@@ -220,10 +220,6 @@ def _meet(group: Group) -> float:
     """Waits for all ranks and returns the time."""
     group.gather(None)
     return time.perf_counter()
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def summary(taken: dict[str, list[Phases]]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _errors() -> None:
     speaker = flags.speaker()
     output = flags.output_file("output")
 
-    from ds2f.runner.run_dir import write_atomically
+    from ds2f.files import write_atomically
     from ds2f.runner.telemetry import terminal
     from launch.report import error_analysis, error_tables, sources
 

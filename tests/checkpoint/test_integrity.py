@@ -120,7 +120,10 @@ def test_digests_are_written_after_the_files_are_on_the_disk(tmp_path, monkeypat
     monkeypatch.setattr(os, "fsync", spy)
     integrity.write(folder)
     assert set(order[: len(names)]) == names
-    assert order[len(names) :] == [Path(folder) / f"{integrity.FILE}.tmp", Path(folder), Path(folder.parent)]
+    temporary, *after = order[len(names) :]
+    assert (temporary.parent, integrity.FILE in temporary.name) == (Path(folder), True)
+    assert after == [Path(folder), Path(folder.parent)]
+    assert not temporary.exists()
 
 
 class Bucket(MemoryFileSystem):

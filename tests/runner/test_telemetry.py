@@ -4,7 +4,6 @@ import io
 import json
 import logging
 
-import pytest
 from rich.console import Console
 
 from ds2f.config import Config, VisualizationConfig
@@ -69,19 +68,6 @@ def test_progress_draws_only_on_a_terminal(tmp_path):
 def test_spans_of_time_read_well():
     spans = {48: "48 s", 100: "2 min", 720: "12 min", 3 * 3600 + 300: "3 h 05 min"}
     assert {seconds: telemetry.duration(seconds) for seconds in spans} == spans
-
-
-def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
-    path = tmp_path / "results.json"
-    telemetry.write_atomically(path, "old")
-
-    def full(self, *_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(type(path), "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
-        telemetry.write_atomically(path, "new")
-    assert path.read_text() == "old"
 
 
 def test_what_was_logged_after_a_checkpoint_is_dropped_when_the_run_goes_on_from_it(tmp_path):

@@ -6,7 +6,6 @@ synthesiser's voices, it says nothing about accuracy on people.
 
 import hashlib
 import importlib.metadata
-import os
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from ds2f.data import audio
 from ds2f.data.corpora import espeak, layout
 from ds2f.errors import InputError
+from ds2f.processes import cpu_count
 from ds2f.rng import fold_in
 
 NAME = "synthetic"
@@ -97,7 +97,7 @@ def prepare(
     if found := layout.existing(data_path, name=NAME, origin=origin):
         return found
     try:
-        with espeak.speaking(sentences, library=library, data=data, workers=workers or _cores()) as speeches:
+        with espeak.speaking(sentences, library=library, data=data, workers=workers or cpu_count()) as speeches:
             recordings = _recordings(lines, speeches, progress)
             return layout.publish(recordings, data_path, name=NAME, origin=origin, verdict=_VERDICT)
     except espeak.SpeechError as error:
@@ -217,10 +217,6 @@ def _in_a_room(speech: NDArray[np.int16], sample_rate: int, key: int) -> NDArray
     words = audio.resample(speech.astype(np.float32), sample_rate, layout.SAMPLE_RATE)
     sound = np.pad(words, (before, after)) + draw.uniform(*_NOISE) * draw.standard_normal(before + len(words) + after)
     return np.clip(np.rint(sound), -32768, 32767).astype(np.int16)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _locate_espeak() -> tuple[str, str, str]:

@@ -16,6 +16,7 @@ from ds2f.config import ApexConfig
 from ds2f.errors import InputError
 from ds2f.grad import engine_for
 from ds2f.precision import Policy
+from ds2f.processes import cpu_count
 from ds2f.runner.device import npu
 from ds2f.types import Batch, TrainState
 
@@ -118,6 +119,7 @@ def open_backend(name: str = "auto", *, local_rank: int = 0, local_ranks: int = 
     """
     if name not in ("auto", "npu", "cuda", "cpu"):
         raise InputError(f"--device={name}: use auto, npu, cuda or cpu")
+    _heed_cpu_quota()
     if name == "npu" or (name == "auto" and npu.installed()):
         try:
             return _open_npu(local_rank, local_ranks)
@@ -176,6 +178,16 @@ def _require_cards(kind: str, cards: int, processes: int) -> None:
             f"process needs its own; use --nproc_per_node={cards}, with --data.global_batch_size to keep the batch, "
             "or --device=cpu"
         )
+
+
+def _heed_cpu_quota() -> None:
+    """Keeps torch from starting a thread for every processor where a cgroup's quota allows fewer.
+
+    torch heeds CPU affinity and ``OMP_NUM_THREADS``, but no quota; threads beyond it only wait for each other.
+    """
+    processors = cpu_count()
+    if "OMP_NUM_THREADS" not in os.environ and processors < torch.get_num_threads():
+        torch.set_num_threads(processors)
 
 
 def _keep_freed_memory(*, largest: bool) -> None:

@@ -25,6 +25,7 @@ from torch.distributed import TCPStore
 
 from ds2f.config import Config
 from ds2f.errors import InputError
+from ds2f.processes import cpu_count
 from ds2f.runner.distributed.rendezvous import NodeRank, Rendezvous, interface
 from ds2f.runner.distributed.signals import REQUESTS, STATUSES
 from ds2f.runner.distributed.worker import GIVE_UP, PEER_LOST
@@ -224,7 +225,7 @@ class _Agent:
         report = self._reports / f"{number}.json"
         report.unlink(missing_ok=True)
         own = {"RANK": number, "LOCAL_RANK": local_rank, "TORCHELASTIC_ERROR_FILE": report}
-        threads = max(1, _cores() // self._cfg.nproc_per_node)
+        threads = max(1, cpu_count() // self._cfg.nproc_per_node)
         # When a rank dies, torch's C++ parts print their stack on all others.
         defaults = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "FATAL"}
         network = interface(self._rendezvous.address)
@@ -299,7 +300,3 @@ class _Agent:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

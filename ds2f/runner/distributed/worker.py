@@ -1,6 +1,5 @@
 """What a rank does beside training: it learns its place from its agent, dies with it, and tells it what went wrong."""
 
-import ctypes
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ds2f.errors import InputError, WorkerDied
+from ds2f.processes import die_with_parent
 from ds2f.runner.distributed.collectives import PeerLost
 from ds2f.runner.distributed.signals import REQUESTS
 
@@ -70,7 +70,8 @@ def work(run: Callable[[], int]) -> int:
     What ends it goes to the agent, which says it once for all ranks: an ``InputError``, after which nothing is started
     again, and a ``PeerLost``, unless the agent knows better and ends this process.
     """
-    _die_with_agent()
+    agent = os.environ.get("DS2F_AGENT")
+    die_with_parent(int(agent) if agent else None)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job of a shell
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
@@ -88,15 +89,6 @@ def work(run: Callable[[], int]) -> int:
         os._exit(PEER_LOST)  # the usual way out may wait for the lost rank
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-
-
-def _die_with_agent() -> None:
-    if sys.platform == "linux":
-        die_with_parent = 1  # PR_SET_PDEATHSIG of linux/prctl.h
-        ctypes.CDLL(None).prctl(die_with_parent, signal.SIGKILL)
-    agent = os.environ.get("DS2F_AGENT")
-    if agent and os.getppid() != int(agent):  # it died before the line above
-        os._exit(1)
 
 
 def _report(message: str) -> None:

@@ -1,0 +1,66 @@
+"""Atomic writes: whole or not at all, whatever goes wrong, and whoever writes at the same time."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from ds2f import files
+
+
+@pytest.mark.parametrize("content", ["ä\r\nb\n", b"\x00\xff", memoryview(b"\x00\xff")])
+def test_what_is_written_is_read_back_to_the_byte(tmp_path, content):
+    files.write_atomically(tmp_path / "a", content)
+    assert (tmp_path / "a").read_bytes() == (content.encode() if isinstance(content, str) else bytes(content))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path, monkeypatch, step):
+    path = tmp_path / "results.json"
+    files.write_atomically(path, "old")
+
+    def full(self, *_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(path), step, full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_reader_sees_one_whole_content_while_several_write(tmp_path):
+    path = tmp_path / "shared"
+    contents = [letter * 100_000 for letter in "abcd"]
+    files.write_atomically(path, contents[0])
+    writers = [
+        threading.Thread(target=lambda text=text: [files.write_atomically(path, text) for _ in range(20)])
+        for text in contents
+    ]
+    for writer in writers:
+        writer.start()
+    seen = set()
+    while any(writer.is_alive() for writer in writers):
+        seen.add(path.read_text())
+    for writer in writers:
+        writer.join()
+    assert seen <= set(contents)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_disk_is_awaited_before_and_after_the_file_takes_its_name_when_asked_for(tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+
+    def spy(descriptor):
+        flushed.append((Path(f"/proc/self/fd/{descriptor}").readlink(), (tmp_path / "a").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    files.write_atomically(tmp_path / "a", "text", fsync=True)
+    (temporary, named), (folder, whole) = flushed
+    assert (temporary.parent, named, folder, whole) == (tmp_path, False, tmp_path, True)
+    flushed.clear()
+    files.write_atomically(tmp_path / "a", "text")
+    assert flushed == []
