@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ds2f import tree
 from ds2f.config import DEFAULT_LABELS, ModelConfig
+from ds2f.convolutions import convolutions
 from ds2f.errors import InputError
 from ds2f.model.recurrent import GATES
-from ds2f.model.structure import convolutions, init, spec
+from ds2f.model.structure import init, spec
 from ds2f.types import Params, Stats
 
 _COUNTER = "num_batches_tracked"

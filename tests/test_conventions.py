@@ -19,7 +19,7 @@ SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 
 # Rooms whose functions depend on their arguments alone, and modules through which a process leaks in.
 PURE = {
-    *("types", "tree", "rng"),
+    *("types", "tree", "rng", "convolutions"),
     *("model", "ctc", "optim", "precision", "features", "augment", "text", "metrics", "decode", "grad"),
     *("objective", "steps"),
 }

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from ds2f import augment, ctc, rng, tree
 from ds2f.config import AugmentationConfig, ModelConfig
+from ds2f.convolutions import output_lengths
 from ds2f.grad import staged_value_and_grad, value_and_grad
 from ds2f.model import deepspeech2
-from ds2f.model.deepspeech2 import output_lengths
 from ds2f.objective import divergence, objective
 from ds2f.types import Batch, Logits, Stage
 

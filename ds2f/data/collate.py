@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ds2f import augment, rng
+from ds2f.convolutions import output_lengths
 from ds2f.data import audio, padding
 from ds2f.data.dataset import Dataset
 from ds2f.errors import InputError
 from ds2f.features import frequencies, log_spectrogram
-from ds2f.model.deepspeech2 import output_lengths
 from ds2f.types import Batch
 
 

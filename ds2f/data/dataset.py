@@ -10,11 +10,11 @@ import attrs
 
 from ds2f import augment, features, rng, text
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
+from ds2f.convolutions import output_lengths
 from ds2f.data import padding
 from ds2f.data.cache import FeatureCache
 from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
-from ds2f.model.deepspeech2 import output_lengths
 
 _SHOWN = 5  # recordings that a remark names
 _STRANGE = {

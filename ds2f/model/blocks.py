@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ds2f import rng, tree
+from ds2f.convolutions import Convolution
 from ds2f.model import fused_norm, layers
 from ds2f.model.batch_norm import batch_norm
 from ds2f.model.recurrent import Kernel
-from ds2f.model.structure import Convolution
 from ds2f.precision import Policy
 from ds2f.types import Params, Stage, Stats, identity
 

@@ -23,10 +23,11 @@ from torch import Tensor
 
 from ds2f import tree
 from ds2f.config import ModelConfig
+from ds2f.convolutions import convolutions, output_lengths
 from ds2f.model import blocks, layers, recurrent
 from ds2f.model.batch_norm import update_stats
 from ds2f.model.recurrent import Kernel
-from ds2f.model.structure import convolutions, init, output_lengths
+from ds2f.model.structure import init
 from ds2f.precision import FULL, Policy
 from ds2f.types import Logits, Params, Stage, Stats, identity
 

@@ -1,7 +1,6 @@
 """What tensors a DeepSpeech2 consists of, and what they start from; ``deepspeech2`` describes the nesting."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
 
 import attrs
 import torch
@@ -9,27 +8,9 @@ from torch import Tensor
 
 from ds2f import rng, tree
 from ds2f.config import ModelConfig
+from ds2f.convolutions import convolutions
 from ds2f.model import recurrent
 from ds2f.types import Params, Stats
-
-Lengths = TypeVar("Lengths", int, Tensor)
-
-
-class Convolution(NamedTuple):
-    """Sizes of one convolution, (frequency, time)."""
-
-    channels: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-
-
-def convolutions(time_stride: int = 2, frequency_stride: int = 4) -> tuple[Convolution, ...]:
-    """The two convolutions of a model: what they hand on is both strides (even numbers) of frames and bins apart."""
-    return (
-        Convolution(32, (41, 11), (frequency_stride // 2, 2), (20, 5)),
-        Convolution(32, (21, 11), (2, time_stride // 2), (10, 5)),
-    )
 
 
 @attrs.frozen
@@ -94,13 +75,6 @@ def init(cfg: ModelConfig, *, key: int) -> tuple[Params, Stats]:
         for part in spec(cfg)
     )
     return params, stats
-
-
-def output_lengths(lengths: Lengths, *, time_stride: int = 2) -> Lengths:
-    """Frames of the logits for utterances of ``lengths`` frames: lengths / time_stride, rounded up (0 stays 0)."""
-    for conv in convolutions(time_stride):
-        lengths = (lengths + 2 * conv.padding[1] - conv.kernel[1]) // conv.stride[1] + 1
-    return lengths
 
 
 def _directions(cfg: ModelConfig) -> Sequence[str]:

@@ -1,8 +1,8 @@
 """What a training step asks of the machine: floating-point operations of its products, valid frames alone."""
 
 from ds2f.config import ModelConfig
+from ds2f.convolutions import convolutions
 from ds2f.model.recurrent import GATES
-from ds2f.model.structure import convolutions
 
 
 def forward_flops(cfg: ModelConfig, frames: int) -> dict[str, int]:

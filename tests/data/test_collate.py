@@ -7,11 +7,11 @@ import torch
 
 from ds2f import ctc, optim, tree
 from ds2f.config import ApexConfig, AugmentationConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainingConfig
+from ds2f.convolutions import output_lengths
 from ds2f.data import dataset
 from ds2f.data.loading import Loader
 from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
-from ds2f.model.deepspeech2 import output_lengths
 from ds2f.steps import init_state, objective, train_step
 
 RATE = 16000

@@ -11,12 +11,12 @@ from waiting import wait_for
 
 from ds2f import augment, ctc
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
+from ds2f.convolutions import output_lengths
 from ds2f.data import collate, dataset
 from ds2f.data.loading import Loader
 from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
 from ds2f.features import frequencies, log_spectrogram
-from ds2f.model.deepspeech2 import output_lengths
 
 RATE = 16000
 SPEEDS = AugmentationConfig(speeds=(0.9, 1.0, 1.1), frequency_masks=1, time_masks=1)

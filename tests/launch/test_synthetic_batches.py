@@ -9,9 +9,9 @@ import torch
 
 from ds2f import ctc
 from ds2f.config import Config, DataConfig
+from ds2f.convolutions import output_lengths
 from ds2f.data import manifests
 from ds2f.features import num_frames
-from ds2f.model.structure import output_lengths
 from launch import synthetic_batches
 
 CFG = Config(data=DataConfig(batch_size=32))
