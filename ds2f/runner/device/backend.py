@@ -1,4 +1,4 @@
-"""Where the computing happens: one small object for placement, dtypes, synchronisation and memory of a device."""
+"""A device and its properties: placement, dtypes, synchronisation, memory, overflow."""
 
 import ctypes
 import logging
@@ -26,28 +26,32 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Backend:
-    """A device and how this project uses it.
+    """An open device with its properties.
 
-    Nothing has to be seeded: every random number comes from a generator that is made from its own key (``ds2f.rng``).
+    A device needs no seed: every random number comes from a generator made from its own key (``ds2f.rng``).
     """
 
     name: str  # cpu, cuda or npu
     device: torch.device
-    description: str  # for people: the processor's or card's name
-    fast_dtype: torch.dtype  # what --apex.dtype=auto means here; float32 where no half precision is fast
-    fused_optimizer: bool = True  # whether the fused optimizers obey the verdict on finiteness here
-    collectives: str = "gloo"  # torch.distributed's libraries by type of device
-    start_method: str = "fork"  # how loader processes may begin once the device is open
-    pin_memory: bool = False  # whether batches should come in page-locked memory, so that copying them does not wait
-    saturates: bool = False  # whether overflow shows in a flag of the device and not in the gradients
+    description: str  # for people: the name of the processor or device
+    fast_dtype: torch.dtype  # the meaning of --apex.dtype=auto; float32 where no half precision is fast
+    fused_optimizer: bool = True  # whether fused optimizers skip a step whose gradients are not finite
+    collectives: str = "gloo"  # torch.distributed's backends by device type
+    start_method: str = "fork"  # of loader processes, once the device is open
+    pin_memory: bool = False  # whether batches should be in page-locked memory, so that copies do not wait
+    saturates: bool = False  # whether only a flag of the device shows overflow, and not the gradients
 
     @property
     def engine(self) -> str:
-        """What ``--training.engine=auto`` means here."""
+        """The meaning of ``--training.engine=auto`` on this device."""
         return engine_for(self.device)
 
     def dtype(self, requested: str) -> torch.dtype:
-        """The half-precision type for ``--apex.dtype``."""
+        """The half-precision type for ``--apex.dtype``.
+
+        Raises:
+          InputError: for bf16 on an NPU.
+        """
         if requested == "bf16" and self.name == "npu":
             raise InputError(
                 "--apex.dtype=bf16: Ascend's recurrent operators take fp16 and fp32 only; use fp16 or auto"
@@ -55,18 +59,18 @@ class Backend:
         return _DTYPES.get(requested, self.fast_dtype)
 
     def policy(self, cfg: ApexConfig) -> Policy:
-        """What ``--apex.opt_level`` and ``--apex.dtype`` come to here; fused on CPUs, where that has been measured."""
+        """The dtype policy for ``--apex.opt_level`` and ``--apex.dtype``; fused on CPUs, where the gain is measured."""
         return precision.policy(cfg.opt_level, self.dtype(cfg.dtype))._replace(fused=self.name == "cpu")
 
     def kernels(self, dtype: torch.dtype) -> tuple[str, ...]:
-        """The recurrent kernels that may be fastest here for an LSTM in ``dtype``; the operator ``fused`` is the first.
+        """The recurrent kernels that may be fastest for an LSTM in ``dtype``; the first is torch's operator, ``fused``.
 
-        On processors with fast half precision, the backward pass of oneDNN's operator falls far behind its products.
+        On CPUs with fast half precision, the backward pass of oneDNN's operator is far slower than its matrix products.
         """
         return ("fused", "hoisted") if self.name == "cpu" and dtype == self.fast_dtype != torch.float32 else ("fused",)
 
     def place(self, batch: Batch) -> Batch:
-        """Moves what the device computes with; lengths, label lengths and ids stay on the CPU."""
+        """Moves features, labels and weight to the device; lengths, label lengths and ids stay on the CPU."""
         if self.name == "cpu":
             return batch
         return batch._replace(
@@ -85,21 +89,21 @@ class Backend:
             torch.accelerator.synchronize(self.device)
 
     def memory(self) -> int:
-        """The most bytes in use at any time so far: by tensors on the device, or on the CPU by this whole process."""
+        """Peak memory so far, bytes: of tensors on the device; on the CPU, of the whole process."""
         if self.name != "cpu":
             return torch.accelerator.max_memory_allocated(self.device)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
     def clear_overflow(self) -> None:
-        """Forgets earlier overflows where the device saturates; comes before the forward pass of a step."""
+        """Clears the overflow flag where the device saturates. Call it before the forward pass of a step."""
         if self.saturates:
             npu.clear_overflow(self.device)
 
     def overflowed(self) -> Tensor:
-        """Whether anything overflowed since ``clear_overflow``: a boolean scalar on the device, not waited for.
+        """Whether an operator overflowed since ``clear_overflow``: a boolean scalar on the device, without waiting.
 
-        Always false on a device that does not saturate: there, infinities and NaN show in the gradients.
+        Always false on a device that does not saturate: there, the gradients show infinities and NaN.
         """
         return npu.overflowed(self.device) if self.saturates else torch.zeros((), dtype=torch.bool, device=self.device)
 
@@ -108,14 +112,14 @@ def open_backend(name: str = "auto", *, local_rank: int = 0, local_ranks: int = 
     """Opens a device for this process. Call it before torch computes anything, and before joining a process group.
 
     Args:
-      name: ``cpu``, ``cuda``, ``npu``, or ``auto`` for the best that is there: NPU, then CUDA, then CPU. An NPU that is
-        installed but cannot be used is passed over with a warning.
-      local_rank: which process of this machine this is, and so which card it takes.
+      name: ``cpu``, ``cuda``, ``npu``, or ``auto`` for the first that is available: NPU, CUDA, CPU. An installed NPU
+        that cannot be used is passed over with a warning.
+      local_rank: the number of this process on its machine; the index of its device.
       local_ranks: how many processes of the job run on this machine.
 
     Raises:
-      InputError: when the device that was asked for is not there, or there are more processes than cards; the message
-        says what is missing and what to do.
+      InputError: when the device is not available, or the machine has fewer devices than processes; the message says
+        what is missing and what to do.
     """
     if name not in ("auto", "npu", "cuda", "cpu"):
         raise InputError(f"--device={name}: use auto, npu, cuda or cpu")
@@ -136,17 +140,17 @@ def open_backend(name: str = "auto", *, local_rank: int = 0, local_ranks: int = 
 
 
 def _open_npu(local_rank: int, local_ranks: int) -> Backend:
-    _require_cards("NPU", npu.load(), local_ranks)
-    card = npu.open_card(local_rank)
+    _require_devices("NPU", npu.load(), local_ranks)
+    opened = npu.open_device(local_rank)
     return Backend(
         "npu",
-        card.device,
-        card.description,
-        torch.float16,  # the recurrent operators know no bf16
+        opened.device,
+        opened.description,
+        torch.float16,  # the recurrent operators do not take bf16
         fused_optimizer=False,  # Ascend's fused AdamW ignores found_inf and would apply a bad step
         collectives="cpu:gloo,npu:hccl",
         start_method="spawn",  # torch_npu does not survive a fork
-        saturates=card.saturates,
+        saturates=opened.saturates,
     )
 
 
@@ -154,10 +158,10 @@ def _open_cuda(local_rank: int, local_ranks: int) -> Backend:
     if not torch.cuda.is_available():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
         raise InputError(
-            f"--device=cuda: torch {torch.__version__} sees no CUDA card (CUDA_VISIBLE_DEVICES is {visible}); look at "
-            "`nvidia-smi`, or use --device=cpu"
+            f"--device=cuda: torch {torch.__version__} sees no CUDA device (CUDA_VISIBLE_DEVICES is {visible}); look "
+            "at `nvidia-smi`, or use --device=cpu"
         )
-    _require_cards("CUDA card", torch.cuda.device_count(), local_ranks)
+    _require_devices("CUDA device", torch.cuda.device_count(), local_ranks)
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -171,11 +175,11 @@ def _open_cuda(local_rank: int, local_ranks: int) -> Backend:
     )
 
 
-def _require_cards(kind: str, cards: int, processes: int) -> None:
-    if processes > cards:
+def _require_devices(kind: str, devices: int, processes: int) -> None:
+    if processes > devices:
         raise InputError(
-            f"--nproc_per_node={processes}: this machine has {cards} {kind}{'s' if cards > 1 else ''}, and each "
-            f"process needs its own; use --nproc_per_node={cards}, with --data.global_batch_size to keep the batch, "
+            f"--nproc_per_node={processes}: this machine has {devices} {kind}{'s' if devices > 1 else ''}, and each "
+            f"process needs its own; use --nproc_per_node={devices}, with --data.global_batch_size to keep the batch, "
             "or --device=cpu"
         )
 
@@ -191,13 +195,14 @@ def _heed_cpu_quota() -> None:
 
 
 def _keep_freed_memory(*, largest: bool) -> None:
-    """Tells glibc to keep blocks that are freed, which it would give back to the kernel and fault in again.
+    """Makes glibc keep freed memory, and limits oneDNN's cache.
 
-    The buffers of a step are large and of a new size each time. Where half precision is fast, a training step of
-    3 x 512 takes a sixth less. Elsewhere the products of ten utterances take so long that one cannot tell; there the
-    ``largest`` blocks, of 32 MiB and more, are given back, since keeping them costs almost half as much memory again
-    (in float32, an LSTM layer of 1024 units then takes a tenth longer with 32 utterances, a sixth with 64). What oneDNN
-    keeps for each of these sizes would grow to gigabytes, for nothing: 64 of its programs are as fast as 1024.
+    The buffers of a step are large and change size from step to step. By default glibc returns them to the kernel,
+    and the next step faults their pages in again. Where half precision is fast, keeping them saves a sixth of the time
+    of a training step of 3 x 512. Elsewhere, with ten utterances, the gain is too small to measure, and keeping blocks
+    of 32 MiB or more needs almost half as much memory again. There ``largest=False`` returns these blocks (in float32,
+    an LSTM layer of 1024 units then takes a tenth longer with 32 utterances, a sixth with 64). oneDNN caches a program
+    for each size: 1024 programs take gigabytes and are no faster than 64.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # read when oneDNN is first used
     if platform.libc_ver()[0] == "glibc":
@@ -206,7 +211,7 @@ def _keep_freed_memory(*, largest: bool) -> None:
         if largest:
             libc.mallopt(mmap_max, 0)
         else:
-            libc.mallopt(mmap_threshold, 32 * 2**20)  # the highest that glibc takes
+            libc.mallopt(mmap_threshold, 32 * 2**20)  # the largest value that glibc accepts
 
 
 def _cpu_dtype() -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Which device is opened, in which dtype, for which process, and what is said when it is not there."""
+"""Which device is opened, in which dtype, for which process, and the message when it is not available."""
 
 import importlib.util
 import logging
@@ -26,13 +26,13 @@ def _no_torch_npu(monkeypatch):
 
 
 @pytest.fixture
-def cuda_cards(monkeypatch):
-    """Two cards, of which the process takes note without touching them."""
+def cuda_devices(monkeypatch):
+    """Two devices that only note which of them a process takes."""
     taken = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"device {device.index}")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     return taken
 
@@ -100,30 +100,30 @@ def test_an_unknown_device_is_refused():
         backend.open_backend("tpu")
 
 
-def test_cuda_without_a_card_is_refused(monkeypatch):
+def test_cuda_without_a_device_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(InputError, match=r"no CUDA card \(CUDA_VISIBLE_DEVICES is \).*nvidia-smi.*--device=cpu"):
+    with pytest.raises(InputError, match=r"no CUDA device \(CUDA_VISIBLE_DEVICES is \).*nvidia-smi.*--device=cpu"):
         backend.open_backend("cuda")
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
-def test_each_process_takes_the_cuda_card_of_its_own_rank(cuda_cards, name):
+def test_each_process_takes_the_cuda_device_of_its_own_rank(cuda_devices, name):
     opened = backend.open_backend(name, local_rank=1, local_ranks=2)
-    assert cuda_cards == [opened.device] == [torch.device("cuda", 1)]
-    assert (opened.name, opened.description, opened.collectives) == ("cuda", "card 1", "cpu:gloo,cuda:nccl")
+    assert cuda_devices == [opened.device] == [torch.device("cuda", 1)]
+    assert (opened.name, opened.description, opened.collectives) == ("cuda", "device 1", "cpu:gloo,cuda:nccl")
     assert (opened.engine, opened.start_method, opened.pin_memory) == ("autograd", "fork", True)
     assert not opened.saturates
     assert opened.dtype("auto") == torch.float16, "bf16 that is only emulated is not fast"
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
-def test_more_processes_than_cards_are_refused_with_both_numbers(cuda_cards, name):
+def test_more_processes_than_devices_are_refused_with_both_numbers(cuda_devices, name):
     with pytest.raises(
-        InputError, match=r"nproc_per_node=8.*2 CUDA cards.*nproc_per_node=2.*data\.global_batch_size.*--device=cpu"
+        InputError, match=r"nproc_per_node=8.*2 CUDA devices.*nproc_per_node=2.*data\.global_batch_size.*--device=cpu"
     ):
         backend.open_backend(name, local_rank=5, local_ranks=8)
-    assert cuda_cards == []
+    assert cuda_devices == []
 
 
 def test_bf16_is_refused_on_an_npu():

@@ -1,4 +1,4 @@
-"""The same code on a card: held to the CPU in float32, and training in the card's own half precision."""
+"""The same code on an NPU or CUDA device: compared with the CPU in float32, and training in half precision."""
 
 import attrs
 import pytest

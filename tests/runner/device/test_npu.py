@@ -1,4 +1,4 @@
-"""The NPU room without an NPU: stand-ins for torch_npu and for the device, and the sources of the real wheel."""
+"""The NPU module without an NPU: stand-ins for torch_npu and for the device, and the sources of the real wheel."""
 
 import ast
 import importlib.metadata
@@ -24,19 +24,19 @@ from ds2f.runner.device.backend import open_backend
 from ds2f.types import Batch
 
 ROOT = Path(__file__).parents[3]
-SHIM = [ROOT / "ds2f" / "runner" / "device" / "npu.py", ROOT / "ds2f" / "runner" / "device" / "backend.py"]
+SOURCES = [ROOT / "ds2f" / "runner" / "device" / "npu.py", ROOT / "ds2f" / "runner" / "device" / "backend.py"]
 RELEASE = torch.__version__.split("+")[0]
 
 
 class FakeTorchNpu(types.ModuleType):
-    """What the room uses of torch_npu, over one overflow flag that the tests set."""
+    """The part of torch_npu that the module uses, over one overflow flag that the tests set."""
 
-    def __init__(self, cards=2, inf_nan=True):
+    def __init__(self, devices=2, inf_nan=True):
         super().__init__("torch_npu")
         self.__spec__ = importlib.util.spec_from_loader("torch_npu", None)
         self.calls, self.flag = [], 0.0
         self.npu = types.SimpleNamespace(
-            device_count=lambda: cards,
+            device_count=lambda: devices,
             set_device=lambda index: self.calls.append(f"set_device {index}"),
             get_device_name=lambda index: f"Ascend910 number {index}",
             set_compile_mode=lambda *, jit_compile: self.calls.append(f"jit_compile {jit_compile}"),
@@ -71,7 +71,7 @@ def test_torch_npu_is_noticed_without_being_imported(torch_npu, monkeypatch):
     assert not npu.installed()
 
 
-def test_the_cards_are_counted(torch_npu):
+def test_the_devices_are_counted(torch_npu):
     assert npu.load() == 2
 
 
@@ -119,8 +119,8 @@ def test_a_torch_built_for_cuda_is_refused_before_torch_npu_is_imported(torch_np
             ImportError("/x/libtorch_npu.so: undefined symbol: aclrtGetDeviceUtilizationRate"),
             "the installed CANN lacks aclrtGetDeviceUtilizationRate; it is of another version",
         ),
-        (RuntimeError("Something else\nwith a second line"), "does not load: it says: Something else."),
-        (RuntimeError(), "does not load: it says: RuntimeError."),
+        (RuntimeError("Something else\nwith a second line"), "does not load: the import says: Something else."),
+        (RuntimeError(), "does not load: the import says: RuntimeError."),
     ],
 )
 def test_a_torch_npu_that_does_not_load_names_the_library_and_the_remedy(torch_npu, monkeypatch, error, expected):
@@ -181,13 +181,13 @@ def test_the_overflow_flag_is_cleared_and_read_on_the_device(torch_npu):
     ("message", "expected"),
     [
         ("HCCL error: EI0002: timed out", "; HCCL_CONNECT_TIMEOUT is 60 s, HCCL_EXEC_TIMEOUT is not set (1836 s)."),
-        ("HCCL error: EI0002: timed out", "EI0002: a peer did not do its part in HCCL_EXEC_TIMEOUT"),
-        ("[EI0006] socket timeout", "EI0006: a peer was not reached in HCCL_CONNECT_TIMEOUT"),
-        ("no code", "rank 11 is on NPU 3 of its machine; the ranks meet at 10.0.0.7:29500;"),
+        ("HCCL error: EI0002: timed out", "EI0002: a rank did not join a collective within HCCL_EXEC_TIMEOUT"),
+        ("[EI0006] socket timeout", "EI0006: a rank was not reached within HCCL_CONNECT_TIMEOUT"),
+        ("no code", "rank 11 is on NPU 3 of its machine; the job's store is at 10.0.0.7:29500;"),
         ("EI9999: unheard of", "(1836 s)."),
     ],
 )
-def test_hccls_errors_come_with_rank_card_address_limits_and_meaning(monkeypatch, message, expected):
+def test_hccls_errors_come_with_rank_device_address_limits_and_meaning(monkeypatch, message, expected):
     names = {"RANK": "11", "LOCAL_RANK": "3", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500"}
     for name, value in {**names, "HCCL_CONNECT_TIMEOUT": "60"}.items():
         monkeypatch.setenv(name, value)
@@ -295,7 +295,7 @@ def run_in_its_own_process(call):
 
 
 def open_fake_npus():
-    saturating = FakeTorchNpu(cards=4, inf_nan=False)
+    saturating = FakeTorchNpu(devices=4, inf_nan=False)
     _libraries = make_fake_npu(saturating)
     opened = open_backend("auto", local_rank=3, local_ranks=4)
     assert opened.device == torch.device("npu", 3)
@@ -413,13 +413,13 @@ def misuse_a_fake_npu():
         torch.lstm(x.bfloat16()[:, None, None], (x[None, :1, None],) * 2, weights, True, 1, 0.0, True, False, False)
 
 
-# The names that the room uses, in the sources of the wheel that belongs to the installed torch.
+# The names that the module uses, in the sources of the wheel that belongs to the installed torch.
 
 
 def names_used():
-    """Every name below ``torch_npu`` and ``torch.npu`` in the room's source, with the keywords of its calls."""
+    """Every name below ``torch_npu`` and ``torch.npu`` in the module's source, with the keywords of its calls."""
     used = {}
-    for path in SHIM:
+    for path in SOURCES:
         parsed = ast.parse(path.read_text())
         inner = {id(node.value) for node in ast.walk(parsed) if isinstance(node, ast.Attribute)}
         for node in ast.walk(parsed):
