@@ -1,4 +1,4 @@
-"""Signs that a training goes wrong, told by what its log lines read; the same on all ranks, which read the same."""
+"""Detects a diverged training from skipped steps, loss scale and logged losses; every rank reaches the same verdict."""
 
 import math
 from statistics import median
@@ -7,45 +7,48 @@ from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.runner.progress import TrainProgress
 
-AT_THE_FLOOR = 5  # skipped steps in a row after which a loss scale that cannot fall further is no cure
-MEMORY = 20  # log lines that the loss is compared with
-ENOUGH = 10  # log lines before it is
+FLOOR_LIMIT = 5  # skipped steps in a row that end a run whose loss scale is at its minimum
+HISTORY = 20  # log lines whose median loss is the reference
+MIN_HISTORY = 10  # log lines before a loss is compared with the median
 
 
 class DivergedError(InputError):
-    """The run cannot go on usefully; the message is a diagnosis."""
+    """The training has diverged; the message is a diagnosis."""
 
 
-def require_progress(position: TrainProgress, loss_scale: float, cfg: Config) -> None:
-    """Looks at the steps that were skipped in a row.
+def require_progress(progress: TrainProgress, loss_scale: float, cfg: Config) -> None:
+    """Checks the number of steps skipped in a row.
 
     Args:
-      position: with the count.
+      progress: holds the number of steps skipped in a row.
       loss_scale: of the last step.
       cfg: ``training.max_skipped_steps`` and ``apex`` are read.
 
     Raises:
-      DivergedError: when they are too many, or the loss scale can fall no further.
+      DivergedError: when the number reaches its limit, or ``FLOOR_LIMIT`` with the loss scale at its minimum.
     """
-    row, limit = position.skipped_in_a_row, cfg.training.max_skipped_steps
-    at_the_floor = cfg.apex.dynamic and loss_scale <= cfg.apex.min_scale and row >= AT_THE_FLOOR
+    row, limit = progress.skipped_in_a_row, cfg.training.max_skipped_steps
+    at_the_floor = cfg.apex.dynamic and loss_scale <= cfg.apex.min_scale and row >= FLOOR_LIMIT
     if not limit or (row < limit and not at_the_floor):
         return
     scale = f"the loss scale is {loss_scale:g}" + (", its floor" if at_the_floor else "")
     raise DivergedError(
-        f"stopped at step {position.iteration}: the last {row} steps had no finite gradient and were skipped; {scale}. "
-        "Nothing of them is in the parameters, and the newest checkpoint is whole. If the log names the same "
+        f"stopped at step {progress.iteration}: the last {row} steps had no finite gradient and were skipped; {scale}. "
+        "They left no trace in the parameters, and the newest checkpoint is whole. If the log names the same "
         "utterances each time, look at those recordings. Otherwise the training has diverged: lower "
         "--optim.learning_rate or --optim.max_norm, or take --apex.opt_level=O0, and go on with "
         "--checkpointing.load_auto_checkpoint."
     )
 
 
-def spiked(position: TrainProgress, loss: float, factor: float) -> bool:
-    """Notes the loss of a log line, and returns whether it exceeds ``factor`` times the median of those before."""
-    if not math.isfinite(loss):  # every step since the last line was skipped
+def spiked(progress: TrainProgress, loss: float, factor: float) -> bool:
+    """Whether the loss of a log line exceeds ``factor`` times the median of the recent losses; appends it to them.
+
+    A spike clears the recent losses. A factor of 0 switches the check off.
+    """
+    if not math.isfinite(loss):  # all steps since the last log line were skipped
         return False
-    recent = position.recent_losses
-    high = factor > 0 and len(recent) >= ENOUGH and loss > factor * median(recent)
-    position.recent_losses = [] if high else [*recent, loss][-MEMORY:]
+    recent = progress.recent_losses
+    high = factor > 0 and len(recent) >= MIN_HISTORY and loss > factor * median(recent)
+    progress.recent_losses = [] if high else [*recent, loss][-HISTORY:]
     return high

@@ -1,4 +1,4 @@
-"""What a run says while it goes and leaves when it ends: messages, scalars, progress, results."""
+"""The output of a run: messages, scalars, progress bar and results, for the terminal, files and TensorBoard."""
 
 import errno
 import json
@@ -23,15 +23,18 @@ from ds2f.files import write_atomically
 _LIBRARY = logging.getLogger("ds2f")
 
 
-class _Lines:
-    """A text file that grows by lines. A full disk costs lines, not the run; what was lost is said in their place."""
+class _LineFile:
+    """A text file to which lines are appended.
+
+    On a full disk, lines are dropped and the run goes on. The next line that fits says how many were dropped.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
         self._lost = 0
 
     def add(self, line: str) -> None:
-        gap = f"({self._lost} lines before this one found the disk full)\n" if self._lost else ""
+        gap = f"({self._lost} lines before this line are lost: the disk was full)\n" if self._lost else ""
         try:
             self._file.write(f"{gap}{line}\n".encode())
             self._lost = 0
@@ -44,8 +47,8 @@ class _Lines:
         self._file.close()
 
 
-class _Forward(logging.Handler):
-    """Passes what the library logs to a run's own voice."""
+class _LogHandler(logging.Handler):
+    """Passes the library's log records to a run's telemetry."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__()
@@ -56,46 +59,46 @@ class _Forward(logging.Handler):
 
 
 class Telemetry:
-    """The voice of one run: the terminal, ``log.txt``, ``metrics.jsonl`` and TensorBoard."""
+    """The log and telemetry of a run: terminal, ``log.txt``, ``metrics.jsonl``, TensorBoard and ``results.json``."""
 
     def __init__(self, run_dir: Path, cfg: Config, *, console: Console | None = None) -> None:
         """Opens the files of ``run_dir`` for appending."""
         self._run_dir = run_dir
         self._console = console or terminal()
-        self._log = _Lines(run_dir / "log.txt")
-        self._metrics = _Lines(run_dir / "metrics.jsonl")
+        self._log = _LineFile(run_dir / "log.txt")
+        self._metrics = _LineFile(run_dir / "metrics.jsonl")
         self._show_progress = cfg.visualization.progress and self._console.is_terminal
         self._tensorboard = _tensorboard(run_dir) if cfg.visualization.tensorboard else None
 
     def __enter__(self) -> Self:
-        self._forward = _Forward(self.say)
-        _LIBRARY.addHandler(self._forward)
-        _LIBRARY.propagate = False  # or the terminal would show everything twice
+        self._log_handler = _LogHandler(self.say)
+        _LIBRARY.addHandler(self._log_handler)
+        _LIBRARY.propagate = False  # otherwise the terminal shows every record twice
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._release()
+        self._detach()
         self._log.close()
         self._metrics.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 
-    def _release(self) -> None:
-        _LIBRARY.removeHandler(self._forward)
+    def _detach(self) -> None:
+        _LIBRARY.removeHandler(self._log_handler)
         _LIBRARY.propagate = True
 
     def take(self) -> list[str]:
-        """What waits to be said by rank 0: nothing, on rank 0."""
+        """Messages buffered for rank 0; rank 0 itself has none."""
         return []
 
     def say(self, message: str) -> None:
-        """Prints a line and keeps it in ``log.txt`` with the time."""
-        with _terminal_may_go():
+        """Prints a line, and writes it to ``log.txt`` with the time."""
+        with _tolerating_closed_terminal():
             self._console.print(message, markup=False)
         self._log.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
 
     def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
-        """Adds a line to ``metrics.jsonl`` and its numbers to TensorBoard under ``kind/``."""
+        """Writes a line to ``metrics.jsonl``, and its numbers to TensorBoard under ``kind/``."""
         self._metrics.add(json.dumps({"kind": kind, "iteration": iteration, **values}))
         if self._tensorboard is None:
             return
@@ -103,48 +106,48 @@ class Telemetry:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, iteration)
-        except OSError as error:  # of its writing thread, which does not recover
+        except OSError as error:  # raised in TensorBoard's writer thread, which does not recover
             self._tensorboard = None
-            self.say(f"no more scalars for TensorBoard, metrics.jsonl goes on: {error}")
+            self.say(f"TensorBoard gets no more scalars (metrics.jsonl goes on): {error}")
 
     def rewind(self, iteration: int, *, in_epoch: bool) -> None:
-        """Drops from ``metrics.jsonl`` what was logged after a checkpoint from which the run goes on.
+        """Drops the lines of ``metrics.jsonl`` that were written after the checkpoint from which the run goes on.
 
         Args:
           iteration: of the checkpoint.
-          in_epoch: whether it was written in the middle of an epoch, whose summary it does not cover.
+          in_epoch: whether the checkpoint was written within an epoch, before the epoch's own line.
         """
         path = self._run_dir / "metrics.jsonl"
         self._metrics.close()
-        kept = [line for line in _lines(path) if _is_before(line, iteration, in_epoch=in_epoch)]
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._metrics = _Lines(path)
+        remaining = [line for line in _lines(path) if _is_before(line, iteration, in_epoch=in_epoch)]
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in remaining))
+        self._metrics = _LineFile(path)
         if self._tensorboard is not None:
             self._tensorboard.close()
             self._tensorboard = _tensorboard(self._run_dir, purge_step=iteration + 1)
 
     def progress(self, description: str, total: int, completed: int = 0) -> "StepProgress":
-        """A progress bar over the steps of an epoch; it draws on a terminal only."""
+        """A progress bar over the steps of an epoch; drawn on a terminal only."""
         return StepProgress(self._console, description, total, completed, disable=not self._show_progress)
 
     def results(self, results: Mapping[str, Any]) -> None:
-        """Writes ``results.json`` and prints the table that users know."""
+        """Writes ``results.json`` and prints the table of error rates."""
         write_atomically(self._run_dir / "results.json", json.dumps(results, indent=2) + "\n")
         sets = {split: results[split] for split in ("val", "test") if split in results}
         columns = {"FPS": f"{results['utterances_per_second']:.1f}", "epochs": str(results["epochs"])}
         columns |= {"AMP": results["amp"], "Torch": results["torch"].split("+")[0]}
-        with _terminal_may_go():
+        with _tolerating_closed_terminal():
             self._console.print(errors_table(results["name"], sets, **columns))
 
 
 def _tensorboard(run_dir: Path, purge_step: int | None = None) -> Any:
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run wants it
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run needs it
 
     return SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a JSONL file; one that a kill cut off is left out."""
+    """The lines of a JSONL file, without a last line that a kill cut off."""
     for line in path.read_text(encoding="utf-8").splitlines():
         with suppress(json.JSONDecodeError):
             yield json.loads(line)
@@ -157,42 +160,42 @@ def _is_before(line: Mapping[str, Any], iteration: int, *, in_epoch: bool) -> bo
 
 
 class BufferedTelemetry(Telemetry):
-    """The voice of a rank other than 0: it writes nothing, and what it says waits for rank 0 to say it."""
+    """The telemetry of a rank other than 0: writes nothing, and buffers messages until rank 0 logs them."""
 
     def __init__(self) -> None:
-        self._said: list[str] = []
+        self._messages: list[str] = []
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._release()
+        self._detach()
 
     def say(self, message: str) -> None:
-        """Keeps a line for ``take``."""
-        self._said.append(message)
+        """Buffers a message for ``take``."""
+        self._messages.append(message)
 
     def take(self) -> list[str]:
-        """What was said since the last call."""
-        said, self._said = self._said, []
-        return said
+        """The messages since the last call."""
+        messages, self._messages = self._messages, []
+        return messages
 
     def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
-        """Leaves the numbers to rank 0, which has the same."""
+        """Nothing: rank 0 has the same numbers."""
 
     def rewind(self, iteration: int, *, in_epoch: bool) -> None:
-        """Leaves the file to rank 0."""
+        """Nothing: rank 0 writes the file."""
 
     def progress(self, description: str, total: int, completed: int = 0) -> "StepProgress":
-        """A progress bar that never draws."""
+        """A progress bar that is never drawn."""
         return StepProgress(Console(quiet=True), description, total, completed, disable=True)
 
     def results(self, results: Mapping[str, Any]) -> None:
-        """Leaves the results to rank 0, which has the same."""
+        """Nothing: rank 0 has the same results."""
 
 
 class StepProgress:
     """A progress bar with free text behind it."""
 
     def __init__(self, console: Console, description: str, total: int, completed: int, *, disable: bool) -> None:
-        """Prepares the bar; it shows between entering and leaving."""
+        """Prepares the bar; it is shown inside a ``with`` statement."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -203,62 +206,66 @@ class StepProgress:
         self._task = self._progress.add_task(description, total=total, completed=completed, text="")
 
     def __enter__(self) -> Self:
-        with _terminal_may_go():
+        with _tolerating_closed_terminal():
             self._progress.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with _terminal_may_go():
+        with _tolerating_closed_terminal():
             self._progress.stop()
 
     def advance(self, text: str | None = None) -> None:
-        """Counts one step, and shows ``text`` when it is given."""
-        with _terminal_may_go():
+        """Counts one step, and shows ``text`` if given."""
+        with _tolerating_closed_terminal():
             self._progress.advance(self._task)
             if text is not None:
                 self._progress.update(self._task, text=text)
 
 
 @contextmanager
-def _terminal_may_go() -> Iterator[None]:
-    """Shows something; when the terminal was closed, the run goes on (or stops in order) and is heard in its files."""
+def _tolerating_closed_terminal() -> Iterator[None]:
+    """Redirects the output to /dev/null when the terminal was closed; the run goes on, or stops in order."""
     try:
         yield
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-        nowhere, shown = os.open(os.devnull, os.O_WRONLY), os.fstat(sys.stdout.fileno())
+        devnull, closed = os.open(os.devnull, os.O_WRONLY), os.fstat(sys.stdout.fileno())
         for stream in (sys.stderr, sys.stdout):
-            if os.fstat(stream.fileno()).st_rdev == shown.st_rdev:  # the same terminal
-                os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+            if os.fstat(stream.fileno()).st_rdev == closed.st_rdev:  # the same terminal
+                os.dup2(devnull, stream.fileno())
+        os.close(devnull)
 
 
 def terminal() -> Console:
-    """The terminal; output that goes elsewhere is laid out for 100 columns."""
+    """The terminal; output to a file or pipe is laid out for 100 columns."""
     console = Console(highlight=False, soft_wrap=True)
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=100)
 
 
-def errors_table(name: str, of: Mapping[str, Mapping[str, Any]], **columns: str) -> Table:
-    """Error rates per set, with further columns that are the same for all sets.
+def errors_table(name: str, results: Mapping[str, Mapping[str, Any]], **columns: str) -> Table:
+    """A table of error rates by split, with further columns that are the same for all splits.
 
     Args:
       name: of the run.
-      of: by set (``val``, ``test``) what ``results.json`` holds for it.
+      results: the entry of ``results.json`` for each split (``val``, ``test``).
       **columns: heading and text.
     """
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("name", "set", "WER %", "CER %", "words", *columns):
         table.add_column(heading, justify="left" if heading in ("name", "set") else "right", overflow="fold")
-    for split, row in of.items():
+    for split, row in results.items():
         rates = (f"{row['wer']:.3f}", f"{row['cer']:.3f}")
         table.add_row(name, split, *rates, f"{row['word_errors']}/{row['words']}", *columns.values())
     return table
 
 
 def duration(seconds: float) -> str:
-    """A span of time for people: ``48 s``, ``12 min``, ``3 h 05 min``."""
+    """Formats a time in seconds for people.
+
+    >>> duration(48), duration(720), duration(11100)
+    ('48 s', '12 min', '3 h 05 min')
+    """
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

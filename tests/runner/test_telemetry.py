@@ -1,4 +1,4 @@
-"""What a run says and writes."""
+"""What a run prints and writes."""
 
 import io
 import json
@@ -73,14 +73,14 @@ def test_spans_of_time_read_well():
 def test_what_was_logged_after_a_checkpoint_is_dropped_when_the_run_goes_on_from_it(tmp_path):
     cfg = Config(visualization=VisualizationConfig(tensorboard=False))
     for in_epoch, expected in ((True, ["train 2", "train 4"]), (False, ["train 2", "train 4", "epoch 4"])):
-        with telemetry.Telemetry(tmp_path, cfg) as voice:
+        with telemetry.Telemetry(tmp_path, cfg) as run:
             (tmp_path / "metrics.jsonl").write_text("")
             for kind, iteration in (("train", 2), ("train", 4), ("epoch", 4), ("train", 6)):
-                voice.scalars(kind, iteration, {"loss": 1.0})
+                run.scalars(kind, iteration, {"loss": 1.0})
             with (tmp_path / "metrics.jsonl").open("a") as cut:
                 cut.write('{"kind": "train", "iter')
-            voice.rewind(4, in_epoch=in_epoch)
+            run.rewind(4, in_epoch=in_epoch)
             lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
             assert [f"{line['kind']} {line['iteration']}" for line in lines] == expected
-            voice.scalars("train", 6, {"loss": 2.0})
+            run.scalars("train", 6, {"loss": 2.0})
             assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(expected) + 1
