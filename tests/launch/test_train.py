@@ -137,7 +137,7 @@ def test_mistakes_end_in_one_message_and_status_1(tmp_path, module, flags, expec
         ({"RANK": "0", "LOCAL_RANK": "x"}, "rank 0: the environment says LOCAL_RANK=x, which is no number"),
         (
             {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"},
-            "rank 1 did not come to the job's store",
+            "rank 1 did not connect to the job's store",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ds2f.errors import InputError, WorkerDied
 from ds2f.processes import die_with_parent
-from ds2f.runner.distributed.collectives import PeerLost
+from ds2f.runner.distributed.job_store import PeerLost
 from ds2f.runner.distributed.signals import REQUESTS
 
 PEER_LOST = 75  # exit status: another rank failed (EX_TEMPFAIL of sysexits.h)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from ds2f.runner.distributed import heartbeat
-from ds2f.runner.distributed.collectives import PeerLost, open_group
+from ds2f.runner.distributed import heartbeat, job_store
+from ds2f.runner.distributed.collectives import open_group
+from ds2f.runner.distributed.job_store import PeerLost
 
 CPU = torch.device("cpu")
 LIMIT = 60.0  # seconds that one job may take
@@ -87,7 +88,7 @@ def run(case, *, ranks, folder, arguments=(), spec="gloo", timeout=20.0, port=No
 def _work(case, arguments, variables, result, spec, timeout, prepare):
     os.environ.update(variables)
     torch.set_num_threads(1)
-    heartbeat.PULSE, heartbeat.SILENCE, heartbeat.ANSWER, heartbeat.LINGER = 0.15, 1.0, 2.0, 4.0  # tests are impatient
+    heartbeat.INTERVAL, heartbeat.SILENCE, job_store.ANSWER_TIMEOUT = 0.15, 1.0, 2.0  # tests are impatient
     if prepare is not None:
         prepare()
     try:

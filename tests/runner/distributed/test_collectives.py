@@ -1,9 +1,10 @@
-"""Collectives over real processes: sums, gradients, bits, votes, and what a survivor says of a lost rank."""
+"""Collectives over real processes: all-reduce, gradients, bits, votes, and the message when a rank is lost."""
 
 import logging
 import os
 import re
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -16,15 +17,16 @@ from job import CPU, environment, free_port, run, start
 from ds2f import tree
 from ds2f.errors import InputError
 from ds2f.grad import value_and_grad
-from ds2f.runner.distributed import collectives, heartbeat
-from ds2f.runner.distributed.collectives import ALONE, PeerLost, open_group
+from ds2f.runner.distributed import collectives, heartbeat, job_store, process_group
+from ds2f.runner.distributed.collectives import ALONE, open_group
+from ds2f.runner.distributed.job_store import PeerLost
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int32, torch.int64]
 WIDE = [torch.float32, torch.float64]
 ENGINES = ["func", "autograd"]
 
 
-def sums_of_all_dtypes(group):
+def all_reduce_all_dtypes(group):
     buffers = [torch.arange(5).to(dtype) * (group.rank + 1) for dtype in DTYPES]
     handles = [group.all_reduce_async(buffer) for buffer in buffers]
     for handle in handles:
@@ -32,8 +34,8 @@ def sums_of_all_dtypes(group):
     return buffers
 
 
-def test_sums_are_in_place_in_every_dtype_and_several_may_be_under_way(tmp_path):
-    for buffers in run(sums_of_all_dtypes, ranks=3, folder=tmp_path):
+def test_all_reduce_is_in_place_in_every_dtype_and_several_may_be_under_way(tmp_path):
+    for buffers in run(all_reduce_all_dtypes, ranks=3, folder=tmp_path):
         for buffer, dtype in zip(buffers, DTYPES, strict=True):
             assert torch.equal(buffer, (torch.arange(5) * 6).to(dtype))
 
@@ -48,31 +50,31 @@ def test_a_buffer_with_gaps_is_refused_and_the_group_goes_on(tmp_path):
     assert run(refused_buffer, ranks=2, folder=tmp_path) == [[2.0], [2.0]]
 
 
-def gradient_of_a_sum(group, engine, dtype):
+def gradient_of_an_all_reduce(group, engine, dtype):
     x = torch.tensor([0.5, -1.0, 2.0], dtype=dtype) * (group.rank + 1)
-    kept = x.clone()
+    copy = x.clone()
 
     def loss(params):
         y = group.all_reduce(params)
         return (group.rank + 1) * (y**3).sum(), y
 
     (value, y), grad = value_and_grad(loss, has_aux=True, engine=engine)(x)
-    assert torch.equal(x, kept)
+    assert torch.equal(x, copy)
     return value, y, grad
 
 
-def gradients_of_sums(group):
-    return {(engine, dtype): gradient_of_a_sum(group, engine, dtype) for engine in ENGINES for dtype in WIDE}
+def gradients_of_all_reduces(group):
+    return {(engine, dtype): gradient_of_an_all_reduce(group, engine, dtype) for engine in ENGINES for dtype in WIDE}
 
 
 @pytest.fixture(scope="module")
 def gradients(tmp_path_factory):
-    return run(gradients_of_sums, ranks=3, folder=tmp_path_factory.mktemp("gradients"))
+    return run(gradients_of_all_reduces, ranks=3, folder=tmp_path_factory.mktemp("gradients"))
 
 
 @pytest.mark.parametrize("dtype", WIDE)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_gradient_of_a_sum_is_the_sum_of_all_ranks_cotangents(gradients, engine, dtype):
+def test_the_gradient_of_an_all_reduce_is_the_sum_of_all_ranks_cotangents(gradients, engine, dtype):
     y = 6 * torch.tensor([0.5, -1.0, 2.0], dtype=dtype)
     # The job's loss is sum_r r * sum(y**3), so dx = sum_r r * 3 * y**2 on every rank.
     for rank, results in enumerate(gradients):
@@ -88,7 +90,7 @@ def verdicts_and_votes(group):
     return verdicts, [vote.result() for vote in votes] + [votes[1].result()]
 
 
-def test_one_ranks_no_is_everybodys_verdict_and_one_ranks_yes_everybodys_vote(tmp_path):
+def test_one_rank_decides_every_ranks_verdict_by_no_and_every_ranks_vote_by_yes(tmp_path):
     assert run(verdicts_and_votes, ranks=3, folder=tmp_path) == [([True, False], [False, True, True])] * 3
 
 
@@ -158,10 +160,10 @@ def broadcast_of_a_state(group, message_bytes):
     collectives.MESSAGE_BYTES = message_bytes or collectives.MESSAGE_BYTES
     state = some_state()
     mine = state if group.rank == 0 else tree.map(torch.zeros_like, state)
-    kept, messages, send = tree.map(torch.clone, mine), [], dist.broadcast
+    before, messages, send = tree.map(torch.clone, mine), [], dist.broadcast
     dist.broadcast = lambda buffer, **options: (messages.append(buffer.nbytes), send(buffer, **options))
     received = group.broadcast(mine)
-    assert [raw(leaf) for leaf in tree.leaves(mine)] == [raw(leaf) for leaf in tree.leaves(kept)]
+    assert [raw(leaf) for leaf in tree.leaves(mine)] == [raw(leaf) for leaf in tree.leaves(before)]
     assert type(received) is State
     assert group.broadcast({"nothing": []}) == {"nothing": []}
     return [raw(leaf) for leaf in tree.leaves(received)], messages
@@ -181,7 +183,7 @@ def lose_a_rank(group, how):
     for step in range(10, 15):
         group.beat(step)
         if step == 12 and group.rank == 1:
-            time.sleep(2 * heartbeat.PULSE)  # steps take longer than in a test
+            time.sleep(2 * heartbeat.INTERVAL)  # steps take longer than in a test
             if how == "late":
                 time.sleep(3)
                 return None
@@ -191,20 +193,20 @@ def lose_a_rank(group, how):
 
 
 @pytest.mark.parametrize(
-    ("how", "timeout", "happened", "finding"),
+    ("how", "timeout", "event", "diagnosis"),
     [
-        ("killed", 20.0, "a connection broke", ", last seen at step 12, gives no sign of life: it died"),
-        ("stopped", 1.0, "no answer within 1 s", ", last seen at step 12, gives no sign of life: it hangs"),
-        ("late", 1.0, "no answer within 1 s", " lives but has not come as far: it is slow or hangs in step 12"),
+        ("killed", 20.0, "a connection broke", " sends no heartbeat since step 12: it died"),
+        ("stopped", 1.0, "no answer within 1 s", " sends no heartbeat since step 12: it hangs"),
+        ("late", 1.0, "no answer within 1 s", " is alive but behind: it is slow or hangs in step 12"),
     ],
 )
-def test_the_survivors_name_the_rank_that_was_lost_and_how(tmp_path, how, timeout, happened, finding):
+def test_the_survivors_name_the_rank_that_was_lost_and_how(tmp_path, how, timeout, event, diagnosis):
     started = time.monotonic()
     results = run(lose_a_rank, ranks=4, folder=tmp_path, arguments=(how,), timeout=timeout)
     assert time.monotonic() - started < 15
     for rank in (0, 2, 3):
         assert isinstance(results[rank], PeerLost)
-        head = rf"rank {rank} at step 12: {happened}\. Rank 1 \(host \S+, process \d+\){finding}"
+        head = rf"rank {rank} at step 12: {event}\. Rank 1 \(host \S+, process \d+\){diagnosis}"
         assert re.match(head, str(results[rank])), results[rank]
         assert str(results[rank]).count("Rank ") == 1
 
@@ -229,33 +231,33 @@ def test_a_store_that_went_with_rank_0_is_named_and_once_lost_every_operation_sa
     _, *survivors = run(stop_rank_0, ranks=3, folder=tmp_path, timeout=1, port=port)
     for error in survivors:
         assert isinstance(error, PeerLost)
-        assert f"The job's store at 127.0.0.1:{port}, which rank 0 keeps, does not answer" in str(error)
+        assert f"The job's store at 127.0.0.1:{port}, hosted by rank 0, does not answer" in str(error)
 
 
-def keep_a_store(port):
+def host_a_store(port):
     store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
     time.sleep(60)
     del store
 
 
-def outlive_the_store(group, rank0_checkpoints):
+def outlive_the_store(group, store_host):
     group.gather(None)
     if group.rank == 0:
-        os.kill(rank0_checkpoints, signal.SIGKILL)
+        os.kill(store_host, signal.SIGKILL)
     sums = []
     for step in range(4):
         group.beat(step)
         sums += group.sum([step])
-        time.sleep(heartbeat.PULSE / 2)
+        time.sleep(heartbeat.INTERVAL / 2)
     return sums
 
 
-def test_steps_go_on_when_the_store_takes_no_more_signs_of_life(tmp_path):
+def test_steps_go_on_when_the_store_takes_no_more_heartbeats(tmp_path):
     port = free_port()
-    rank0_checkpoints = start(keep_a_store, port)
+    store_host = start(host_a_store, port)
     agent = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
-    results = run(outlive_the_store, ranks=2, folder=tmp_path, arguments=(rank0_checkpoints.pid,), port=port, **agent)
-    rank0_checkpoints.join()
+    results = run(outlive_the_store, ranks=2, folder=tmp_path, arguments=(store_host.pid,), port=port, **agent)
+    store_host.join()
     assert results == [[0.0, 2.0, 4.0, 6.0]] * 2
 
 
@@ -277,7 +279,7 @@ def test_without_an_environment_a_process_is_alone(monkeypatch):
 
 
 def test_a_group_of_one_is_a_group(tmp_path):
-    (buffers,) = run(sums_of_all_dtypes, ranks=1, folder=tmp_path)
+    (buffers,) = run(all_reduce_all_dtypes, ranks=1, folder=tmp_path)
     assert torch.equal(buffers[2], torch.arange(5.0))
 
 
@@ -287,16 +289,16 @@ def join(monkeypatch, *, rank=1, ranks=2, port, rdzv_timeout=0.5, **more):
     return open_group("gloo", device=CPU, timeout=1, rdzv_timeout=rdzv_timeout)
 
 
-def test_a_rank_that_cannot_reach_the_store_says_where_it_looked_and_what_to_check(monkeypatch):
+def test_a_rank_that_cannot_reach_the_store_says_the_address_and_what_to_check(monkeypatch):
     port, started = free_port(), time.monotonic()
     with pytest.raises(PeerLost, match=rf"rank 1 on .*127\.0\.0\.1:{port} within 0\.5 s.*MASTER_ADDR must name"):
         join(monkeypatch, port=port)
     assert time.monotonic() - started < 8
 
 
-def test_a_port_where_somebody_else_listens_is_not_waited_for_without_end(monkeypatch):
-    monkeypatch.setattr(heartbeat, "ANSWER", 0.5)
-    with heartbeat.socket.socket() as mute:
+def test_a_port_where_another_program_listens_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(job_store, "ANSWER_TIMEOUT", 0.5)
+    with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         with pytest.raises(PeerLost, match=f"store at 127.0.0.1:{mute.getsockname()[1]} within 0.5 s"):
@@ -304,7 +306,7 @@ def test_a_port_where_somebody_else_listens_is_not_waited_for_without_end(monkey
 
 
 def test_a_port_that_rank_0_cannot_open_is_named(monkeypatch):
-    with heartbeat.socket.socket() as other:
+    with socket.socket() as other:
         other.bind(("", 0))
         other.listen()
         port = other.getsockname()[1]
@@ -312,8 +314,8 @@ def test_a_port_that_rank_0_cannot_open_is_named(monkeypatch):
             join(monkeypatch, rank=0, port=port)
 
 
-def test_a_rank_that_does_not_come_is_named(monkeypatch):
-    with pytest.raises(PeerLost, match=r"of 3 ranks, ranks 1, 2 did not come .* within 0\.5 s"):
+def test_a_rank_that_does_not_connect_is_named(monkeypatch):
+    with pytest.raises(PeerLost, match=r"of 3 ranks, ranks 1, 2 did not connect .* within 0\.5 s"):
         join(monkeypatch, rank=0, ranks=3, port=free_port())
 
 
@@ -326,24 +328,24 @@ def test_a_variable_that_is_missing_is_named(monkeypatch, variable):
         open_group("gloo", device=CPU, timeout=1, rdzv_timeout=1)
 
 
-def test_ranks_meet_in_a_part_of_the_store_that_no_earlier_incarnation_used():
+def test_ranks_agree_on_a_namespace_of_the_store_that_no_earlier_start_used():
     agent = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
     def enter(rank, size, timeout=5.0):
-        place = heartbeat.Place(rank, size, "127.0.0.1", agent.port, kept_by_agent=True)
-        return heartbeat.connect(place, timeout=timeout)
+        membership = job_store.Membership(rank, size, "127.0.0.1", agent.port, hosted_by_agent=True)
+        return job_store.connect(membership, timeout=timeout)
 
-    def incarnation(size):
+    def start_ranks(size):
         with ThreadPoolExecutor(size) as pool:
             return list(pool.map(lambda rank: enter(rank, size), range(size)))
 
-    first = incarnation(3)
+    first = start_ranks(3)
     first[0].set("beat", "old")
     assert first[2].get("beat") == b"old"
-    # The words of the first incarnation still stand in the store: a rank that comes early must not take them for peers.
-    with pytest.raises(PeerLost, match="of 3 ranks, ranks 0, 2 did not come"):
+    # The tokens of the first start are still in the store: a rank that comes early must not take them for peers.
+    with pytest.raises(PeerLost, match="of 3 ranks, ranks 0, 2 did not connect"):
         enter(1, 3, timeout=0.3)
-    second = incarnation(2)
+    second = start_ranks(2)
     assert not second[1].check(["beat"])
     second[0].set("beat", "new")
     assert second[1].get("beat") == b"new"
@@ -353,7 +355,7 @@ def test_ranks_meet_in_a_part_of_the_store_that_no_earlier_incarnation_used():
 given_timeouts = []
 
 
-def put_gloo_in_the_place_of_hccl():
+def use_gloo_as_hccl():
     """Lets the spec ``hccl`` run where there is no NPU."""
 
     def create(store, rank, size, timeout):
@@ -374,7 +376,7 @@ def work_over_hccl(group):
 
 def test_hccl_takes_the_same_path_with_objects_and_votes_on_the_host(tmp_path):
     quick = {"HCCL_CONNECT_TIMEOUT": "5", "HCCL_EXEC_TIMEOUT": "10"}
-    results = run(work_over_hccl, ranks=2, folder=tmp_path, spec="hccl", prepare=put_gloo_in_the_place_of_hccl, **quick)
+    results = run(work_over_hccl, ranks=2, folder=tmp_path, spec="hccl", prepare=use_gloo_as_hccl, **quick)
     for name, half, params, objects, vote, sums, timeouts in results:
         assert name == "hccl"
         assert half.tolist() == [1.0, 1.0, 1.0]
@@ -387,7 +389,7 @@ def test_hccl_takes_the_same_path_with_objects_and_votes_on_the_host(tmp_path):
 
 def test_hccl_names_the_rank_that_stalls(tmp_path):
     quick = {"HCCL_CONNECT_TIMEOUT": "0.5", "HCCL_EXEC_TIMEOUT": "0.5"}
-    hccl = {"spec": "hccl", "prepare": put_gloo_in_the_place_of_hccl, **quick}
+    hccl = {"spec": "hccl", "prepare": use_gloo_as_hccl, **quick}
     results = run(lose_a_rank, ranks=3, folder=tmp_path, arguments=("stopped",), timeout=1.0, **hccl)
     for rank in (0, 2):
         assert "no answer within 1 s. Rank 1 (host " in str(results[rank])
@@ -409,5 +411,5 @@ def test_a_timeout_below_hccls_own_is_raised_above_it_and_said(monkeypatch, capl
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with caplog.at_level(logging.WARNING, logger="ds2f"):
-        assert collectives._device_timeout("cpu:gloo,npu:hccl", asked) == pytest.approx(given)
+        assert process_group._device_timeout("cpu:gloo,npu:hccl", asked) == pytest.approx(given)
     assert ("collective_timeout" in caplog.text) == (given > 1.1 * asked)
