@@ -178,17 +178,17 @@ class BufferedTelemetry(Telemetry):
         return messages
 
     def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
-        """Nothing: rank 0 has the same numbers."""
+        """Does nothing: rank 0 has the same numbers."""
 
     def rewind(self, iteration: int, *, in_epoch: bool) -> None:
-        """Nothing: rank 0 writes the file."""
+        """Does nothing: rank 0 writes the file."""
 
     def progress(self, description: str, total: int, completed: int = 0) -> "StepProgress":
         """A progress bar that is never drawn."""
         return StepProgress(Console(quiet=True), description, total, completed, disable=True)
 
     def results(self, results: Mapping[str, Any]) -> None:
-        """Nothing: rank 0 has the same results."""
+        """Does nothing: rank 0 has the same results."""
 
 
 class StepProgress:

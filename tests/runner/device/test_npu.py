@@ -201,7 +201,7 @@ def test_hccls_errors_come_with_rank_device_address_limits_and_meaning(monkeypat
 
 
 class OnNpu(torch.Tensor):
-    """A tensor that calls itself a device's, refuses to be mixed with the CPU's, and notes what is done to it."""
+    """A tensor of a device ``npu`` that refuses operations with CPU tensors, and notes the operators applied to it."""
 
     done: ClassVar = []  # in order: operator, tensors on the NPU, tensors on the CPU, whether the host waits for it
 
@@ -463,7 +463,7 @@ class Wheel:
         return None if text is None else ast.parse(text)
 
     def find(self, module, name):
-        """What ``name`` is in a module: a submodule's name, the node that defines it, an operator's line, or None."""
+        """Looks ``name`` up in a module: a submodule's name, the node that defines it, an operator's line, or None."""
         if self.module(f"{module}.{name}") is not None:
             return f"{module}.{name}"
         for node in self.module(module).body:
