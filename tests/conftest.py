@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
-from commands import Commands
+from commands import commands
 
 RATE = 16000
 
@@ -35,9 +35,7 @@ def tone_corpus(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def launch():
     """Runs a launcher, given its flags and ``folder``."""
-    commands = Commands()
-    yield commands.run
-    commands.close()
+    return commands().run

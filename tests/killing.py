@@ -6,19 +6,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from commands import ROOT, commands
 
 from ds2f import optim, tree
 from ds2f.checkpoint import Checkpoints, load_config
 from ds2f.steps import init_state
 
-ROOT = Path(__file__).parents[1]
 LIMIT = 600.0  # seconds that anything may take that is waited for
 # What depends on the clock or on where the run is; all else must be the same.
 CLOCK = {"seconds", "training_seconds", "epoch_seconds", "wall_seconds", "name"}
@@ -53,19 +52,19 @@ class Run:
     def __init__(self, run_dir, flags):
         self.run_dir = run_dir
         self._flags = [*flags, f"--run_dir={run_dir}", "--checkpointing.load_auto_checkpoint"]
-        self._mark = f"DS2F_TEST_RUN={uuid.uuid4().hex}"  # which every process of the run inherits
+        self._mark = f"DS2F_TEST_RUN={uuid.uuid4().hex}"  # in the environment of what the run's processes execute
+        self._sessions = set()  # of the processes that the run forks
         self._output = run_dir.with_suffix(".txt")
         self.process = None
 
     def start(self):
         """Starts the training; what it says is added to what was said before."""
-        name, value = self._mark.split("=")
-        variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), name: value}
-        command = [sys.executable, "-m", "launch.train", *self._flags]
+        mark = dict([self._mark.split("=")])
         with self._output.open("ab") as output:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=variables, stdout=output, stderr=output, start_new_session=True
+            self.process = commands().start(
+                "launch.train", *self._flags, folder=ROOT, out=output, err=output, environment=mark
             )
+        self._sessions.add(self.process.pid)
         self._look()
         return self
 
@@ -99,7 +98,9 @@ class Run:
         """All processes of the run that live, those in sessions of their own included."""
         found = []
         for folder in Path("/proc").iterdir():
-            if folder.name.isdecimal() and self._mark in environment(folder.name):
+            if folder.name.isdecimal() and (
+                session(folder.name) in self._sessions or self._mark in environment(folder.name)
+            ):
                 found.append(int(folder.name))
         return found
 
@@ -197,6 +198,14 @@ def parent(pid):
     """The process that started another one; 0 of one that is gone."""
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return 0
+
+
+def session(pid):
+    """The session of a process; 0 of one that is gone or a zombie."""
+    with contextlib.suppress(OSError):
+        state, _, _, found, *_ = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return 0 if state == "Z" else int(found)
     return 0
 
 

@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+from commands import ROOT, commands, variables
+
 LIMIT = 90.0  # seconds that one agent may take
 
 # Ranks that sum a number step after step, and do at each step what MISCHIEF says.
@@ -62,28 +63,32 @@ def toy(folder):
 class Agent:
     """An agent and what it and its ranks say."""
 
-    def __init__(self, command, folder, *, name="agent", prefix=(), **variables):
-        """Starts ``command``, found again by the words of its command line, with some environment variables more."""
+    def __init__(self, command, folder, *, name="agent", prefix=(), network=None, **environment):
+        """Starts ``command``, found again by the words of its command line, with some environment variables more.
+
+        Args:
+          command: a program and its arguments: a module, as ``launch.train``, or a script's path.
+          folder: of what it says.
+          name: of what it says there.
+          prefix: a command that runs it, in a new interpreter.
+          network: the namespace that it runs in.
+          **environment: its variables beside this process's; None removes one.
+        """
         self._output = folder / f"{name}.txt"
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)} | variables
-        env.pop(
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", None
-        )  # which agents set for themselves, the one in this process too
+        # The store's variable is one that agents set for themselves, those in this process too.
+        environment = {"TMPDIR": str(folder), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": None} | environment
         with self._output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [*prefix, *map(str, command)],
-                cwd=ROOT,
-                env=env,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            if prefix:
+                self.process = _spawn(prefix, command, output, environment)
+            else:
+                self.process = commands().start(
+                    *command, folder=ROOT, out=output, err=output, environment=environment, network=network
+                )
 
     @classmethod
-    def of_toys(cls, folder, *, steps=10, name="agent", prefix=(), variables=None, **settings):
+    def of_toys(cls, folder, *, steps=10, name="agent", network=None, variables=None, **settings):
         """An agent of toy ranks; ``settings`` are those of ``Config``."""
-        command = [sys.executable, toy(folder), settings]
-        return cls(command, folder, name=name, prefix=prefix, STEPS=str(steps), **(variables or {}))
+        return cls([toy(folder), settings], folder, name=name, network=network, STEPS=str(steps), **(variables or {}))
 
     @property
     def said(self):
@@ -114,8 +119,21 @@ class Agent:
             raise AssertionError(f"still runs after {limit} s:\n{self.said}") from None
 
 
-def train(data_path, run_dir, *, ranks, epochs=4, name="said", prefix=(), **flags):
-    """A training of the corpus of tones, started as a user does; ``prefix`` is a command that runs it."""
+def _spawn(prefix, command, output, environment):
+    program, *arguments = map(str, command)
+    words = [*prefix, sys.executable, *([] if program.endswith(".py") else ["-m"]), program, *arguments]
+    return subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=variables(environment),
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def train(data_path, run_dir, *, ranks, epochs=4, name="said", prefix=(), network=None, **flags):
+    """A training of the corpus of tones; ``prefix`` is a command that runs it, ``network`` where it runs."""
     settings = {
         "data_path": data_path,
         "run_dir": run_dir,
@@ -135,12 +153,12 @@ def train(data_path, run_dir, *, ranks, epochs=4, name="said", prefix=(), **flag
         "visualization.tensorboard": "false",
         "visualization.progress": "false",
     } | flags
-    command = [sys.executable, "-m", "launch.train", *(f"--{name}={value}" for name, value in settings.items())]
     return Agent(
-        command,
+        ["launch.train", *(f"--{name}={value}" for name, value in settings.items())],
         data_path.parent if run_dir.parent.is_file() else run_dir.parent,
         name=f"{run_dir.name}-{name}",
         prefix=prefix,
+        network=network,
     )
 
 
@@ -162,12 +180,13 @@ def state(pid):
 
 
 def mentioning(word):
-    """The processes whose command line has ``word`` in it, but for this one."""
+    """The processes that have ``word`` in their command line or in the path of the file they write to, but this one."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal() and int(folder.name) != os.getpid():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if str(word).encode() in (folder / "cmdline").read_bytes() and state(folder.name) != "Z":
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_bytes() + bytes((folder / "fd" / "1").readlink())
+                if str(word).encode() in words and state(folder.name) != "Z":
                     found.append(int(folder.name))
     return found
 

@@ -75,7 +75,7 @@ def test_ranks_get_the_environment_that_torchrun_gives_and_run_under_torchrun_to
         rdzv_endpoint=f"127.0.0.1:{free_port()}",
         variables=variables,
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d"]
+    torchrun = ["torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d"]
     torchrun += ["--rdzv_endpoint=localhost:0", "--rdzv_id=job", "--max_restarts=3"]
     theirs = Agent([*torchrun, toy(tmp_path), "{}"], tmp_path, name="torchrun", STEPS="1", **variables)
     assert (ours.end(), theirs.end()) == (0, 0), ours.said + theirs.said

@@ -94,7 +94,7 @@ def etcd(machines, folder, *, index=0):
 def start(machines, index, folder, *, name, steps=10**6, **settings):
     """The agent of a machine, with one toy rank."""
     where = {"rdzv_endpoint": f"{machines.addresses[0]}:{PORT}", "rdzv_id": "toys", "rdzv_timeout": 60.0}
-    return Agent.of_toys(folder, steps=steps, name=name, prefix=machines.prefix(index), **where, **settings)
+    return Agent.of_toys(folder, steps=steps, name=name, network=machines.names[index], **where, **settings)
 
 
 def test_a_job_goes_on_without_a_machine_and_takes_it_back(machines, tmp_path):
@@ -149,8 +149,8 @@ def test_a_training_goes_on_without_its_first_machine_and_takes_it_back(machines
     flags = {"nnodes": "1:2", "rdzv_backend": "etcd-v2", "rdzv_endpoint": f"{machines.addresses[0]}:{PORT}"}
     flags |= {"rdzv_id": "tones", "ranks": 2, "epochs": 60}
     with etcd(machines, tmp_path):
-        first = train(tone_corpus, run_dir, name="first", prefix=machines.prefix(0), **flags)
-        second = train(tone_corpus, run_dir, name="second", prefix=machines.prefix(1), **flags)
+        first = train(tone_corpus, run_dir, name="first", network=machines.names[0], **flags)
+        second = train(tone_corpus, run_dir, name="second", network=machines.names[1], **flags)
         first.until("2 machines, 4 ranks")
         assert wait_for(lambda: steps_done(run_dir) > 3, limit=60), first.said
         first.signal(signal.SIGKILL)
@@ -158,7 +158,7 @@ def test_a_training_goes_on_without_its_first_machine_and_takes_it_back(machines
         second.until("going on from checkpoint")
         done = steps_done(run_dir)
         assert wait_for(lambda: steps_done(run_dir) > done + 2, limit=60), second.said
-        back = train(tone_corpus, run_dir, name="back", prefix=machines.prefix(0), **flags)
+        back = train(tone_corpus, run_dir, name="back", network=machines.names[0], **flags)
         back.until("2 machines, 4 ranks")
         back.until("going on from checkpoint")  # as rank 0, which speaks
         assert (second.end(), back.end()) == (0, 0), second.said + back.said
