@@ -1,7 +1,7 @@
 """Augmentation of training utterances: speed, tempo, gain, noise, warping and SpecAugment, pure functions of a key.
 
-Every draw is a hash of the key and of what is drawn, so that it depends on neither the worker nor the order.
-Waveforms are float tensors [N], full scale 1; a result may exceed full scale, since nothing clips floats.
+Every random number is a hash of the key and of its own name, so it depends neither on the loader process nor on the
+order of draws. Waveforms are float tensors [N], full scale 1; results may exceed full scale and are not clipped.
 """
 
 import math
@@ -17,12 +17,12 @@ from torch import Tensor
 from ds2f import rng
 from ds2f.config import AugmentationConfig
 
-_TEMPO_HOP = 0.015  # seconds between WSOLA's segments, which are twice as long: two or three pitch periods
-_TEMPO_TOLERANCE = 0.008  # seconds that a segment may be moved to fit its predecessor: half of a low voice's period
+_TEMPO_HOP = 0.015  # seconds between WSOLA's segments; a segment is twice as long, two or three pitch periods
+_TEMPO_TOLERANCE = 0.008  # largest shift of a segment to fit its predecessor, seconds: half of a low voice's period
 
 
 class Perturbation(NamedTuple):
-    """What happens to one utterance's waveform; a factor above 1 makes it shorter."""
+    """Augmentation of an utterance's waveform; a factor above 1 shortens the waveform."""
 
     speed: float = 1.0
     tempo: float = 1.0
@@ -30,17 +30,23 @@ class Perturbation(NamedTuple):
     snr: float | None = None  # dB; None: no noise
 
     def num_samples(self, num_samples: int) -> int:
-        """How many samples ``speed`` and ``tempo`` make of ``num_samples``."""
+        """The number of samples after ``speed`` and ``tempo``, of ``num_samples`` before."""
         return stretched(stretched(num_samples, self.speed), self.tempo)
 
 
 def draw_speed(key: int, cfg: AugmentationConfig) -> float:
-    """One of ``cfg.speeds``, all equally likely; 1 when there are none."""
+    """Draws one of ``cfg.speeds`` with equal probabilities; 1 if there are none."""
     return cfg.speeds[_integer(key, "speed", high=len(cfg.speeds) - 1)] if cfg.speeds else 1.0
 
 
 def draw(key: int, cfg: AugmentationConfig) -> Perturbation:
-    """Draws what happens to the utterance that ``key`` stands for in this epoch."""
+    """Draws the augmentation of an utterance in an epoch; ``key`` stands for both.
+
+    >>> cfg = AugmentationConfig(speeds=(0.9, 1.0, 1.1), gain_min=-6, gain_max=6)
+    >>> how = draw(rng.fold_in(0, 3, "utterance 7"), cfg)
+    >>> how.speed in cfg.speeds, -6 <= how.gain <= 6, how.tempo, how.snr
+    (True, True, 1.0, None)
+    """
     noisy = bool(cfg.noise_dir) and _uniform(key, "noisy", 0, 1) < cfg.noise_prob
     return Perturbation(
         speed=draw_speed(key, cfg),
@@ -51,12 +57,16 @@ def draw(key: int, cfg: AugmentationConfig) -> Perturbation:
 
 
 def stretched(num_samples: int, factor: float) -> int:
-    """The number of samples that ``speed`` and ``tempo`` return: N / factor, halves rounded up, at least one."""
+    """The number of samples that ``speed`` and ``tempo`` return: N / factor, halves rounded up, at least one.
+
+    >>> stretched(16000, 1.25)
+    12800
+    """
     return num_samples if factor == 1 else max(1, math.floor(num_samples / factor + 0.5))
 
 
 def speed(waveform: Tensor, factor: float) -> Tensor:
-    """Plays the waveform ``factor`` times as fast, which raises its pitch by the same factor.
+    """Plays the waveform ``factor`` times as fast; the pitch rises by the same factor.
 
     Args:
       waveform: [N] float32 on the CPU.
@@ -74,10 +84,10 @@ def speed(waveform: Tensor, factor: float) -> Tensor:
 
 
 def tempo(waveform: Tensor, factor: float, *, sample_rate: int) -> Tensor:
-    """Speaks the waveform ``factor`` times as fast and keeps its pitch.
+    """Plays the waveform ``factor`` times as fast and keeps its pitch.
 
-    Overlapping segments are taken from the input ``factor`` times as far apart as they are laid down, each moved a
-    little to where it looks most like the continuation of the one before, and cross-faded.
+    Segments overlap by half and are cross-faded. In the input they lie ``factor`` times as far apart as in the output.
+    Each segment is shifted a little, to the place where it is most similar to the continuation of its predecessor.
 
     Args:
       waveform: [N] float32 on the CPU.
@@ -87,15 +97,15 @@ def tempo(waveform: Tensor, factor: float, *, sample_rate: int) -> Tensor:
     Returns:
       [stretched(N, factor)] float32.
 
-    Source: WSOLA (Verhelst and Roelands, ICASSP 1993), the method behind sox's ``tempo``, with the normalised
-    cross-correlation as its measure of likeness.
+    Source: WSOLA (Verhelst and Roelands, ICASSP 1993), the method of sox's ``tempo``, with the normalised
+    cross-correlation as the measure of similarity.
     """
     if factor == 1:
         return waveform
     hop, tolerance = max(1, round(_TEMPO_HOP * sample_rate)), max(1, round(_TEMPO_TOLERANCE * sample_rate))
     length = stretched(len(waveform), factor)
     blocks = -(-length // hop)
-    # One segment ahead of the first lets every block of output be the sum of two halves of segments.
+    # With a segment before the first, every block of the output is the sum of halves of two segments.
     nominal = np.concatenate(([-hop], np.round(np.arange(blocks) * hop * factor).astype(np.int64)))
     before = tolerance + hop
     after = max(0, int(nominal[-1]) + tolerance + 3 * hop - len(waveform))
@@ -103,52 +113,60 @@ def tempo(waveform: Tensor, factor: float, *, sample_rate: int) -> Tensor:
     starts = _best_starts(samples, nominal + before, hop=hop, tolerance=tolerance)
     fade = 0.5 - 0.5 * np.cos(np.pi * np.arange(2 * hop, dtype=np.float32) / hop)
     segments = samples[starts[:, None] + np.arange(2 * hop)] * fade
-    laid_down = segments[1:, :hop] + segments[:-1, hop:]
-    return torch.from_numpy(laid_down.reshape(-1)[:length])
+    overlapped = segments[1:, :hop] + segments[:-1, hop:]
+    return torch.from_numpy(overlapped.reshape(-1)[:length])
 
 
 def _best_starts(samples: np.ndarray, nominal: np.ndarray, *, hop: int, tolerance: int) -> np.ndarray:
-    """Where each segment of two hops begins: within the tolerance, most like its predecessor's continuation."""
+    """The first sample of each segment of two hops: within the tolerance, most similar to its predecessor's end."""
     width = 2 * hop
     power = np.concatenate(([0.0], np.cumsum(np.square(samples, dtype=np.float64))))
     starts = nominal.copy()
     for k in range(1, len(nominal)):
         lowest, highest = nominal[k] - tolerance, nominal[k] + tolerance + 1
         wanted = samples[starts[k - 1] + hop : starts[k - 1] + hop + width]
-        likeness = np.correlate(samples[lowest : highest - 1 + width], wanted, mode="valid")
+        similarity = np.correlate(samples[lowest : highest - 1 + width], wanted, mode="valid")
         energy = power[lowest + width : highest + width] - power[lowest:highest]
         audible = energy > 1e-12 * width
         if audible.any():
-            scores = np.where(audible, likeness, -np.inf) / np.sqrt(np.where(audible, energy, 1.0))
+            scores = np.where(audible, similarity, -np.inf) / np.sqrt(np.where(audible, energy, 1.0))
             starts[k] = lowest + int(scores.argmax())
     return starts
 
 
 def gain(waveform: Tensor, decibels: float) -> Tensor:
-    """Multiplies the amplitude by 10 ** (decibels / 20)."""
+    """Multiplies the amplitude by 10 ** (decibels / 20).
+
+    >>> gain(torch.tensor([0.5, -0.25]), 20.0)
+    tensor([ 5.0000, -2.5000])
+    """
     return waveform * 10 ** (decibels / 20)
 
 
 def add_noise(waveform: Tensor, noise: Tensor, key: int, *, snr: float) -> Tensor:
-    """Adds noise at a signal-to-noise ratio: of the mean powers over the whole utterance.
+    """Adds noise at a signal-to-noise ratio, the ratio of the mean powers over the whole utterance.
 
     Args:
       waveform: [N] float, the signal.
-      noise: [M] float at the same sampling rate; it begins at a drawn place and is repeated as often as needed.
-      key: draws where the noise begins.
-      snr: dB.
+      noise: [M] float at the same sampling rate; it starts at a random offset and is repeated as often as needed.
+      key: draws the offset.
+      snr: signal-to-noise ratio, dB.
 
     Returns:
-      [N] float; the waveform itself when it or the noise is silent, since there is no ratio to reach then.
+      [N] float; ``waveform`` itself if signal or noise is silent, since no ratio can be reached.
+
+    >>> noisy = add_noise(torch.ones(100), torch.tensor([1.0, -1.0]), 0, snr=20.0)
+    >>> (noisy - 1).square().mean()
+    tensor(0.0100)
     """
     if noise.numel() == 0:
         return waveform
     offset = _integer(key, "noise offset", high=len(noise) - 1)
-    heard = noise[(offset + torch.arange(len(waveform), device=noise.device)) % len(noise)]
-    signal_power, noise_power = waveform.square().mean(), heard.square().mean()
+    added = noise[(offset + torch.arange(len(waveform), device=noise.device)) % len(noise)]
+    signal_power, noise_power = waveform.square().mean(), added.square().mean()
     if signal_power == 0 or noise_power == 0:
         return waveform
-    return waveform + heard * torch.sqrt(signal_power / noise_power * 10 ** (-snr / 10))
+    return waveform + added * torch.sqrt(signal_power / noise_power * 10 ** (-snr / 10))
 
 
 def perturb(waveform: Tensor, how: Perturbation, key: int, *, sample_rate: int, noise: Tensor | None = None) -> Tensor:
@@ -156,43 +174,51 @@ def perturb(waveform: Tensor, how: Perturbation, key: int, *, sample_rate: int, 
 
     Args:
       waveform: [N] float32 on the CPU.
-      how: what ``draw`` drew.
-      key: the key that it was drawn from.
+      how: the augmentation, from ``draw``.
+      key: the key that ``draw`` got.
       sample_rate: hertz.
-      noise: [M] float32, needed when ``how.snr`` is set.
+      noise: [M] float32, required if ``how.snr`` is set.
 
     Returns:
       [how.num_samples(N)] float32.
+
+    Raises:
+      ValueError: if ``how.snr`` is set and ``noise`` is None.
     """
     waveform = gain(tempo(speed(waveform, how.speed), how.tempo, sample_rate=sample_rate), how.gain)
     if how.snr is None:
         return waveform
     if noise is None:
-        raise ValueError("noise is to be added (how.snr is set), and none was given")
+        raise ValueError(f"how.snr={how.snr:g} asks for noise, and noise is None: pass a noise waveform")
     return add_noise(waveform, noise, key, snr=how.snr)
 
 
 def draw_warp(key: int, cfg: AugmentationConfig) -> float:
-    """The factor that an utterance's frequencies are warped by."""
+    """Draws the factor for ``warp``, uniform from ``cfg.warp_min`` to ``cfg.warp_max``."""
     return _uniform(key, "warp", cfg.warp_min, cfg.warp_max)
 
 
 def warp(features: Tensor, factor: float, frequencies: Tensor) -> Tensor:
-    """Multiplies the frequencies of a spectrogram by a factor, as a shorter or longer vocal tract does.
+    """Multiplies the frequencies of a spectrogram by a factor, like a shorter or longer vocal tract.
 
-    What was at frequency f is found at ``factor`` f, up to a knee; from there to the highest bin, which stays where it
-    is, the map is another line. Between bins it is interpolated linearly; below the lowest bin lies what is in it.
+    The content of frequency f moves to ``factor`` f, for f up to a knee. Above the knee a second line maps up to the
+    highest bin, which stays in place. Values between bins are interpolated linearly. Below the lowest bin, the
+    spectrogram is taken as constant.
 
     Args:
       features: [F, T] float of one utterance.
-      factor: above 1 is a shorter tract, a higher voice.
-      frequencies: [F] float64 on the CPU, ascending, of the bins, in any unit that starts at 0.
+      factor: above 1: a shorter vocal tract, a higher voice.
+      frequencies: [F] float64 on the CPU, ascending, of the bins; any unit in which 0 is 0 Hz.
 
     Returns:
-      [F, T]; ``features`` itself where the factor is 1.
+      [F, T]; ``features`` itself if the factor is 1.
 
-    Source: Jaitly and Hinton, "Vocal Tract Length Perturbation (VTLP) improves speech recognition", 2013, whose knee at
-      4.8 of 8 kHz is 60 % of the highest frequency here.
+    Source: Jaitly and Hinton, "Vocal Tract Length Perturbation (VTLP) improves speech recognition", 2013. Their knee,
+      at 4.8 of 8 kHz, is here at 60 % of the highest frequency.
+
+    >>> ramp = torch.arange(5.0)[:, None]  # the bin of each value
+    >>> warp(ramp, 1.25, torch.arange(5.0).double())[:, 0]  # bin 1 now has the content of bin 0.8
+    tensor([0.0000, 0.8000, 1.6000, 2.7000, 4.0000])
     """
     if factor == 1:
         return features
@@ -201,27 +227,31 @@ def warp(features: Tensor, factor: float, frequencies: Tensor) -> Tensor:
     origins = np.interp(bins, [0, knee, bins[-1]], [0, knee / factor, bins[-1]])
     places = torch.from_numpy(np.interp(origins, bins, np.arange(len(bins))))
     below = places.long().clamp(max=max(0, len(bins) - 2))
-    share = (places - below).to(features).unsqueeze(1)
+    fraction = (places - below).to(features).unsqueeze(1)
     lower, upper = features[below], features[(below + 1).clamp(max=len(bins) - 1)]
-    return lower + share * (upper - lower)
+    return lower + fraction * (upper - lower)
 
 
 def spec_augment(features: Tensor, key: int, cfg: AugmentationConfig, *, donate: bool = False) -> Tensor:
-    """Hides a few bands of frequencies and stretches of time behind zeros, which is an utterance's mean.
+    """Sets random bands of frequencies and stretches of time to zero, the mean of an utterance.
 
-    The widths are drawn from 0 to ``cfg.frequency_width`` bins and 0 to ``cfg.time_width`` frames, the latter at most
-    a fifth of the utterance, the places uniformly over all that fit.
+    A band is 0 to ``cfg.frequency_width`` bins wide. A stretch is 0 to ``cfg.time_width`` frames long, but at most a
+    fifth of the utterance. Widths and places are drawn uniformly.
 
     Args:
-      features: [F, T] float of one utterance, without padding, of zero mean; not changed without ``donate``.
+      features: [F, T] float of one utterance, without padding, of zero mean; not changed unless ``donate``.
       key: draws the masks.
       cfg: the ``augmentation`` section.
       donate: writes the zeros into ``features`` and returns it.
 
     Returns:
-      [F, T], a new tensor without ``donate``.
+      [F, T], a new tensor unless ``donate``.
 
     Source: Park et al., "SpecAugment", Interspeech 2019, without time warping.
+
+    >>> masked = spec_augment(torch.ones(20, 100), 0, AugmentationConfig(frequency_masks=1, frequency_width=5))
+    >>> masked.shape, (masked.sum(dim=1) == 0).sum() <= 5
+    (torch.Size([20, 100]), tensor(True))
     """
     masked = features if donate else features.clone()
     bands, stretches = _hidden(key, cfg, num_bins=features.shape[0], num_frames=features.shape[1])
@@ -233,16 +263,16 @@ def spec_augment(features: Tensor, key: int, cfg: AugmentationConfig, *, donate:
 
 
 def spec_augment_batch(features: Tensor, lengths: Tensor, keys: Sequence[int], cfg: AugmentationConfig) -> Tensor:
-    """``spec_augment`` of every utterance of a batch, on the batch's device.
+    """Applies ``spec_augment`` to every utterance of a batch, on the batch's device.
 
     Args:
       features: [B, F, T] float, padded.
       lengths: [B] int64 on the CPU, frames.
-      keys: B keys, one for each utterance.
+      keys: B keys, one per utterance.
       cfg: the ``augmentation`` section.
 
     Returns:
-      [B, F, T], a new tensor. Within the lengths it holds what ``spec_augment`` makes of each utterance alone.
+      [B, F, T], a new tensor. Within the lengths, it equals ``spec_augment`` of each utterance alone.
     """
     num_bins, num_frames = features.shape[1:]
     hidden_bins = torch.zeros(len(keys), num_bins, 1, dtype=torch.bool, device="cpu")
@@ -260,7 +290,7 @@ def spec_augment_batch(features: Tensor, lengths: Tensor, keys: Sequence[int], c
 def _hidden(
     key: int, cfg: AugmentationConfig, *, num_bins: int, num_frames: int
 ) -> tuple[Iterator[slice], Iterator[slice]]:
-    """The bands of bins and the stretches of frames that SpecAugment hides."""
+    """Draws the bands of bins and the stretches of frames that SpecAugment sets to zero."""
     width, length = min(cfg.frequency_width, num_bins), min(cfg.time_width, num_frames // 5)
     bands = (_mask(key, "frequency", index, size=num_bins, widest=width) for index in range(cfg.frequency_masks))
     stretches = (_mask(key, "time", index, size=num_frames, widest=length) for index in range(cfg.time_masks))
@@ -274,10 +304,10 @@ def _mask(key: int, axis: str, index: int, *, size: int, widest: int) -> slice:
 
 
 def _uniform(key: int, use: str, low: float, high: float) -> float:
-    """A number in [low, high]; exactly ``low`` when the two are the same."""
+    """Draws a number from [low, high]; exactly ``low`` if both bounds are equal."""
     return low if low == high else low + (high - low) * (rng.fold_in(key, use) / 2**63)
 
 
 def _integer(key: int, *use: int | str, high: int) -> int:
-    """An integer from 0 to ``high`` inclusive; the modulo's bias is below 2**-40 for any size here."""
+    """Draws an integer from 0 to ``high`` inclusive; the bias of the modulo is below 2**-40 for any size here."""
     return rng.fold_in(key, *use) % (high + 1) if high else 0

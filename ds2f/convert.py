@@ -1,8 +1,8 @@
-"""Weights made elsewhere: those of deepspeech.pytorch to and from our pytrees, and our own for another label set.
+"""Conversion of weights: from and to deepspeech.pytorch, and to another label set.
 
-deepspeech.pytorch's checkpoints are read in both of their formats: V2's package (a dict with ``state_dict`` and
-``labels``) and V3's Lightning checkpoint (``state_dict`` and ``hyper_parameters``), or the bare ``state_dict`` of
-either, whose names agree.
+Both checkpoint formats of deepspeech.pytorch are read: V2's package (a dict with ``state_dict`` and ``labels``) and V3's
+Lightning checkpoint (``state_dict`` and ``hyper_parameters``). A bare ``state_dict`` works too; its names are the same
+in both versions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ from ds2f.model.structure import init, spec
 from ds2f.types import Params, Stats
 
 _COUNTER = "num_batches_tracked"
-_WRAPPERS = ("module.", "model.")  # DataParallel's, and that of a model held by another module
-# How a model is computed, not what it is.
+_WRAPPERS = ("module.", "model.")  # prefixes of DataParallel and of Lightning modules
+# Settings of the computation, without influence on the parameters.
 _TRAINING_ONLY = {
     "consistency", "ctc", "dropout", "kernel", "label_smoothing", "remat", "sync_batch_norm", "variational_dropout"
 }  # fmt: skip
@@ -32,22 +32,30 @@ _RNN_PARTS = {"w_ih": "weight_ih_l0", "w_hh": "weight_hh_l0", "b_ih": "bias_ih_l
 def from_reference(
     state_dict: Mapping[str, Any], *, labels: Sequence[str] | None = None
 ) -> tuple[ModelConfig, Params, Stats]:
-    """Reads a model of deepspeech.pytorch (V2 or V3) as loaded by ``torch.load``.
+    """Converts a model of deepspeech.pytorch (V2 or V3), as loaded by ``torch.load``.
 
     Cell, sizes, layers and direction are inferred from names and shapes. The number of frequency bins is not in the
-    weights: it is the smallest that fits, 161 and 81 for 20 ms windows at 16 and 8 kHz.
+    weights: the smallest fitting number is taken, 161 and 81 for 20 ms windows at 16 and 8 kHz.
 
     Args:
-      state_dict: names to tensors, or a checkpoint that holds them under ``state_dict``. Prefixes ``module.`` and
-        ``model.`` are taken off, batch counters ignored.
-      labels: output characters; ``None`` takes the checkpoint's own, and failing that ours when there are 29.
+      state_dict: names to tensors, or a checkpoint with these under ``state_dict``. Prefixes ``module.`` and ``model.``
+        are removed, batch counters ignored.
+      labels: output characters; ``None``: the labels of the checkpoint, or the default labels if it has none and its
+        output layer has 29 rows.
 
     Returns:
-      ``(cfg, params, stats)``, copies on the CPU: float32, from half precision too (float64 stays).
+      ``(cfg, params, stats)``, copies on the CPU: float32, from half precision too (float64 stays float64).
 
     Raises:
-      InputError: when names are missing or unknown, when shapes do not fit each other, or when the labels cannot be
-        known; the message lists each of them.
+      InputError: if names are missing or unknown, shapes do not fit each other, or the labels are unknown; the message
+        lists all of them.
+
+    >>> from ds2f.model import deepspeech2
+    >>> params, stats = deepspeech2.init(ModelConfig(hidden_size=8, hidden_layers=1, rnn_type="gru"), key=0)
+    >>> state_dict = to_reference(ModelConfig(hidden_size=8, hidden_layers=1, rnn_type="gru"), params, stats)
+    >>> cfg, params, stats = from_reference(state_dict)  # or torch.load("deepspeech_final.pth")
+    >>> cfg.rnn_type, cfg.hidden_size, cfg.hidden_layers, cfg.bidirectional, cfg.num_bins
+    ('gru', 8, 1, True, 161)
     """
     found = _tensors(state_dict)
     cfg = _infer(found, labels if labels is not None else _labels(state_dict))
@@ -60,7 +68,7 @@ def from_reference(
             "must be converted with its own scripts first."
         )
 
-    def taken(wanted: Any, section: str) -> Any:
+    def collect(wanted: Any, section: str) -> Any:
         leaves = tree.flatten_with_paths(wanted)
         wrong = [
             f"{names[section, path]} is {list(found[names[section, path]].shape)} instead of {list(leaf.shape)}"
@@ -72,11 +80,11 @@ def from_reference(
         copies = {path: _copy(found[names[section, path]]) for path in leaves}
         return tree.unflatten_like(wanted, copies)
 
-    return cfg, taken(wanted_params, "params"), taken(wanted_stats, "stats")
+    return cfg, collect(wanted_params, "params"), collect(wanted_stats, "stats")
 
 
 def to_reference(cfg: ModelConfig, params: Params, stats: Stats) -> dict[str, Tensor]:
-    """Writes a model under the names of deepspeech.pytorch (V2 and V3), ready for ``load_state_dict``.
+    """Converts a model to a ``state_dict`` of deepspeech.pytorch (V2 and V3), ready for ``load_state_dict``.
 
     Args:
       cfg: the ``model`` section.
@@ -84,10 +92,10 @@ def to_reference(cfg: ModelConfig, params: Params, stats: Stats) -> dict[str, Te
       stats: running statistics.
 
     Returns:
-      Names to copies on the CPU; batch counters, which we do not keep, are zero.
+      Names to copies on the CPU; batch counters are zero.
 
     Raises:
-      InputError: when the model has another ``time_stride`` than 2, or another ``frequency_stride`` than 4.
+      InputError: unless ``cfg.time_stride`` is 2 and ``cfg.frequency_stride`` is 4.
     """
     if (cfg.time_stride, cfg.frequency_stride) != (2, 4):
         raise InputError(
@@ -101,24 +109,23 @@ def to_reference(cfg: ModelConfig, params: Params, stats: Stats) -> dict[str, Te
 
 
 def with_labels(source: ModelConfig, params: Params, cfg: ModelConfig, *, key: int) -> tuple[Params, tuple[str, ...]]:
-    """Gives a trained model the labels of ``cfg``, which is where fine-tuning on another label set starts.
+    """Gives a trained model the labels of ``cfg``, the start of fine-tuning on another label set.
 
-    The rows of the output layer (and of the intermediate one, if there is one) follow their labels: those that both
-    sets share are kept, in the new order, and new labels get the rows that ``deepspeech2.init(cfg, key=key)`` draws
-    for them. Nothing else depends on the labels.
+    Only the output layer, and the intermediate output layer if there is one, depend on the labels. Labels of both sets
+    keep their rows, in the new order. New labels get the rows of ``deepspeech2.init(cfg, key=key)``.
 
     Args:
-      source: the ``model`` section that ``params`` were trained with.
-      params: parameters.
+      source: the ``model`` section of the trained model.
+      params: parameters of the trained model.
       cfg: the ``model`` section of the new model.
-      key: where new rows are drawn from.
+      key: draws the new rows.
 
     Returns:
       New parameters, which share all other leaves with ``params``, and the labels that are new.
 
     Raises:
-      InputError: when the two differ in anything but their labels and in how they are computed; the message names
-        what.
+      InputError: if the sections differ in a setting, other than the labels, that the parameters depend on; the message
+        names these settings.
     """
     differing = [
         f"model.{name} is {ours!r} and was {getattr(source, name)!r}"
@@ -143,12 +150,12 @@ def with_labels(source: ModelConfig, params: Params, cfg: ModelConfig, *, key: i
 
 
 def _shape(name: str, value: Any) -> Any:
-    """What of a setting the parameters depend on."""
+    """Reduces a setting to the part that the parameters depend on."""
     return value > 0 if name == "intermediate_ctc" else value
 
 
 def _names(cfg: ModelConfig) -> dict[tuple[str, str], str]:
-    """The reference's name of every leaf, by ("params" or "stats", path)."""
+    """The name in deepspeech.pytorch of every leaf, by ("params" or "stats", path)."""
     names = {}
 
     def norm(path: str, name: str) -> None:

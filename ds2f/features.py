@@ -1,4 +1,4 @@
-"""Waveform to log spectrogram: what the model sees of a recording."""
+"""Waveform to log spectrogram, the input of the model."""
 
 import math
 from functools import cache
@@ -16,22 +16,27 @@ _WINDOWS = {
     "blackman": torch.blackman_window,
     "bartlett": torch.bartlett_window,
 }
-_EPS = 1e-7  # far below the deviation of one bit of dither, so that only silence notices it
+_EPS = 1e-7  # far below the deviation of one bit of dither: only digital silence is affected
 
 
 def num_frames(num_samples: int, cfg: SpectConfig) -> int:
-    """The number of frames that ``log_spectrogram`` makes of ``num_samples`` samples (an odd window loses one)."""
+    """The number of frames that ``log_spectrogram`` returns for ``num_samples`` samples.
+
+    >>> num_frames(16000, SpectConfig(sample_rate=16000, window_stride=0.01))  # a second, and a frame at either end
+    101
+    """
     return (num_samples - cfg.window_samples % 2) // cfg.stride_samples + 1
 
 
 def log_spectrogram(samples: Tensor, cfg: SpectConfig) -> Tensor:
-    """Computes the log magnitude spectrogram, its mean and deviation over the utterance removed.
+    """Computes the log magnitude spectrogram, normalised by its mean and deviation over the utterance.
 
-    The frames are centred on multiples of the stride, with reflection at both ends; the window is periodic and as long
-    as the FFT. With ``cfg.num_mels`` the magnitudes are summed in bands, see ``mel_bands``. A magnitude m becomes
-    log(1 + ``cfg.full_scale`` m). The mean is that of all bins and frames, or of each bin with ``cfg.normalize``
-    "bins", the unbiased deviation that of all that is left. A waveform too short to be reflected (half a window or
-    less) is lengthened with zeros first.
+    1. Frames are centred on multiples of the stride, with reflection at both ends. The window is periodic and as long
+       as the FFT. A waveform of at most half a window is padded with zeros, so that it can be reflected.
+    2. With ``cfg.num_mels``, magnitudes are summed in mel bands (``mel_bands``).
+    3. A magnitude m becomes log(1 + ``cfg.full_scale`` m), natural log.
+    4. The mean is subtracted: over all bins and frames, or of each bin if ``cfg.normalize`` is "bins".
+    5. All values are divided by their common unbiased deviation.
 
     Args:
       samples: [N] float, mono at ``cfg.sample_rate``, full scale is 1.
@@ -41,9 +46,14 @@ def log_spectrogram(samples: Tensor, cfg: SpectConfig) -> Tensor:
       [F, T] float32 with F = ``cfg.num_bins`` and T = ``num_frames(N, cfg)``; all zeros for silence.
 
     Raises:
-      InputError: when the waveform holds no samples.
+      InputError: if the waveform has no samples.
 
-    Source: as deepspeech.pytorch does, but for an epsilon in the denominator: silence there gives NaN.
+    Source: the features of deepspeech.pytorch, plus an epsilon in the denominator, without which silence gives NaN.
+
+    >>> tone = torch.sin(2 * math.pi * 1000 * torch.arange(16000) / 16000)  # a second of 1000 Hz
+    >>> spectrogram = log_spectrogram(tone, SpectConfig())
+    >>> spectrogram.shape, frequencies(SpectConfig())[spectrogram[:, 50].argmax()].item()
+    (torch.Size([161, 101]), 1000.0)
     """
     if samples.numel() == 0:
         raise InputError("a recording without samples has no spectrogram; remove it from the manifest")
@@ -59,29 +69,30 @@ def log_spectrogram(samples: Tensor, cfg: SpectConfig) -> Tensor:
         magnitudes = mel_bands(cfg).to(magnitudes.device) @ magnitudes
     values = magnitudes.mul_(cfg.full_scale).log1p_().contiguous()
     centred = values - (values.mean(dim=1, keepdim=True) if cfg.normalize == "bins" else values.mean())
-    deviation = (centred.square().sum() / (centred.numel() - 1)).sqrt()  # a quarter of the time of torch.std
+    deviation = (centred.square().sum() / (centred.numel() - 1)).sqrt()  # takes a quarter of torch.std's time
     return centred / (deviation + _EPS)
 
 
 @cache
 def mel_bands(cfg: SpectConfig) -> Tensor:
-    """What share of each of the FFT's bins belongs to which band of the mel scale.
+    """The weight of each FFT bin in each band of the mel scale.
 
-    The bands are triangles of height 1 from 0 Hz to half the sampling rate, their corners equally far apart on the mel
-    scale, each reaching from the peak of the one before to that of the one behind. A bin counts with the mean of the
-    triangle over the bin's width, so that a band narrower than a bin is not empty.
+    The bands are triangles of height 1 between 0 Hz and half the sampling rate. Their peaks have equal distances on the
+    mel scale; a band reaches from the previous band's peak to the next band's peak. A bin's weight is the mean of the
+    triangle over the bin's width, so a band narrower than a bin is not empty.
 
     Args:
       cfg: the ``spect`` section, ``num_mels`` positive.
 
     Returns:
-      [``cfg.num_mels``, ``cfg.window_samples // 2 + 1``] float32 on the CPU, shared: not to be changed.
+      [``cfg.num_mels``, ``cfg.window_samples // 2 + 1``] float32 on the CPU, cached: callers must not change it.
 
     Source: mel = 2595 log10(1 + f / 700), O'Shaughnessy, "Speech Communication", 1987.
     """
     spacing, corners = _spacing(cfg), _corners(cfg)
     limits = spacing * (torch.arange(cfg.window_samples // 2 + 2, dtype=torch.float64) - 0.5)  # of the bins
-    # The ramp from 0 at a corner to 1 at the next is a difference of two that never end; relu(f)^2 / 2 integrates relu.
+    # A ramp from 0 at a corner to 1 at the next corner is the difference of two endless ramps relu(f - corner), each
+    # with the integral relu(f - corner)^2 / 2.
     endless = (limits - corners[:, None]).relu().square().diff(dim=1) / (2 * spacing)
     ramps = (endless[:-1] - endless[1:]) / corners.diff()[:, None]
     return (ramps[:-1] - ramps[1:]).float()
@@ -89,18 +100,22 @@ def mel_bands(cfg: SpectConfig) -> Tensor:
 
 @cache
 def frequencies(cfg: SpectConfig) -> Tensor:
-    """The frequency, in hertz, that each bin of a frame stands for: [``cfg.num_bins``] float64 on the CPU, shared."""
+    """The centre frequency of each bin, hertz: [``cfg.num_bins``] float64 on the CPU, cached; do not change it.
+
+    >>> frequencies(SpectConfig(num_mels=4)).round().tolist()
+    [459.0, 1218.0, 2475.0, 4556.0]
+    """
     if cfg.num_mels:
         return _corners(cfg)[1:-1]
     return _spacing(cfg) * torch.arange(cfg.num_bins, dtype=torch.float64)
 
 
 def _spacing(cfg: SpectConfig) -> float:
-    """Hertz between bins of the FFT."""
+    """Distance between bins of the FFT, hertz."""
     return cfg.sample_rate / cfg.window_samples
 
 
 def _corners(cfg: SpectConfig) -> Tensor:
-    """Where the mel bands begin, peak and end, hertz: [num_mels + 2] float64."""
+    """Corners of the mel bands, hertz: [num_mels + 2] float64; band k has its peak at corner k + 1."""
     highest = math.log10(1 + cfg.sample_rate / 2 / 700)
     return 700 * (10 ** torch.linspace(0, highest, cfg.num_mels + 2, dtype=torch.float64) - 1)

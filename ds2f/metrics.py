@@ -1,19 +1,23 @@
-"""Word and character errors: counted over a corpus, and which word was taken for which."""
+"""Word and character errors: counts, rates over a corpus, and edit paths that show which word was taken for which."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
-# What an alignment has the fewest of, in this order: errors, substitutions (hence the most hits), wrong characters.
+# Costs of an edit path, which minimises, in this order: errors, substitutions (so hits are most), wrong characters.
 _ERROR, _SUBSTITUTION = 1 << 40, 1 << 20
 
 
 class ErrorCounts(NamedTuple):
-    """Errors and reference sizes; added over a corpus before any rate is taken.
+    """Errors and reference sizes of an utterance or a set; counts are added before a rate is taken.
 
-    The rate of a set is its errors over its words, not a mean over utterances or batches, which would let short
-    utterances weigh as much as long ones.
+    The rate of a set is all errors / all reference words. A mean over utterances or batches would give short utterances
+    the weight of long ones.
+
+    >>> total = count_errors("YES", "YES") + count_errors("NO IT IS NOT", "NO IT NOT")
+    >>> total.word_errors, total.words, total.wer
+    (1, 5, 20.0)
     """
 
     word_errors: int = 0
@@ -22,34 +26,34 @@ class ErrorCounts(NamedTuple):
     chars: int = 0
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":  # type: ignore[override]
-        """The counts of both sets together (not a tuple's concatenation)."""
+        """Adds the counts of two sets (a tuple would be concatenated)."""
         return ErrorCounts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
     @property
     def wer(self) -> float:
-        """Word error rate in percent: 0 for nothing wrong in nothing, infinite for words where none were spoken."""
+        """Word error rate, percent; without reference words 0 if there are no errors, else infinite."""
         return _percent(self.word_errors, self.words)
 
     @property
     def cer(self) -> float:
-        """Character error rate in percent, spaces not counted."""
+        """Character error rate, percent; spaces do not count."""
         return _percent(self.char_errors, self.chars)
 
 
 class Pair(NamedTuple):
-    """A place in an alignment: the word, or the character, that was said there and the one that was heard."""
+    """A step of an edit path: a word or character of the reference and its counterpart in the hypothesis."""
 
-    said: str | None  # None: nothing was said, something was inserted
-    heard: str | None  # None: what was said was deleted
+    said: str | None  # of the reference; None: an insertion
+    heard: str | None  # of the hypothesis; None: a deletion
 
     @property
     def is_hit(self) -> bool:
-        """Whether what was said was heard."""
+        """Whether both are the same."""
         return self.said == self.heard
 
 
 class Operations(NamedTuple):
-    """How often what was said was heard, taken for something else or missed, and something was heard from nothing."""
+    """Counts of the four kinds of pairs in edit paths."""
 
     hits: int = 0
     substitutions: int = 0
@@ -58,30 +62,33 @@ class Operations(NamedTuple):
 
     @property
     def said(self) -> int:
-        """Size of the reference."""
+        """Size of the reference, words or characters."""
         return self.hits + self.substitutions + self.deletions
 
     @property
     def errors(self) -> int:
-        """All that went wrong."""
+        """Substitutions, deletions and insertions."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def rate(self) -> float:
-        """Error rate in percent, as ``ErrorCounts`` has it."""
+        """Error rate, percent, with the conventions of ``ErrorCounts.wer``."""
         return _percent(self.errors, self.said)
 
 
 def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
     """Counts the fewest insertions, deletions and substitutions that turn a hypothesis into its reference.
 
-    Words are separated by any white space, and characters are counted without it: "AN ON" for "ANON" is two word
-    errors and no character error. So count the published results of the system that this one follows (1,922
-    characters in AN4's test set). Both texts are compared as they are; ``text.clean`` makes their spelling equal.
+    White space separates words and is no character: "AN ON" for "ANON" is two word errors and no character error. The
+    published results of deepspeech.pytorch use the same convention (1,922 characters in AN4's test set). The texts are
+    compared without normalisation; ``text.clean`` makes spellings comparable.
 
     Args:
-      reference: what was said.
-      hypothesis: what was recognised.
+      reference: the correct transcript.
+      hypothesis: the recognised transcript.
+
+    >>> count_errors("FIVE FOUR", "FOR")
+    ErrorCounts(word_errors=2, words=2, char_errors=5, chars=8)
     """
     words, heard = reference.split(), hypothesis.split()
     chars, heard_chars = "".join(words), "".join(heard)
@@ -94,22 +101,26 @@ def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
 
 
 def edit_path(said: Sequence[str], heard: Sequence[str]) -> list[Pair]:
-    """Lays what was heard beside what was said, with as few errors as ``count_errors`` counts.
+    """Aligns a hypothesis with its reference: a path of the fewest edits, the number that ``count_errors`` counts.
 
-    Of the alignments with the fewest errors it is one with the most hits, and of those one whose substitutions are
-    spelled most alike: "F THREE" heard as "THREE NINE" is not F taken for THREE and THREE taken for NINE, although that
-    is two errors too, and in "FIVE FOUR" heard as "FOR" it is FIVE that was missed.
+    Of the paths with the fewest errors, it takes a path with the most hits; of these, a path whose substitutions have
+    the smallest edit distance in characters.
 
     Args:
-      said: words of the reference, or its characters.
-      heard: those of the hypothesis.
+      said: words or characters of the reference.
+      heard: words or characters of the hypothesis.
 
     Returns:
-      Pairs that spell both texts in order when the ``None`` are left out; none is without both. Time and memory grow
-      with the product of the sizes.
+      Pairs in the order of both texts; no pair is without both sides. Time and memory grow with the product of the
+      sizes.
+
+    >>> [tuple(pair) for pair in edit_path(["F", "THREE"], ["THREE", "NINE"])]  # THREE is a hit
+    [('F', None), ('THREE', 'THREE'), (None, 'NINE')]
+    >>> [tuple(pair) for pair in edit_path(["FIVE", "FOUR"], ["FOR"])]  # FOR is closer to FOUR
+    [('FIVE', None), ('FOUR', 'FOR')]
     """
     rows, columns = len(said), len(heard)
-    # What said[row:] and heard[column:] cost; where one of them is empty, all of the other is wrong.
+    # cost[row][column] of aligning said[row:] with heard[column:]; if either is empty, all of the other is wrong.
     cost = [[_ERROR * (rows - row + columns - column) for column in range(columns + 1)] for row in range(rows + 1)]
     for row in reversed(range(rows)):
         below, here = cost[row + 1], cost[row]
@@ -133,7 +144,11 @@ def edit_path(said: Sequence[str], heard: Sequence[str]) -> list[Pair]:
 
 
 def count_operations(pairs: Iterable[Pair]) -> Operations:
-    """Counts the four kinds of pairs of one alignment or of many."""
+    """Counts the four kinds of pairs of one edit path or of many.
+
+    >>> count_operations(edit_path("F THREE".split(), "THREE NINE".split()))
+    Operations(hits=1, substitutions=0, deletions=1, insertions=1)
+    """
     hits = substitutions = deletions = insertions = 0
     for said, heard in pairs:
         hits += said == heard

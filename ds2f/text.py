@@ -1,8 +1,8 @@
-"""Transcripts to label ids and back.
+"""Transcripts to label indices and back.
 
-A character that is not among the labels is never dropped in silence: ``encode`` stops at it, or drops what the caller
-allowed it to drop, and ``unknown_characters`` counts it for the report. The blank is a label of the network's and not
-of any language, so a blank character in a transcript is unknown like any other.
+A character outside the labels is never dropped silently: ``encode`` raises, or drops only what ``unknown`` allows, and
+``unknown_characters`` counts such characters for the report. The blank belongs to CTC and not to the language, so a
+blank character in a transcript is unknown too.
 """
 
 import unicodedata
@@ -15,15 +15,19 @@ from ds2f.errors import InputError
 
 
 def clean(transcript: str, labels: Sequence[str] = DEFAULT_LABELS) -> str:
-    """Normalises a transcript to the spelling of a label set; cleaning twice changes nothing.
+    """Normalises a transcript to the spelling of a label set; idempotent.
 
-    White space is stripped and collapsed to single spaces. Letters are raised to upper case when the labels know no
-    lower case, and lowered when they know no upper case. Unicode is composed by NFKC (full-width letters, ligatures),
-    or by NFC where NFKC would take a label itself away, as it does with the compatibility jamo of some Korean sets.
+    - White space is stripped and collapsed to single spaces.
+    - Letters become upper case if the labels have no lower case, and lower case if the labels have no upper case.
+    - Unicode is composed by NFKC (full-width letters, ligatures). If NFKC would change a label, such as the
+      compatibility jamo of some Korean label sets, NFC is used.
 
     Args:
       transcript: text of one utterance.
       labels: the characters of the model, blank included.
+
+    >>> clean("  don't\tpanic ")
+    "DON'T PANIC"
     """
     form: Literal["NFC", "NFKC"] = (
         "NFKC" if all(unicodedata.is_normalized("NFKC", label) for label in labels) else "NFC"
@@ -38,46 +42,59 @@ def clean(transcript: str, labels: Sequence[str] = DEFAULT_LABELS) -> str:
 
 
 def unknown_characters(transcript: str, labels: Sequence[str]) -> Counter[str]:
-    """Counts the characters of the cleaned transcript that no label stands for; such counters can be added."""
+    """Counts the characters of the cleaned transcript that are outside the labels.
+
+    >>> unknown_characters("it's 42", DEFAULT_LABELS)
+    Counter({'4': 1, '2': 1})
+    """
     known = set(labels) - {BLANK}
     return Counter(character for character in clean(transcript, labels) if character not in known)
 
 
 def encode(transcript: str, labels: Sequence[str], *, unknown: str = "error") -> list[int] | None:
-    """Turns a transcript, after ``clean``, into the indices of its characters among the labels.
+    """Cleans a transcript and returns the indices of its characters among the labels.
 
-    Unlike deepspeech.pytorch's, which loses label 0 and every character that it does not know.
+    Unlike the encoder of deepspeech.pytorch, which loses label 0 and every unknown character.
 
     Args:
       transcript: text of one utterance.
       labels: the characters of the model, blank included, in any order.
-      unknown: what a character outside the labels (or the blank's) does: ``"error"`` raises, ``"drop_character"``
-        leaves it out, ``"drop_utterance"`` makes the result ``None``.
+      unknown: the effect of a character outside the labels, or of the blank's character: ``"error"`` raises,
+        ``"drop_character"`` omits the character, ``"drop_utterance"`` returns ``None``.
 
     Returns:
-      The indices, or ``None`` for an utterance that is to be dropped. The caller counts what is dropped, with
+      The indices, or ``None`` for an utterance to drop. The caller counts the dropped characters with
       ``unknown_characters``.
 
     Raises:
-      InputError: under ``"error"``; the message names the characters and the remedies, and the caller the file.
+      InputError: under ``"error"``; the message names the characters and the remedies. The caller adds the file.
+
+    >>> encode("a cab", ("_", "A", "B", "C", " "))
+    [1, 4, 3, 1, 2]
+    >>> encode("a cabin", ("_", "A", "B", "C", " "), unknown="drop_character")
+    [1, 4, 3, 1, 2]
     """
     if unknown not in ("error", "drop_character", "drop_utterance"):
         raise InputError(f"data.unknown_characters: {unknown!r} is not one of error, drop_character, drop_utterance")
     text = clean(transcript, labels)
     index = {label: position for position, label in enumerate(labels) if label != BLANK}
-    strange = sorted(set(text) - index.keys())
-    if strange and unknown == "error":
+    unlabelled = sorted(set(text) - index.keys())
+    if unlabelled and unknown == "error":
         raise InputError(
-            f"the transcript {transcript!r} has characters outside the labels: {' '.join(map(repr, strange))}. "
+            f"the transcript {transcript!r} has characters outside the labels: {' '.join(map(repr, unlabelled))}. "
             "Correct it, add them to the file of --data.labels_path, or pass "
             "--data.unknown_characters=drop_character (or drop_utterance)."
         )
-    if strange and unknown == "drop_utterance":
+    if unlabelled and unknown == "drop_utterance":
         return None
     kept = "".join(character for character in text if character in index)
     return [index[character] for character in " ".join(kept.split())]
 
 
 def decode(ids: Iterable[int], labels: Sequence[str]) -> str:
-    """The text that label indices stand for: the inverse of ``encode`` on a cleaned transcript of known characters."""
+    """Joins the characters of label indices: the inverse of ``encode``, up to ``clean`` and dropped characters.
+
+    >>> decode([1, 4, 3, 1, 2], ("_", "A", "B", "C", " "))
+    'A CAB'
+    """
     return "".join(labels[index] for index in ids)

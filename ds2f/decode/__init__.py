@@ -1,4 +1,4 @@
-"""From logits to text."""
+"""Decoding, from logits to text: best path, beam search with language models, forced alignment."""
 
 from ds2f.decode.align import align
 from ds2f.decode.beam import LanguageModel, beam

@@ -1,4 +1,4 @@
-"""Prefix beam search with or without a language model, by flashlight-text."""
+"""Prefix beam search by flashlight-text, with or without a language model."""
 
 import math
 from collections.abc import Sequence
@@ -8,28 +8,29 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ds2f import text
 from ds2f.config import BLANK, BeamConfig
 from ds2f.decode.greedy import Hypothesis
 from ds2f.errors import InputError
 from ds2f.types import Logits
 
-_NEVER = -1e4  # natural log; a probability of zero would make flashlight subtract infinities
+_NEVER = -1e4  # natural log of a negligible probability; with -inf, flashlight would subtract infinities
 
 
 class LanguageModel(NamedTuple):
-    """A language model for the labels of one acoustic model, as ``ds2f.data.language_model`` opens it."""
+    """A language model for the labels of one acoustic model; ``ds2f.data.language_model`` opens it."""
 
-    unit: str  # "words" or "characters": what its n-grams are made of
-    scorer: Any  # flashlight's KenLM, whose scores are decimal logarithms
-    lexicon: Any  # flashlight's Trie of the words' spellings, each ended by a space; None for characters
-    unspellable: int  # words of the file that the labels cannot spell, and that are thus never heard
+    unit: str  # of the n-grams: "words" or "characters"
+    scorer: Any  # flashlight's KenLM; its scores are decimal logarithms
+    lexicon: Any  # flashlight's Trie of the words' spellings, each with a space at its end; None for characters
+    unspellable: int  # number of words of the file that the labels cannot spell; decoding never finds these words
 
 
 def flashlight_decoders() -> ModuleType:
-    """flashlight-text's module of decoders.
+    """Imports flashlight-text's module of decoders.
 
     Raises:
-      InputError: when the package is not installed.
+      InputError: if the package is not installed.
     """
     try:
         from flashlight.lib.text import decoder
@@ -44,27 +45,27 @@ def beam(
     """Finds the most probable transcripts of every utterance.
 
     A transcript y of the recording x scores ln P(y | x) + ``cfg.weight`` ln P(y) + ``cfg.word_score`` |y|, where
-    P(y | x) sums over the CTC paths to y that stay in the beam, P(y) is the language model's, the end of the sentence
-    included, and |y| counts its units, words or characters (Graves and Jaitly, ICML 2014; Hannun et al.,
-    arXiv:1408.2873). Without a language model the score is ln P(y | x).
+    P(y | x) is the sum over the CTC paths to y in the beam. P(y) is the language model's probability, end of sentence
+    included. |y| is the number of units: words or characters, as the language model's (Graves and Jaitly, ICML 2014;
+    Hannun et al., arXiv:1408.2873). Without a language model the score is ln P(y | x).
 
-    With a model of words, only its words are found, and the space label ends each of them: a word needs one but for
-    the last, and spaces before, after and besides are not written. With a model of characters, any spelling is
-    found; the units are counted when the search has ended, since flashlight knows no such bonus while it searches.
+    A language model of words restricts the search to its words. The space label ends a word; only the last word needs
+    none. Spaces elsewhere are not written. With a language model of characters, any spelling can be found; its
+    ``cfg.word_score`` is added after the search, since flashlight offers no bonus per character.
 
     Args:
       logits: values [B, T', V] float, unnormalised; lengths [B] int64 on the CPU, frames.
       labels: the V characters, the blank among them at any index.
-      cfg: the beam and the weights.
-      lm: the language model, opened for these labels; None: none.
+      cfg: beam size and weights, the ``lm`` section.
+      lm: the language model, opened for the same labels; None: no language model.
 
     Returns:
-      At most ``cfg.beam_size`` hypotheses per utterance, best first, of different texts, and at least one. Frames are
-      those of the best path to the text. Logits without any finite path give the empty text, its score minus infinity;
-      if no hypothesis in the beam ends with a whole word, an unfinished one stands at the end, at a score below -9000.
+      For each utterance, 1 to ``cfg.beam_size`` hypotheses with different texts, best first; their frames belong to
+      the best path to the text. If no path is finite, the text is empty and its score minus infinity. If no hypothesis
+      ends with a whole word, the last word of the result is unfinished and its score is below -9000.
 
     Raises:
-      InputError: flashlight-text is not installed, or ``cfg.path`` names a language model and ``lm`` is None.
+      InputError: if flashlight-text is not installed, or ``cfg.path`` names a language model and ``lm`` is None.
     """
     if cfg.path and lm is None:
         raise InputError(
@@ -94,7 +95,7 @@ def _decoder(labels: Sequence[str], cfg: BeamConfig, lm: LanguageModel | None) -
         "criterion_type": flashlight.CriterionType.CTC,
     }
     if lm is None or lm.lexicon is None:
-        # The label that flashlight thinks came before the first frame is the blank, so that a text may begin with any.
+        # The blank as the label before the first frame: a text may then begin with any label.
         free = flashlight.LexiconFreeDecoderOptions(**options)
         return flashlight.LexiconFreeDecoder(free, lm.scorer if lm else flashlight.ZeroLM(), blank, blank, [])
     bound = flashlight.LexiconDecoderOptions(word_score=cfg.word_score, unk_score=-math.inf, **options)
@@ -102,23 +103,23 @@ def _decoder(labels: Sequence[str], cfg: BeamConfig, lm: LanguageModel | None) -
 
 
 def _search(log_probs: Tensor, search: Any, labels: Sequence[str], lm: LanguageModel | None) -> list[Hypothesis]:
-    """Hypotheses, best first, for the frames of one utterance [T, V]."""
+    """Searches one utterance, ``log_probs`` [T, V]; returns its hypotheses, best first."""
     spelling = lm is not None and lm.lexicon is not None
     if spelling:
-        # A last frame of space alone: the last word needs an end, and a recording stops without one.
+        # An additional last frame of a certain space: the last word of a recording has no space of its own.
         end = torch.full((1, len(labels)), _NEVER, device="cpu", dtype=torch.float32)
         end[0, labels.index(" ")] = 0.0
         log_probs = torch.cat((log_probs, end))
     emissions = log_probs.contiguous()
     found = search.decode(emissions.data_ptr(), *emissions.shape)
-    # A path has a label more at either end, which belongs to no frame.
-    return [_hypothesis(one.tokens[1:-1], one.score, labels, tidy=spelling) for one in found] or [
+    # flashlight's path has an additional label at either end, which belongs to no frame.
+    return [_hypothesis(path.tokens[1:-1], path.score, labels, tidy=spelling) for path in found] or [
         Hypothesis("", [], [], -math.inf)
     ]
 
 
 def _hypothesis(path: Sequence[int], score: float, labels: Sequence[str], *, tidy: bool) -> Hypothesis:
-    """Merges repeats and removes blanks; ``tidy`` leaves single spaces between words and none elsewhere."""
+    """Merges repeats and removes blanks; ``tidy`` keeps single spaces between words and no other spaces."""
     blank, space = labels.index(BLANK), labels.index(" ") if tidy else -1
     tokens: list[int] = []
     frames: list[int] = []
@@ -130,9 +131,10 @@ def _hypothesis(path: Sequence[int], score: float, labels: Sequence[str], *, tid
         previous = label
     if tidy and tokens and tokens[-1] == space:
         del tokens[-1], frames[-1]
-    return Hypothesis("".join(labels[token] for token in tokens), tokens, frames, score)
+    return Hypothesis(text.decode(tokens, labels), tokens, frames, score)
 
 
 def _with_bonus(hypotheses: list[Hypothesis], bonus: float) -> list[Hypothesis]:
-    scored = [one._replace(score=one.score + bonus * len(one.tokens)) for one in hypotheses]
-    return sorted(scored, key=lambda one: one.score, reverse=True)
+    """Adds ``bonus`` per token to the scores and sorts anew."""
+    scored = [hypothesis._replace(score=hypothesis.score + bonus * len(hypothesis.tokens)) for hypothesis in hypotheses]
+    return sorted(scored, key=lambda hypothesis: hypothesis.score, reverse=True)

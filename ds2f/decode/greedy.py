@@ -4,38 +4,44 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
+from ds2f import text
 from ds2f.config import BLANK
 from ds2f.types import Logits
 
 
 class Hypothesis(NamedTuple):
-    """One reading of an utterance; higher scores are better."""
+    """A transcript that a decoder proposes for an utterance."""
 
     text: str
     tokens: list[int]  # label indices, one per character of the text
     token_frames: list[int]  # the frame of logits in which each token begins, counted from 0
-    score: float  # natural log
+    score: float  # natural log; higher is better
 
 
 def greedy(logits: Logits, labels: Sequence[str]) -> list[Hypothesis]:
-    """Reads off the best path of every utterance.
+    """Returns the transcript of the most probable path of every utterance.
 
-    Graves et al., ICML 2006, section 3.2. The best path's transcript is not always the best transcript: the
-    probabilities of other paths to a transcript are not added up.
+    Graves et al., ICML 2006, section 3.2. The transcript is not always the most probable transcript, since a
+    transcript's probability is the sum over all of its paths.
 
     Args:
       logits: values [B, T', V] float, unnormalised; lengths [B] int64 on the CPU, frames.
-      labels: the V characters, the blank among them at any index. Of equal scores the first label's counts.
+      labels: the V characters, the blank among them at any index. Of labels with equal scores, the first is taken.
 
     Returns:
-      A ``Hypothesis`` per utterance; its score is the log-probability of the best path. The batch is copied from the
-      device once.
+      A ``Hypothesis`` per utterance; its score is the log-probability of the best path. The device is read once per
+      batch.
+
+    >>> path = torch.tensor([[0, 1, 1, 0, 1, 2]])  # _AA_AB
+    >>> logits = Logits(10.0 * torch.nn.functional.one_hot(path, 3), torch.tensor([6]))
+    >>> [hypothesis] = greedy(logits, ("_", "A", "B"))
+    >>> hypothesis.text, hypothesis.tokens, hypothesis.token_frames
+    ('AAB', [1, 1, 2], [1, 4, 5])
     """
-    # Labels are compared before the softmax, whose rounding could make unequal scores equal.
+    # The labels are compared before the softmax: its rounding could make unequal scores equal.
     best, log_probs = logits.values.argmax(dim=2), logits.values.log_softmax(dim=2).amax(dim=2)
-    # One copy for both: float32, unlike bfloat16, holds the indices exactly.
+    # Indices and scores are copied together, as float32: bfloat16 could not hold the indices exactly.
     log_probs = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32))
     best, log_probs = torch.stack((best.to(log_probs.dtype), log_probs)).cpu().unbind()
     best, lengths = best.long(), logits.lengths
@@ -48,11 +54,6 @@ def greedy(logits: Logits, labels: Sequence[str]) -> list[Hypothesis]:
     tokens = best[rows, frames].split(per_row)
     scores = torch.where(valid, log_probs, 0.0).sum(dim=1, dtype=torch.float64).tolist()
     return [
-        _hypothesis(ids, begin, score, labels)
+        Hypothesis(text.decode(ids.tolist(), labels), ids.tolist(), begin.tolist(), score)
         for ids, begin, score in zip(tokens, frames.split(per_row), scores, strict=True)
     ]
-
-
-def _hypothesis(tokens: Tensor, frames: Tensor, score: float, labels: Sequence[str]) -> Hypothesis:
-    ids = tokens.tolist()
-    return Hypothesis("".join(labels[index] for index in ids), ids, frames.tolist(), score)
