@@ -1,8 +1,8 @@
 """Conversion of weights: from and to deepspeech.pytorch, and to another label set.
 
-Both checkpoint formats of deepspeech.pytorch are read: V2's package (a dict with ``state_dict`` and ``labels``) and V3's
-Lightning checkpoint (``state_dict`` and ``hyper_parameters``). A bare ``state_dict`` works too; its names are the same
-in both versions.
+Both checkpoint formats of deepspeech.pytorch are read: V2's package (a dict with ``state_dict`` and ``labels``) and
+V3's Lightning checkpoint (``state_dict`` and ``hyper_parameters``). A bare ``state_dict`` works too; its names are the
+same in both versions.
 """
 
 from collections.abc import Mapping, Sequence

@@ -32,7 +32,7 @@ def log_spectrogram(samples: Tensor, cfg: SpectConfig) -> Tensor:
     """Computes the log magnitude spectrogram, normalised by its mean and deviation over the utterance.
 
     1. Frames are centred on multiples of the stride, with reflection at both ends. The window is periodic and as long
-       as the FFT. A waveform of at most half a window is padded with zeros, so that it can be reflected.
+       as the FFT. At most half a window of samples is padded with zeros, so that it can be reflected.
     2. With ``cfg.num_mels``, magnitudes are summed in mel bands (``mel_bands``).
     3. A magnitude m becomes log(1 + ``cfg.full_scale`` m), natural log.
     4. The mean is subtracted: over all bins and frames, or of each bin if ``cfg.normalize`` is "bins".
@@ -46,7 +46,7 @@ def log_spectrogram(samples: Tensor, cfg: SpectConfig) -> Tensor:
       [F, T] float32 with F = ``cfg.num_bins`` and T = ``num_frames(N, cfg)``; all zeros for silence.
 
     Raises:
-      InputError: if the waveform has no samples.
+      InputError: if there are no samples.
 
     Source: the features of deepspeech.pytorch, plus an epsilon in the denominator, without which silence gives NaN.
 

@@ -1,7 +1,7 @@
-"""Configuration: a whole run in one frozen object, made of ``sections`` and of the flags that have none.
+"""Configuration: a frozen object with all settings of a run, most of them in sections.
 
-Each setting is defined once. Its flag, help, default, validation and its row in launch/README.md come from its field.
-Nothing here imports torch, so that ``--help`` is quick.
+Each setting is defined once, as a field. Its flag, help text, default, checks and row in launch/README.md come from the
+field. Nothing here imports torch, so ``--help`` is quick.
 """
 
 import json
@@ -49,26 +49,41 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """A whole run. The sections are flags with the section's name before a dot; the rest are plain flags."""
+    """All settings of a run. The flag of a section's field is ``--section.field``; other fields are plain flags.
 
-    data_path: str = setting("data", "Folder with the manifests and recordings that launch.prepare wrote.")
-    run_dir: str = setting("", "Folder that the run writes; empty: runs/<name of the flagfile>.")
-    device: str = setting("auto", "Where to compute.", one_of("auto", "npu", "cuda", "cpu"))
-    nproc_per_node: int = setting(1, "Processes on this machine, one per card.", within(1))
-    nnodes: str = setting("1", "Machines: a number, or the fewest and the most, as in 1:4; they may come and go.")
+    >>> cfg = Config(model=ModelConfig(hidden_size=512), run_dir="runs/small")
+    >>> cfg.model.hidden_size, cfg.data.batch_size, cfg.optim.schedule
+    (512, 240, 'noam')
+    >>> Config(optim=OptimConfig(learning_rate=-1))
+    Traceback (most recent call last):
+    ds2f.errors.InputError: learning_rate: -1 is out of range, it must be > 0
+    """
+
+    data_path: str = setting("data", "Folder of manifests and recordings, written by launch.prepare.")
+    run_dir: str = setting("", "Folder for the output of the run; empty: runs/<name of the flagfile>.")
+    device: str = setting("auto", "Type of the devices.", one_of("auto", "npu", "cuda", "cpu"))
+    nproc_per_node: int = setting(1, "Processes on this machine, one per device.", within(1))
+    nnodes: str = setting(
+        "1", "Number of machines, or a range MIN:MAX such as 1:4, within which machines may join and leave the run."
+    )
     rdzv_backend: str = setting(
         "",
-        "How machines find each other; empty: c10d. etcd-v2 needs python-etcd and a server that speaks etcd's v2 API.",
+        "Rendezvous backend, by which machines find each other; empty: c10d. etcd-v2 needs python-etcd and an etcd "
+        "server with the v2 API.",
         one_of("", "c10d", "etcd-v2"),
     )
-    rdzv_endpoint: str = setting("", "host:port of one of the machines (c10d), or of the etcd server (etcd-v2).")
-    rdzv_id: str = setting("", "Name of the job, the same on all of its machines.")
-    rdzv_timeout: float = setting(
-        600.0, "Wait this long for machines and processes to find each other, seconds.", within(0, open_low=True)
+    rdzv_endpoint: str = setting(
+        "", "HOST:PORT of the rendezvous: one of the machines (c10d), or the etcd server (etcd-v2)."
     )
-    max_restarts: int = setting(3, "Start all processes again this often after one of them died.", within(0))
+    rdzv_id: str = setting("", "Name of the job, the same on all its machines.")
+    rdzv_timeout: float = setting(
+        600.0,
+        "Timeout of the rendezvous, in which machines and processes find each other, seconds.",
+        within(0, open_low=True),
+    )
+    max_restarts: int = setting(3, "Maximum number of restarts of all processes after one of them dies.", within(0))
     collective_timeout: float = setting(
-        1800.0, "Give up when another process does not answer for this long, seconds.", within(0, open_low=True)
+        1800.0, "Timeout of a collective operation, seconds; afterwards the processes stop.", within(0, open_low=True)
     )
     data: DataConfig = attrs.field(factory=DataConfig)
     model: ModelConfig = attrs.field(factory=ModelConfig)
@@ -82,7 +97,7 @@ class Config:
 
     @property
     def node_range(self) -> tuple[int, int]:
-        """The fewest and the most machines that the job runs on."""
+        """``nnodes`` as the smallest and the largest number of machines."""
         fewest, _, most = self.nnodes.partition(":")
         return int(fewest), int(most or fewest)
 
@@ -92,11 +107,11 @@ class Config:
         except ValueError:
             fewest, most = 0, 0
         if not 1 <= fewest <= most:
-            raise InputError(f"nnodes: {self.nnodes!r} is neither a number of machines nor fewest:most, as in 1:4")
+            raise InputError(f"nnodes: {self.nnodes!r} is neither a number of machines nor a range MIN:MAX, as in 1:4")
         if most > 1 and not (self.rdzv_endpoint and self.rdzv_id):
             raise InputError(
-                f"nnodes={self.nnodes}: several machines need --rdzv_endpoint=HOST:PORT, where they meet, and "
-                "--rdzv_id=NAME, the same on all of them"
+                f"nnodes={self.nnodes}: several machines need --rdzv_endpoint=HOST:PORT, the rendezvous's address, "
+                "and --rdzv_id=NAME, both the same on all machines"
             )
 
 
@@ -108,24 +123,35 @@ def sections() -> dict[str, type]:
 
 
 def manifest_path(cfg: Config, split: str) -> Path:
-    """The manifest of ``train``, ``val`` or ``test``: the flag's, or the corpus's own in ``data_path``."""
+    """The manifest of a split: ``data.<split>_manifest``, or the corpus's own in ``data_path``.
+
+    Args:
+      cfg: the run.
+      split: ``train``, ``val`` or ``test``.
+
+    >>> str(manifest_path(Config(data_path="data"), "val"))
+    'data/an4_val_manifest.csv'
+    """
     named = getattr(cfg.data, f"{split}_manifest")
     return Path(named) if named else Path(cfg.data_path) / f"{cfg.data.dataset}_{split}_manifest.csv"
 
 
 def resolve(cfg: Config) -> Config:
-    """Derives what two sections share and finds mistakes that no single section can see.
+    """Sets the derived settings (labels, number of bins) and checks settings of different sections together.
 
     Raises:
-      InputError: a labels file that cannot be read, or settings that contradict each other; the message names the
-        flag and the remedy.
+      InputError: if the file of labels cannot be read, or settings contradict each other; the message names the flag
+        and the remedy.
+
+    >>> resolve(Config(spect=SpectConfig(sample_rate=8000))).model.num_bins
+    81
     """
     labels = read_labels(cfg.data.labels_path) if cfg.data.labels_path else cfg.model.labels
     optim = cfg.optim
     if optim.schedule == "noam" and optim.learning_rate < 0.01:
         raise InputError(
-            f"optim.learning_rate={optim.learning_rate:g} with optim.schedule=noam: Noam's rate is a factor of order 1 "
-            "times hidden_size**-0.5 * min(step**-0.5, step * warmup**-1.5). For an absolute rate add "
+            f"optim.learning_rate={optim.learning_rate:g} with optim.schedule=noam: this schedule takes a factor of "
+            "order 1, for hidden_size**-0.5 * min(step**-0.5, step * warmup**-1.5). For an absolute learning rate add "
             "--optim.schedule=exponential (or constant, one_cycle, cosine)."
         )
     if cfg.spect.stride_samples < 1 or cfg.spect.window_samples < 2:
@@ -133,7 +159,7 @@ def resolve(cfg: Config) -> Config:
     masks = cfg.augmentation.frequency_masks or cfg.augmentation.time_masks
     if cfg.model.consistency and not (masks or cfg.model.dropout):
         raise InputError(
-            f"model.consistency={cfg.model.consistency:g}: nothing makes the two views of an utterance differ. Add "
+            f"model.consistency={cfg.model.consistency:g}: the two views of an utterance would be the same. Add "
             "SpecAugment masks, such as --augmentation.frequency_masks=2 --augmentation.time_masks=2, or dropout."
         )
     return attrs.evolve(cfg, model=attrs.evolve(cfg.model, labels=labels, num_bins=cfg.spect.num_bins))
@@ -143,7 +169,7 @@ def read_labels(path: str) -> tuple[str, ...]:
     """Reads a JSON list of one-character labels.
 
     Raises:
-      InputError: when the file cannot be read or does not hold such a list.
+      InputError: if the file cannot be read or is no such list; the message shows an example.
     """
     try:
         labels = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -157,14 +183,14 @@ def read_labels(path: str) -> tuple[str, ...]:
         composed = unicodedata.normalize("NFC", label)
         if composed != label:
             raise InputError(
-                f"data.labels_path={path}: {label!a} is spelt {composed!a} in Unicode's normal form, which "
-                "transcripts are read in; give each character of that as a label"
+                f"data.labels_path={path}: {label!a} is spelt {composed!a} in Unicode's normal form (NFC), and "
+                "transcripts are normalised; make each character of the normal form a label"
             )
     return tuple(labels)
 
 
 def to_dict(cfg: Config) -> dict[str, Any]:
-    """The configuration as nested dicts, lists, strings, numbers and booleans, ready for JSON."""
+    """Converts a configuration to nested dicts and plain values, ready for JSON."""
     return attrs.asdict(cfg)
 
 
@@ -172,7 +198,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     """The inverse of ``to_dict``.
 
     Raises:
-      InputError: when a setting is unknown; the message names it.
+      InputError: if a setting is unknown or its value is not admissible; the message names it.
     """
     known = sections()
     arguments: dict[str, Any] = {}
@@ -182,11 +208,11 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def load(path: Path) -> Config:
-    """Reads a configuration that a run wrote.
+    """Reads the ``config.json`` of a run.
 
     Raises:
-      InputError: when the file is damaged, or a newer version's.
-      FileNotFoundError: when there is none.
+      InputError: if the file is damaged, or was written by a newer version.
+      FileNotFoundError: if there is no such file.
     """
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""What a setting is: an attrs field that carries its help text, its type and its admissible values."""
+"""``setting``: an attrs field with help text, type and admissible values; flags are made from it."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class OneOf:
-    """Admits an enumeration; the flag becomes an enum flag."""
+    """Admits the values of an enumeration; the flag is an enum flag."""
 
     choices: tuple[str, ...]
 
@@ -23,7 +23,7 @@ class OneOf:
 
 @attrs.frozen
 class Within:
-    """Admits a range of numbers, inclusive unless ``open_low``; every element of a tuple is looked at."""
+    """Admits a range of finite numbers, without ``lowest`` if ``open_low``; of a tuple, every element is checked."""
 
     lowest: float
     highest: float
@@ -48,26 +48,34 @@ Check = OneOf | Within
 
 
 def one_of(*choices: str) -> OneOf:
-    """A check for an enumeration."""
+    """A check for an enumeration.
+
+    >>> one_of("lstm", "gru").problem("cnn")
+    "'cnn' is not one of lstm, gru"
+    """
     return OneOf(choices)
 
 
 def within(lowest: float, highest: float = float("inf"), *, open_low: bool = False) -> Within:
-    """A check for a range of finite numbers, inclusive unless ``open_low``."""
+    """A check for a range of finite numbers, inclusive; without ``lowest`` itself if ``open_low``.
+
+    >>> within(0, 1).problem(2)
+    '2 is out of range, it must be >= 0 and <= 1'
+    """
     return Within(lowest, highest, open_low)
 
 
 def setting(default: T, description: str, check: Check | None = None, *, derived: bool = False) -> T:
-    """An attrs field with its help text; a tuple may be given as a list, as JSON does.
+    """Makes an attrs field with a help text; a tuple may be given as a list, as in JSON.
 
-    The field refuses values of another type than the default's (a float field takes integers) and what ``check``
-    finds a problem with, by an InputError that starts with the field's name.
+    A value of another type than the default, or a value that ``check`` rejects, raises an InputError that starts with
+    the field's name. A float field takes integers.
 
     Args:
-      default: the default value; its type is the setting's.
-      description: the help text.
-      check: the admissible values.
-      derived: whether ``config.resolve`` sets it from other settings, so that it has no flag.
+      default: the default value; its type is the setting's type.
+      description: the help text, with the unit.
+      check: the admissible values; None: all of the type.
+      derived: whether ``config.resolve`` sets it from other settings; a derived setting has no flag.
     """
     kind = type(default)
     converter: Callable[[Any], Any] | None = _to_tuple if kind is tuple else None
@@ -80,7 +88,7 @@ def setting(default: T, description: str, check: Check | None = None, *, derived
         if problem:
             raise InputError(f"{attribute.name}: {problem}")
         if isinstance(value, str) and not _is_unicode(value):
-            raise InputError(f"{attribute.name}: {value!r} is not UTF-8, so that no file could name it")
+            raise InputError(f"{attribute.name}: {value!r} is not UTF-8 and could not be written to flags.txt")
 
     metadata = {"help": description, "check": check, "derived": derived}
     return attrs.field(default=default, validator=validate, converter=converter, metadata=metadata)
@@ -99,10 +107,15 @@ def _to_tuple(value: Any) -> Any:
 
 
 def build(cls: type[T], values: dict[str, Any], *, prefix: str = "") -> T:
-    """Makes ``cls`` from settings by name; what goes wrong is told with ``prefix``, the section and a dot.
+    """Makes a ``cls`` from settings by name.
+
+    Args:
+      cls: an attrs class whose fields are settings.
+      values: settings by name, as from JSON.
+      prefix: the section's name and a dot, written before the setting's name in messages.
 
     Raises:
-      InputError: when a setting is unknown, of the wrong type or out of range; the message names it.
+      InputError: if a setting is unknown, of the wrong type or out of range; the message names it.
     """
     if not isinstance(values, dict):
         raise InputError(f"{prefix.rstrip('.')}: {values!r} is not a section of settings")

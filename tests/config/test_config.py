@@ -66,9 +66,9 @@ def test_configuration_survives_json() -> None:
         ({"model": 3}, "model: 3 is not a section"),
         ({"apex": {"loss_scale": "big"}}, "loss_scale: 'big' is neither a positive number nor 'dynamic'"),
         ({"apex": {"loss_scale": "inf"}}, "loss_scale: 'inf' is neither"),
-        ({"model": {"labels": ["A", "B"]}}, "exactly one of them must be the CTC blank '_'"),
-        ({"model": {"labels": ["_", "A", "A"]}}, "stands once"),
-        ({"model": {"labels": ["_", "AB"]}}, "one character"),
+        ({"model": {"labels": ["A", "B"]}}, "exactly one label must be the CTC blank '_'"),
+        ({"model": {"labels": ["_", "A", "A"]}}, "without repeats"),
+        ({"model": {"labels": ["_", "AB"]}}, "a single character"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_remedy(values: dict, message: str) -> None:
@@ -136,7 +136,9 @@ def test_an_absolute_rate_with_noam_is_refused_with_the_remedy() -> None:
 
 def test_two_views_that_nothing_makes_differ_are_refused() -> None:
     model = ModelConfig(consistency=0.2)
-    with pytest.raises(InputError, match=r"model\.consistency=0\.2: nothing .* --augmentation\.frequency_masks=2"):
+    with pytest.raises(
+        InputError, match=r"model\.consistency=0\.2: .* would be the same.* --augmentation\.frequency_masks=2"
+    ):
         config.resolve(Config(model=model))
     config.resolve(Config(model=model, augmentation=AugmentationConfig(time_masks=1)))
     config.resolve(Config(model=attrs.evolve(model, dropout=0.1)))

@@ -223,7 +223,7 @@ def test_help_lists_help_range_and_default_and_succeeds(tmp_path: Path) -> None:
     assert result.returncode == 0
     assert result.stdout.startswith("Trains nothing.")
     text = " ".join(result.stdout.split())
-    assert "--data.batch_size: Utterances per card and step. (default: '240') (an integer >= 1)" in text
+    assert "--data.batch_size: Utterances per device and step. (default: '240') (an integer >= 1)" in text
     assert "--optim.name: <adamw|sgd|lamb|muon|novograd>: Optimizer. (default: 'adamw')" in text
     assert "--[no]training.evaluate_test:" in text
 
