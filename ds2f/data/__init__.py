@@ -1,1 +1,1 @@
-"""Recordings, manifests, corpora and batches: everything that turns files into what the model reads."""
+"""Recordings, manifests, corpora and batches: from files to the tensors that the model reads."""

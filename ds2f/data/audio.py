@@ -13,9 +13,10 @@ from ds2f.data import containers
 from ds2f.errors import InputError
 
 _BLOCK = 1 << 22  # samples read at a time: a damaged header may promise more than memory holds
-_UNKNOWN_LENGTH = 2**63 - 1  # what libsndfile says of a FLAC whose header leaves it open
-_RATES = (1000, 1_000_000)  # hertz; beyond them a header is damaged, and resampling would fill the memory
+_UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's length of a FLAC file whose header gives none
+_RATES = (1000, 1_000_000)  # hertz; a header with another rate is damaged, and resampling would fill the memory
 _LOUDEST = 1e9  # full scale is 1; programs that forget to scale write 2**31 at most
+SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".sph"}  # of files that count as recordings in a folder
 _READABLE = "readable are WAV, FLAC, OGG, MP3 and NIST SPHERE"
 
 Source = str | Path | BinaryIO
@@ -25,11 +26,11 @@ class Audio(NamedTuple):
     """One recording, ready for the features."""
 
     samples: NDArray[np.float32]  # [N], one channel; integer PCM is scaled to [-1, 1): int16 / 32768
-    notes: tuple[str, ...]  # what was done to it or is odd about it, worded so that equal notes can be counted
+    notes: tuple[str, ...]  # conversions and oddities, in the same words for the same case
 
 
 class Info(NamedTuple):
-    """How long a recording is, from its header alone."""
+    """Length of a recording, from its header alone."""
 
     samples: int  # at the rate asked for: the length of ``load(...).samples`` (an estimate for MP3)
     duration: float  # seconds
@@ -38,8 +39,8 @@ class Info(NamedTuple):
 def load(source: Source, *, sample_rate: int = 16000, name: str | None = None) -> Audio:
     """Reads a recording as one channel of float32 at ``sample_rate``.
 
-    Several channels become their mean; another rate is converted by soxr (its HQ setting). The conversions are listed
-    in ``notes``; whoever reads many files counts the notes and reports each once.
+    Several channels become their mean; soxr (HQ setting) converts other sample rates. ``notes`` lists the conversions,
+    so that a caller who reads many files can report each conversion once.
 
     Args:
       source: a path, or a binary file opened for reading (an upload, a member of an archive).
@@ -47,8 +48,8 @@ def load(source: Source, *, sample_rate: int = 16000, name: str | None = None) -
       name: what messages call the recording; by default its path.
 
     Raises:
-      InputError: the file is missing, empty, cut short, not audio or without a single sample, its header is absurd, or
-        it holds NaN or infinity. Silence is not an error; it is noted.
+      InputError: the file is missing, empty, cut short or not audio, or it has no samples, an absurd header, NaN or
+        infinite samples. Silence is a note, not an error.
     """
     label = name or _label(source)
     with _open(source, label, whole=True) as sound:
@@ -57,14 +58,14 @@ def load(source: Source, *, sample_rate: int = 16000, name: str | None = None) -
         except soundfile.LibsndfileError as error:
             raise InputError(f"{label}: broken audio ({error.error_string}); copy or record it again") from error
         declared, rate, container = len(sound), sound.samplerate, sound.format
-    # Without an index an MP3's length is an estimate, so a difference proves nothing there.
+    # The length of an MP3 without an index is an estimate: fewer samples prove nothing.
     if len(samples) < declared and container != "MP3":
         raise InputError(containers.cut_short(label, f"its header says {declared} samples, {len(samples)} are there"))
     samples, notes = _convert(samples, rate, sample_rate)
     if not len(samples):
         raise InputError(_no_samples(label))
     peak = float(np.abs(samples).max())
-    if not peak < _LOUDEST:  # as NaN is not
+    if not peak < _LOUDEST:  # true for NaN too
         raise InputError(f"{label}: contains NaN, infinite or absurdly large samples; write it again as 16-bit PCM")
     if not peak:
         notes += ("silent: every sample is zero",)
@@ -72,10 +73,10 @@ def load(source: Source, *, sample_rate: int = 16000, name: str | None = None) -
 
 
 def info(source: Source, *, sample_rate: int = 16000, name: str | None = None) -> Info:
-    """Reads from a recording's header how long it will be at ``sample_rate``; takes well under a millisecond.
+    """Reads a recording's length at ``sample_rate`` from its header, in well under a millisecond.
 
     Raises:
-      InputError: as ``load``, for everything that the header tells.
+      InputError: as ``load``, as far as the header tells.
     """
     label = name or _label(source)
     with _open(source, label, whole=False) as sound:
@@ -91,7 +92,11 @@ def resample(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np
 
 
 def resampled_length(samples: int, rate: int, target: int) -> int:
-    """The number of samples that ``resample`` makes of ``samples``: rounded half up, as soxr does."""
+    """The number of samples that ``resample`` returns for so many: rounded half up, as soxr does.
+
+    >>> resampled_length(11025, 22050, 16000)
+    8000
+    """
     return (2 * samples * target + rate) // (2 * rate)
 
 
@@ -110,7 +115,7 @@ def _convert(samples: NDArray[np.float32], rate: int, target: int) -> tuple[NDAr
 
 
 def _read(sound: soundfile.SoundFile) -> NDArray[np.float32]:
-    """All samples, [N, channels], however many the header promises."""
+    """All samples, [N, channels], whatever number the header promises."""
     blocks = [sound.read(_BLOCK, dtype="float32", always_2d=True)]
     while len(blocks[-1]) == _BLOCK:
         blocks.append(sound.read(_BLOCK, dtype="float32", always_2d=True))
@@ -122,11 +127,11 @@ def _open(source: Source, label: str, *, whole: bool) -> soundfile.SoundFile:
         path = Path(source)
         if path.suffix.lower() == ".raw":
             raise InputError(
-                f"{label}: headerless samples say neither their rate nor their format; convert the file to WAV"
+                f"{label}: headerless samples tell neither their rate nor their format; convert the file to WAV"
             )
         try:
             kind = path.stat().st_mode
-            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a pipe would be waited for; a folder has its own error
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # reading a pipe would wait; opening a folder raises
                 raise InputError(f"{label}: neither file nor folder; check the path, or the manifest that names it")
             with path.open("rb") as file:
                 containers.check(file, label, whole=whole)
@@ -142,7 +147,7 @@ def _open(source: Source, label: str, *, whole: bool) -> soundfile.SoundFile:
     if len(sound) == _UNKNOWN_LENGTH:
         sound.close()
         raise InputError(
-            f"{label}: its header does not say how long it is, as if written to a pipe; encode it to a file"
+            f"{label}: its header does not say how long it is, as in output to a pipe; encode it to a file"
         )
     lowest, highest = _RATES
     if not lowest <= sound.samplerate <= highest:

@@ -1,4 +1,4 @@
-"""Features on disk: one file per recording and speed, as good as computed anew or else ignored."""
+"""Features on disk: one file per recording and speed, verified when it is read."""
 
 import hashlib
 import io
@@ -17,21 +17,21 @@ from torch import Tensor
 from ds2f.config import SpectConfig
 from ds2f.files import write_atomically
 
-_FORMAT = 1  # raise it when features of the same settings change by a single bit
-_RESERVE = 0.05  # share of the disk that the cache leaves free
+_FORMAT = 1  # increase it when the features of the same settings change, even by one bit
+_RESERVE = 0.05  # fraction of the disk that the cache leaves free
 _CHECKSUM_BYTES = 4
-_PREAMBLE = 10  # bytes of an .npy file before its header, of which the last two say how long that is
+_PREAMBLE = 10  # bytes of an .npy file before its header; the last two are the header's length
 
 
 class FeatureCache:
     """Features of recordings under ``root/<digest of the spect section>/``.
 
-    A file is named by the recording's path, size and time of change and by the speed, so that a changed recording or
-    setting is never mistaken for another. It is an ``.npy`` file followed by its CRC-32; whatever fails the check is
-    computed and written again. Any number of processes may share the folder: files appear whole or not at all.
+    A file's name is a digest of the recording's path, size, time of change and speed, so a changed recording gets a new
+    file. The content is an ``.npy`` file followed by its CRC-32; features that fail the check are computed and written
+    again. Any number of processes may share the folder: files appear whole or not at all.
 
     Attributes:
-      problem: why nothing is written any more (a full disk, a folder without permission), or None.
+      problem: why the cache has stopped writing (a full disk, a folder without permission), or None.
     """
 
     def __init__(self, root: Path, cfg: SpectConfig) -> None:
@@ -41,17 +41,17 @@ class FeatureCache:
         self.problem: str | None = None
 
     def features(self, recording: Path, speed: float, compute: Callable[[], Tensor]) -> Tensor:
-        """Reads the features of ``recording`` at ``speed``, or computes and keeps them.
+        """Reads the features of ``recording`` at ``speed``, or computes and stores them.
 
         Args:
           recording: the audio file.
-          speed: the factor that it is played at.
-          compute: makes the features, [F, T] float32 on the CPU, when they are not here.
+          speed: factor of the playing speed.
+          compute: returns the features, [F, T] float32 on the CPU; called when the cache has none.
         """
         try:
             path = self.path(recording, speed)
         except OSError:
-            return compute()  # which reads the same file and says what is wrong with it
+            return compute()  # reads the recording too, and its error names the fault
         cached = _read(path, self._num_bins)
         if cached is not None:
             return cached
@@ -61,7 +61,7 @@ class FeatureCache:
         return features
 
     def path(self, recording: Path, speed: float) -> Path:
-        """Where the features of ``recording``, as it is now, at ``speed`` are kept."""
+        """The file for the features of ``recording``, in its present state, at ``speed``."""
         status = recording.stat()
         name = _digest(repr((str(recording.absolute()), status.st_size, status.st_mtime_ns, float(speed))))
         return self.directory / f"{name[:2]}/{name}.npy"
@@ -82,7 +82,7 @@ class FeatureCache:
 
 
 def _read(path: Path, num_bins: int) -> Tensor | None:
-    """What ``_write`` wrote, or None. Twice as fast as ``np.load``, which parses the header as Python."""
+    """Reads a file of ``_write``, or None. Twice as fast as ``np.load``, which parses the header as Python."""
     try:
         with path.open("rb", buffering=0) as file:
             content = bytearray(os.fstat(file.fileno()).st_size)

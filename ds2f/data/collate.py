@@ -1,4 +1,4 @@
-"""One shard of a global batch: its recordings read, augmented and padded, without what cannot be read."""
+"""Loads one shard of a global batch: reads, augments and pads its recordings."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ from ds2f.types import Batch
 
 
 class Shard(NamedTuple):
-    """One rank's part of a global batch: all that a worker is told."""
+    """One rank's part of a global batch: the order to a loader process."""
 
     epoch: int
     members: tuple[int, ...]  # indices into the dataset's examples
@@ -29,14 +29,14 @@ class Shard(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A batch, and what was noticed while loading it."""
+    """A batch, with the remarks from its loading."""
 
     batch: Batch
-    notes: list[tuple[Path, str]]  # a recording, and a remark on it
-    unreadable: list[tuple[Path, str]]  # a recording that the batch had to do without, and the reason
+    notes: list[tuple[Path, str]]  # recording, remark
+    unreadable: list[tuple[Path, str]]  # recording left out of the batch, reason
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Small tensors travel as arrays: torch opens a connection and shared memory for each that stays a tensor."""
+        """Sends small tensors as arrays: for each tensor torch would open a connection and shared memory."""
         features, *small = self.batch
         return _received, (features, [tensor.numpy() for tensor in small], self.notes, self.unreadable)
 
@@ -46,14 +46,21 @@ def _received(features: Tensor, small: list[NDArray[Any]], *remarks: list[tuple[
 
 
 def load(dataset: Dataset, shard: Shard) -> Loaded:
-    """Loads, augments and pads one shard of a global batch, in training without what cannot be read.
+    """Loads, augments and pads one shard of a global batch; training leaves out recordings that cannot be read.
 
-    Then the rest of the shard weighs as much as the whole shard would have, so that the weights of the global batch
-    still add up to 1 though no rank knows what another could not read (they do not if nothing is left of a shard). With
-    a single shard each weight is 1 / the number of feasible utterances that are left.
+    The utterances that are left share the weight of the whole shard. So the weights of the global batch still add up to
+    1, although no rank knows the unreadable recordings of another (unless a shard loses all its utterances). With a
+    single shard, each weight is 1 / the number of feasible utterances that are left.
+
+    Args:
+      dataset: the examples, and how to load them.
+      shard: which examples, in which epoch.
+
+    Returns:
+      A batch on the CPU, and remarks; features are padded to the length that ``padding.padded`` gives.
 
     Raises:
-      InputError: when a recording cannot be loaded in evaluation; the message names it.
+      InputError: in evaluation, when a recording cannot be loaded; the message names it.
     """
     notes: list[tuple[Path, str]] = []
     unreadable: list[tuple[Path, str]] = []
@@ -82,7 +89,7 @@ def load(dataset: Dataset, shard: Shard) -> Loaded:
 
 
 def _weight(dataset: Dataset, shard: Shard, members: Sequence[int]) -> float:
-    """What each utterance weighs when only ``members`` of a shard are there."""
+    """The weight of each utterance when only ``members`` of the shard could be read."""
     if len(members) == len(shard.members):
         return shard.weight
     planned, left = (
@@ -93,7 +100,7 @@ def _weight(dataset: Dataset, shard: Shard, members: Sequence[int]) -> float:
 
 
 def feasible(dataset: Dataset, members: Sequence[int], frames: Sequence[int]) -> list[bool]:
-    """Whether the transcripts of these examples fit into as many frames of spectrogram."""
+    """Whether the transcript of each example fits into its number of spectrogram frames."""
     needed = torch.tensor([dataset.examples[index].min_frames for index in members], dtype=torch.int64)
     given = output_lengths(torch.tensor(frames, dtype=torch.int64), time_stride=dataset.time_stride)
     return (given >= needed).tolist()
@@ -102,7 +109,7 @@ def feasible(dataset: Dataset, members: Sequence[int], frames: Sequence[int]) ->
 def _features(
     dataset: Dataset, index: int, epoch: int, notes: list[tuple[Path, str]], unreadable: list[tuple[Path, str]]
 ) -> Tensor:
-    """Features of one example, [F, T]. What only speed changes is read from the cache and kept there."""
+    """Features of one example, [F, T]. The cache holds features whose recording is changed by speed alone."""
     path, key, how = dataset.examples[index].audio, dataset.key(index, epoch), dataset.perturbation(index, epoch)
     rate, cache = dataset.spect.sample_rate, dataset.cache
     noise = None
@@ -124,7 +131,7 @@ def _features(
         before = cache.problem
         features = cache.features(path, how.speed, compute)
         if cache.problem != before:
-            notes.append((path, f"features are no longer kept: {cache.problem}"))
+            notes.append((path, f"features are no longer cached: {cache.problem}"))
     else:
         features = compute()
     if not dataset.train:
@@ -139,17 +146,17 @@ def _noise(path: Path, sample_rate: int) -> Tensor:
 
 
 def _pad(rows: Sequence[Tensor], padded: Tensor) -> Tensor:
-    """Writes rows [..., N] of different N over the beginnings of those of ``padded`` and returns it."""
+    """Copies each row [..., N] to the beginning of a row of ``padded``, and returns ``padded``."""
     for target, row in zip(padded, rows, strict=True):
         target[..., : row.shape[-1]] = row
     return padded
 
 
 def _zeros(*shape: int) -> Tensor:
-    """Float32 zeros; in a loader process they lie where its parent reads them, or else they would be copied there."""
+    """Float32 zeros; in a loader process they lie in shared memory, which its parent reads without a copy."""
     size = math.prod(shape)
     if get_worker_info() is None or not size:
         return torch.zeros(shape)
-    # As torch's own collation allocates. The system hands out shared memory as zeros.
+    # Allocated as in torch's own collation. New shared memory holds zeros.
     shared = torch.UntypedStorage._new_shared(size * torch.float32.itemsize)
     return torch.empty(0).set_(shared).view(shape)

@@ -1,6 +1,7 @@
-"""What audio files say about their own size and health, compared with what is there: libsndfile hardly does.
+"""Finds audio files that are cut short or damaged, from the sizes and checksums in their headers.
 
-A recording that is cut short decodes without complaint, and then its transcript has words that nobody says in it.
+libsndfile decodes a recording that is cut short without an error. The transcript then has words that the recording
+lacks.
 """
 
 import io
@@ -11,23 +12,23 @@ from typing import BinaryIO
 
 from ds2f.errors import InputError
 
-_UNKNOWN_SIZE = 0x7FFFF000  # programs that write WAV to a pipe put a size from here to 2**32 - 1 in its header
-_SLACK = 64  # bytes: some programs count the header into the size of the samples
+_UNKNOWN_SIZE = 0x7FFFF000  # programs that write WAV to a pipe declare a size from here to 2**32 - 1
+_SLACK = 64  # bytes: some programs add the header to the declared size of the samples
 _MOST_CHUNKS = 1000  # of a WAV file before its samples; a header full of zeros would have a chunk in every eight bytes
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # every byte with its bits in the other order
 _LAST_PAGE = 4  # flag of an Ogg page
 
 
 def check(file: BinaryIO, label: str, *, whole: bool) -> None:
-    """Raises when a file is empty, shorter than it says or damaged, and leaves it where it stood.
+    """Raises if a file is empty, shorter than declared or damaged; leaves the file position as it was.
 
     Args:
       file: opened for reading, at the beginning of the recording.
-      label: what messages call it.
-      whole: whether checksums are compared too, for which an Ogg file is read to its end.
+      label: the recording's name in messages.
+      whole: also compare the checksums of an Ogg file, which reads it to its end.
 
     Raises:
-      InputError: says what is wrong.
+      InputError: the message names the recording, the fault and the remedy.
     """
     start = file.tell()
     size = file.seek(0, io.SEEK_END) - start
@@ -58,7 +59,7 @@ def cut_short(label: str, evidence: str) -> str:
 
 
 def _riff_data_end(file: BinaryIO) -> int:
-    """Where the ``data`` chunk ends by its own account, in bytes from the file's beginning; 0: it does not say."""
+    """The declared end of the ``data`` chunk, in bytes from the file's beginning; 0: not declared."""
     position = 12
     for _ in range(_MOST_CHUNKS):
         header = file.read(8)
@@ -74,7 +75,7 @@ def _riff_data_end(file: BinaryIO) -> int:
 
 
 def _sphere_data_end(file: BinaryIO) -> int:
-    """Where a SPHERE file's samples end by its header's account, in bytes; 0: it does not say, or is compressed."""
+    """The declared end of a SPHERE file's samples, in bytes; 0: not declared, or compressed."""
     header = file.read(1024)
     if b"shorten" in header or b"shortpack" in header:
         return 0
@@ -88,7 +89,7 @@ def _sphere_data_end(file: BinaryIO) -> int:
 
 
 def _mp3_end(file: BinaryIO, magic: bytes) -> int:
-    """Where an MP3's frames end by the account of the index that encoders put into the first; 0: there is none."""
+    """The declared end of an MP3's frames, from the index that encoders write into the first frame; 0: no index."""
     tag = 0
     if magic[:3] == b"ID3" and len(magic) >= 10:
         tag = 10 + sum(byte << shift for byte, shift in zip(magic[6:10], (21, 14, 7, 0), strict=True))
@@ -104,7 +105,7 @@ def _mp3_end(file: BinaryIO, magic: bytes) -> int:
 
 
 def _check_pages(content: bytes, label: str) -> None:
-    """Follows the pages of an Ogg file: decoders leave out those that are damaged, and the rest sounds complete."""
+    """Checks every page of an Ogg file: decoders skip damaged pages, and the rest sounds complete."""
     position, flags = 0, 0
     while position < len(content):
         header = content[position : position + 27]
@@ -122,6 +123,6 @@ def _check_pages(content: bytes, label: str) -> None:
 
 
 def _ogg_crc(page: bytes) -> int:
-    """CRC-32 as Ogg has it: zlib's polynomial, most significant bit first, and beginning with zero."""
+    """Ogg's CRC-32: zlib's polynomial, most significant bit first, initial value 0."""
     mirrored = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)

@@ -1,4 +1,4 @@
-"""What is trained on or evaluated: utterances with their labels, and everything that decides how they sound."""
+"""The utterances of a split with their labels, and all settings of their features and augmentation."""
 
 import operator
 from collections import Counter, defaultdict
@@ -11,7 +11,7 @@ import attrs
 from ds2f import augment, features, rng, text
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
 from ds2f.convolutions import output_lengths
-from ds2f.data import padding
+from ds2f.data import audio, padding
 from ds2f.data.cache import FeatureCache
 from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
@@ -21,7 +21,6 @@ _STRANGE = {
     "drop_character": "used without their characters outside the labels ({characters})",
     "drop_utterance": "left out for characters outside the labels ({characters})",
 }
-_NOISE_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".sph"}
 
 
 class Example(NamedTuple):
@@ -31,11 +30,11 @@ class Example(NamedTuple):
     audio: Path
     num_samples: int  # at the rate of the spectrogram, before any augmentation
     labels: tuple[int, ...]
-    min_frames: int  # of logits, that the transcript needs
+    min_frames: int  # frames of logits that the transcript needs at least
 
 
 class Remark(NamedTuple):
-    """Something about the data that the user should know: what, of how many utterances, and some of them."""
+    """A fact about the data for the user, with the number of utterances and some of their recordings."""
 
     what: str
     utterances: int
@@ -48,7 +47,7 @@ class Remark(NamedTuple):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Dataset:
-    """Examples and the settings that they are loaded with. Picklable; loading changes nothing but the cache."""
+    """Examples, and the settings of their loading. Picklable; loading changes the cache alone."""
 
     examples: tuple[Example, ...]
     remarks: tuple[Remark, ...]
@@ -60,18 +59,18 @@ class Dataset:
     noises: tuple[Path, ...]
     cache: FeatureCache | None
     time_stride: int  # frames of spectrogram per frame of logits
-    shapes: tuple[int, ...]  # frames that batches are padded to, from short to long; none: the multiples of 8
+    shapes: tuple[int, ...]  # allowed padded lengths in frames, ascending; empty: all multiples of 8
 
     def key(self, index: int, epoch: int) -> int:
-        """The key of all that is drawn for one example in one epoch."""
+        """The random key of one example in one epoch."""
         return rng.fold_in(self.seed, "utterance", epoch, self.examples[index].row)
 
     def perturbation(self, index: int, epoch: int) -> augment.Perturbation:
-        """What happens to the waveform of one example in one epoch: nothing in evaluation."""
+        """The perturbation of one example's waveform in one epoch; none in evaluation."""
         return augment.draw(self.key(index, epoch), self.augmentation) if self.train else augment.Perturbation()
 
     def num_frames(self, epoch: int, indices: Iterable[int] | None = None) -> list[int]:
-        """Frames of these examples' spectrograms in this epoch, without reading audio; None: of all of them."""
+        """Spectrogram frames of some examples (None: of all) in an epoch, computed without reading audio."""
         return [
             features.num_frames(
                 self.perturbation(index, epoch).num_samples(self.examples[index].num_samples), self.spect
@@ -80,7 +79,7 @@ class Dataset:
         ]
 
     def longest(self) -> list[int]:
-        """Frames that each example's spectrogram has at most, in whatever epoch."""
+        """The greatest number of spectrogram frames of each example, over all epochs."""
         slowest = _perturbations(self.augmentation if self.train else None)[0]
         return [features.num_frames(slowest.num_samples(each.num_samples), self.spect) for each in self.examples]
 
@@ -88,13 +87,14 @@ class Dataset:
 def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Dataset:
     """Makes the dataset of a manifest.
 
-    Training leaves out what ``data.min_duration`` and ``data.max_duration`` say and augments; evaluation does neither.
-    Whatever is left out, altered or useless is counted in ``remarks``, for the caller to show.
+    Training leaves out utterances by ``data.min_duration`` and ``data.max_duration``, and augments the others.
+    Evaluation does neither. ``remarks`` counts the utterances that are left out, altered, or too short for their
+    transcripts.
 
     Args:
-      utterances: as ``manifest.read`` gives them.
+      utterances: from ``manifests.read``.
       cfg: a resolved configuration.
-      train: whether to augment, prune and shuffle.
+      train: whether to leave out by duration, to augment and to shuffle.
 
     Raises:
       InputError: a character outside the labels under ``data.unknown_characters=error``, a noise folder without
@@ -137,19 +137,19 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Datas
         time_stride=cfg.model.time_stride,
         shapes=_shapes(examples, cfg, train=train),
     )
-    _require_room(dataset)
+    _require_fit(dataset)
     return dataset
 
 
 def _augmentation(cfg: Config) -> AugmentationConfig:
-    """What the loader does to an utterance: no masks where two views of it are compared, which have their own."""
+    """The loader's augmentation: without masks under ``model.consistency``, which masks two views of each utterance."""
     if not cfg.model.consistency:
         return cfg.augmentation
     return attrs.evolve(cfg.augmentation, frequency_masks=0, time_masks=0)
 
 
 def _perturbations(cfg: AugmentationConfig | None) -> list[augment.Perturbation]:
-    """What stands for all that may be drawn of an utterance's length, from the slowest on; None: nothing is drawn.
+    """Typical perturbations of an utterance's length, the slowest first; None: no augmentation.
 
     Every speed, each at the lowest, the mean and the highest tempo.
     """
@@ -171,8 +171,8 @@ def _shapes(examples: list[Example], cfg: Config, *, train: bool) -> tuple[int, 
     return padding.choose(lengths, count=cfg.data.padded_shapes)
 
 
-def _require_room(dataset: Dataset) -> None:
-    """Raises when ``data.max_frames`` has no room for some utterance alone."""
+def _require_fit(dataset: Dataset) -> None:
+    """Raises if a single utterance exceeds ``data.max_frames``."""
     limit = dataset.data.max_frames
     if not limit:
         return
@@ -196,7 +196,7 @@ def _pruned(duration: float, cfg: DataConfig) -> str | None:
 
 
 def _encode(utterance: Utterance, cfg: Config) -> tuple[list[int] | None, Counter[str]]:
-    """The labels of a transcript, None when it is to be left out, and its characters that are outside the labels."""
+    """The labels of a transcript (None: leave it out), and the counts of its characters outside the labels."""
     policy = cfg.data.unknown_characters
     try:
         encoded = text.encode(utterance.transcript, cfg.model.labels, unknown=policy)
@@ -207,7 +207,7 @@ def _encode(utterance: Utterance, cfg: Config) -> tuple[list[int] | None, Counte
 
 def _example(utterance: Utterance, labels: list[int], spect: SpectConfig) -> Example:
     num_samples = max(1, int(utterance.duration * spect.sample_rate + 0.5))  # as resampling rounds
-    # As ctc.min_frames, whose tensors would take most of the start of a large corpus.
+    # Equals ctc.min_frames, whose tensors would take most of the time to read a large corpus.
     needed = len(labels) + sum(map(operator.eq, labels, labels[1:]))
     return Example(utterance.id, utterance.audio, num_samples, tuple(labels), needed)
 
@@ -221,10 +221,10 @@ def _noises(cfg: AugmentationConfig) -> tuple[Path, ...]:
     if not cfg.noise_dir:
         return ()
     folder = Path(cfg.noise_dir)
-    found = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in _NOISE_SUFFIXES))
+    found = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in audio.SUFFIXES))
     if not found:
         raise InputError(
-            f"augmentation.noise_dir={folder}: no recordings ({', '.join(sorted(_NOISE_SUFFIXES))}) in it or below it; "
-            "name a folder that holds some, or leave the flag away"
+            f"augmentation.noise_dir={folder}: no recordings ({', '.join(sorted(audio.SUFFIXES))}) in it or below it; "
+            "name a folder that holds some, or leave the flag out"
         )
     return found

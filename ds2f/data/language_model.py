@@ -7,15 +7,15 @@ from typing import Any
 from ds2f.decode.beam import LanguageModel, flashlight_decoders
 from ds2f.errors import InputError
 
-SPACE = "<space>"  # what stands for the space between words in a model of characters
-_MARKS = {"<s>", "</s>", "<unk>"}  # of every ARPA file; neither words nor characters
+SPACE = "<space>"  # the token for the space between words in a character model
+_MARKS = {"<s>", "</s>", "<unk>"}  # tokens of every ARPA file that are neither words nor characters
 
 
 def open_language_model(path: Path | str, labels: Sequence[str]) -> LanguageModel:
     """Opens an ARPA file, as ``launch.build_lm`` or any toolkit writes it.
 
-    A model is one of characters when ``<space>`` is among its unigrams, and one of words otherwise. The lexicon of a
-    model of words is its unigrams.
+    A model with ``<space>`` among its unigrams is a character model, any other a word model. The unigrams of a word
+    model are its lexicon.
 
     Args:
       path: the file.
@@ -39,7 +39,7 @@ def open_language_model(path: Path | str, labels: Sequence[str]) -> LanguageMode
                 "upper and lower case alike, and is there a label for the space? A model of characters has "
                 f"{SPACE} among its unigrams."
             )
-    # What flashlight scores by index: words in the file's order, or the characters in the labels' order.
+    # flashlight scores by index into this list: words in the file's order, or characters in the labels' order.
     spoken = words or [SPACE if label == " " else label for label in labels]
     try:
         scorer = KenLM(str(path), Dictionary(spoken))
@@ -74,7 +74,7 @@ def unigrams(path: Path | str) -> list[str]:
 
 
 def _lexicon(words: Sequence[str], scorer: Any, labels: Sequence[str]) -> Any:
-    """A trie of spellings, in whose nodes stands the best unigram score below: what a word may still cost at best."""
+    """A trie of spellings; each node holds the best unigram score of the words below it, for the beam's look-ahead."""
     flashlight = flashlight_decoders()
     index = {label: position for position, label in enumerate(labels)}
     trie = flashlight.Trie(len(labels), index[" "])

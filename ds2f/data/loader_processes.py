@@ -1,4 +1,4 @@
-"""Loader processes: none outlives the process that it loads for, and none dies unnoticed."""
+"""Loader processes: they end with the training process, and a death is reported with its cause."""
 
 import multiprocessing
 import os
@@ -26,9 +26,9 @@ _UNEXPLAINED = "Its own messages are above; --data.num_workers=0 loads in the tr
 
 
 def begin(_: int) -> None:
-    """What a loader process does first: it dies with its parent, and leaves the signals that end a run to it.
+    """Prepares a loader process: it dies with its parent, and ignores the signals that end a run.
 
-    Terminals and schedulers send those to every process, and the parent may still want batches before it ends.
+    Terminals and schedulers send these signals to every process, but the parent may need more batches before it ends.
     """
     for number in _LEFT_TO_THE_PARENT:
         signal.signal(number, signal.SIG_IGN)
@@ -37,31 +37,31 @@ def begin(_: int) -> None:
 
 
 class Watch:
-    """The processes of one loader. The death of any, of whichever loader, ends the wait for a batch.
+    """Watches the processes of one loader. A death in any loader ends the wait for a batch with an error.
 
-    torch's own handler of SIGCHLD raises wherever the run happens to be, in the middle of a step or of a checkpoint;
-    here the error comes out of the loader and nowhere else.
+    torch's own handler of SIGCHLD raises anywhere in the run, also inside a step or a checkpoint. Here only the wait
+    for a batch raises.
     """
 
     def __init__(self) -> None:
         self._processes: frozenset[BaseProcess] = frozenset()
         self._waiting = False
-        self._obituary: str | None = None
+        self._death: str | None = None
         _watches.add(self)
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Takes the processes that the block starts under its eye."""
+        """Watches the processes that the block starts."""
         others = set(multiprocessing.active_children())
         yield
         self._processes = frozenset(multiprocessing.active_children()) - others
-        # One that waits for a lock which a dead one held never ends, and Python would wait for it at its own exit.
+        # A process that waits for a dead process's lock never ends, and Python would wait for it at exit.
         weakref.finalize(self, _kill, self._processes, os.getpid())
         if self._processes and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, _on_exit)  # in the place of torch's
+            signal.signal(signal.SIGCHLD, _on_exit)  # replaces torch's handler
 
     def wait(self) -> None:
-        """Begins to wait for a batch: until ``rest``, a death raises at once.
+        """Begins the wait for a batch: until ``rest``, the death of a process raises at once.
 
         Raises:
           WorkerDied: a process has died; the message has its exit status, the likely cause and the remedy.
@@ -70,22 +70,22 @@ class Watch:
         _check()
 
     def rest(self) -> None:
-        """Ends the wait: what dies from now on is told by the next one."""
+        """Ends the wait; the next wait reports processes that die in between."""
         self._waiting = False
 
     def explain(self, error: Exception) -> None:
-        """Raises ``WorkerDied`` when a death explains ``error``, which a wait has ended with; else returns."""
+        """Raises ``WorkerDied`` if the death of a process explains ``error``, which ended a wait; else returns."""
         self._waiting = False
         if self._processes:
             ended = connection.wait([process.sentinel for process in self._processes], _PATIENCE)
             for process in self._processes:
                 if process.sentinel in ended:
-                    process.join(_PATIENCE)  # its last file closes a moment before it has an exit status
+                    process.join(_PATIENCE)  # its sentinel closes a moment before the exit status is there
         _check(error)
 
     def stop(self) -> None:
-        """Ends the processes that have not ended by themselves; their death is nobody's concern any more."""
-        processes, self._processes, self._obituary = self._processes, frozenset(), None
+        """Kills the processes that still run; their death is not reported."""
+        processes, self._processes, self._death = self._processes, frozenset(), None
         _kill(processes, os.getpid())
 
 
@@ -100,14 +100,14 @@ def _on_exit(_: int, __: FrameType | None) -> None:
 def _check(cause: Exception | None = None) -> None:
     for watch in _watches:
         dead = [process for process in watch._processes if process.exitcode is not None]
-        if dead and not watch._obituary:
-            watch._obituary = _obituary(dead[0], len(watch._processes))
-            _kill(watch._processes, os.getpid())  # they load for nobody, and may wait for a lock that the dead one held
-        if watch._obituary:
-            raise WorkerDied(watch._obituary) from cause
+        if dead and not watch._death:
+            watch._death = _describe(dead[0], len(watch._processes))
+            _kill(watch._processes, os.getpid())  # they may wait for a lock of the dead process
+        if watch._death:
+            raise WorkerDied(watch._death) from cause
 
 
-def _obituary(process: BaseProcess, processes: int) -> str:
+def _describe(process: BaseProcess, processes: int) -> str:
     status = process.exitcode or 0
     if status >= 0:
         return f"loader process {process.pid} ended with status {status}. {_UNEXPLAINED}"
@@ -118,6 +118,8 @@ def _obituary(process: BaseProcess, processes: int) -> str:
 
 
 def _kill(processes: Iterable[BaseProcess], parent: int) -> None:
-    for process in processes if os.getpid() == parent else ():  # a forked process inherits the list, not the children
+    for process in (
+        processes if os.getpid() == parent else ()
+    ):  # a forked process inherits the list but not the children
         if process.exitcode is None:
             process.kill()

@@ -1,4 +1,16 @@
-"""Batches from a dataset: planned in the parent, loaded by worker processes, the same whoever loads them."""
+"""Batches from a dataset: planned in the training process, loaded by loader processes.
+
+An epoch on one rank::
+
+    frames = spectrogram frames of every utterance, with the speed and tempo of this epoch
+    for members in sampling.plan_epoch(frames, slots, seed, epoch):        # global batches, the same on every rank
+        weight = 1 / number of utterances in members whose transcript fits into their frames
+        for i in the shards of this rank, of ranks * micro_batches:
+            shard = Shard(epoch, every (ranks * micro_batches)-th of members from the i-th on, weight)
+            yield collate.load(dataset, shard)                             # in a loader process, some batches ahead
+
+Random numbers depend on (seed, epoch, utterance, use), so the loader processes and their number change no batch.
+"""
 
 import contextlib
 import logging
@@ -15,20 +27,20 @@ from ds2f.data.dataset import Dataset
 from ds2f.errors import InputError
 from ds2f.types import Batch
 
-_PREFETCH = 4  # batches that each worker is ahead
+_PREFETCH = 4  # batches that each loader process loads ahead
 _log = logging.getLogger(__name__)
 
 
 class Loader:
-    """Loads the epochs of a dataset, or one rank's shard of them.
+    """Loads the epochs of a dataset, or one rank's shards of them.
 
-    The workers are started at once and live until ``close``: make the loader before threads of a device or of jax
-    exist, which a forked process would inherit half. Nothing that is random is left to them.
+    The loader processes start at once and live until ``close``. Make the loader before a device or jax starts threads:
+    a forked process would inherit their locks without the threads.
 
     Attributes:
       steps: global batches in an epoch, the same number in every epoch.
-      notes: what was remarked on while loading (resampled, silent, cache not writable), with the recordings.
-      unreadable: recordings that training had to do without here, with the reasons. Each is tried again in every epoch.
+      notes: remarks from loading (resampled, silent, cache not writable), each with its recordings.
+      unreadable: recordings that training left out on this rank, with the reasons. Every epoch tries them again.
     """
 
     def __init__(
@@ -43,18 +55,18 @@ class Loader:
         pin_memory: bool = False,
         start_method: str = "fork",
     ) -> None:
-        """Starts the workers.
+        """Starts the loader processes.
 
         Args:
           dataset: what to load.
           batch_size: utterances in a global batch, of all ranks and micro-batches together; fewer where
             ``data.max_frames`` says so.
-          num_workers: loader processes; 0 loads in this process, when a batch is asked for.
+          num_workers: loader processes; 0 loads each batch in this process, when it is needed.
           rank: which shard of every global batch is loaded here.
           ranks: how many ranks there are.
-          micro_batches: consecutive batches that this rank's shard of a global batch comes in.
-          pin_memory: whether batches come in page-locked memory, for copies to a device that do not wait.
-          start_method: how worker processes begin, ``fork`` or ``spawn``, which some devices need.
+          micro_batches: number of consecutive batches into which this rank's shard is divided.
+          pin_memory: put batches into page-locked memory, from which copies to a device do not wait.
+          start_method: ``fork``, or ``spawn``, which some devices need.
         """
         self.dataset = dataset
         self.batch_size = batch_size
@@ -66,17 +78,17 @@ class Loader:
         self._shards: list[Shard] = []
         self._running: Generator[Batch, None, None] | None = None
         self._loads_ahead = dataset.train and num_workers > 0
-        self._ahead: tuple[int, Iterator[Loaded | InputError]] | None = None  # an epoch that nobody has asked for yet
+        self._ahead: tuple[int, Iterator[Loaded | InputError]] | None = None  # the next epoch, not yet asked for
         self._watch = loader_processes.Watch()
         self._loader: torch_data.DataLoader[Loaded | InputError] | None = torch_data.DataLoader(
-            _Shares(dataset),
+            _Shards(dataset),
             batch_size=None,
             sampler=self._shards,
             num_workers=num_workers,
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
             multiprocessing_context=start_method if num_workers else None,
-            generator=torch.Generator(),  # or else the workers' unused seeds are drawn from the global one
+            generator=torch.Generator(),  # torch would draw unused seeds from the global generator
             prefetch_factor=_PREFETCH if num_workers else None,
             persistent_workers=num_workers > 0,
             worker_init_fn=loader_processes.begin,
@@ -85,23 +97,23 @@ class Loader:
             iter(self._loader)
 
     def epoch(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
-        """Begins to load an epoch; one that is still under way ends.
+        """Begins to load an epoch; ends an epoch that is still loading.
 
-        When a training epoch has been taken to its end, the workers go on with the first batches of the next one, for
-        the time in which nobody wants any.
+        After the last batch of a training epoch, the loader processes go on with the first batches of the next epoch,
+        so that these are ready after the evaluation.
 
         Args:
           epoch: counted from 0; it decides batches and augmentation in training, and nothing in evaluation.
-          start: global batches to leave out at the beginning, to go on in the middle of an epoch.
+          start: global batches to skip at the beginning, to resume in the middle of an epoch.
 
         Returns:
-          The batches of this rank, ``micro_batches`` of them a step, on the CPU. One is empty (B = 0) when the global
-          batch holds too few utterances for every shard.
+          An iterator over this rank's batches on the CPU, ``micro_batches`` per step. A batch is empty (B = 0) when the
+          global batch has fewer utterances than shards.
 
         Raises:
           InputError: from the iterator, when a recording cannot be loaded in evaluation, or more of them than
             ``data.max_unreadable`` in training; the message names them.
-          WorkerDied: from the iterator, when a loader process is gone.
+          WorkerDied: from the iterator, when a loader process has died.
         """
         if self._loader is None:
             raise RuntimeError("the loader is closed")
@@ -113,9 +125,9 @@ class Loader:
         return self._running
 
     def close(self) -> None:
-        """Ends an epoch that is under way and stops the workers."""
+        """Ends a running epoch and stops the loader processes."""
         self._end_epoch()
-        self._loader = self._ahead = None  # the last references, with which torch's workers end
+        self._loader = self._ahead = None  # torch's workers end with these last references
         self._watch.stop()
 
     def _end_epoch(self) -> None:
@@ -131,14 +143,14 @@ class Loader:
         ]
 
     def _begin(self) -> Iterator[Loaded | InputError]:
-        """Sets the workers to what is scheduled, if they are not at it already."""
+        """Starts the scheduled shards, unless the loader processes have them already."""
         ahead, self._ahead = self._ahead, None
         return ahead[1] if ahead else iter(self._loader or ())
 
     def _batches(self, epoch: int) -> Generator[Batch, None, None]:
         try:
             self._watch.wait()
-            # The loop alone holds torch's iterator: a variable would keep the workers alive with an error's traceback.
+            # Only the loop holds torch's iterator: an error's traceback would keep a variable, and with it the workers.
             for item in self._begin():
                 self._watch.rest()
                 if isinstance(item, InputError):
@@ -149,14 +161,14 @@ class Loader:
             if self._loads_ahead:
                 self._schedule(epoch + 1)
                 self._ahead = (epoch + 1, self._begin())
-        except (RuntimeError, OSError, EOFError) as error:  # what torch or Python make of a process that is gone
+        except (RuntimeError, OSError, EOFError) as error:  # the errors of torch and Python after a process died
             self._watch.explain(error)
             raise
         finally:
             self._watch.rest()
 
     def _take_note(self, loaded: Loaded) -> None:
-        """Tells what is new among the remarks, and raises when too much cannot be read."""
+        """Logs new remarks, and raises when too many recordings cannot be read."""
         for recording, note in loaded.notes:
             if note not in self.notes:
                 _log.warning("%s: %s", recording, note)
@@ -174,14 +186,14 @@ class Loader:
 
 
 def slots(dataset: Dataset, batch_size: int) -> list[sampling.Slot]:
-    """The sizes of the epoch's global batches of at most ``batch_size`` utterances.
+    """The slots of an epoch's global batches of at most ``batch_size`` utterances.
 
-    They follow from the data and the settings alone. The limit of ``data.max_frames`` counts for each of as many cards
-    as ``data.batch_size`` makes necessary, however many ranks there happen to be: their shards are no larger.
+    They depend on the data and the settings, not on the number of ranks: ``data.max_frames`` limits each shard as if
+    every device took ``data.batch_size`` utterances.
     """
-    max_frames, cards = dataset.data.max_frames, -(-batch_size // dataset.data.batch_size)
+    max_frames, devices = dataset.data.max_frames, -(-batch_size // dataset.data.batch_size)
     longest = dataset.longest() if max_frames else [0] * len(dataset.examples)
-    return sampling.slots(longest, batch_size=batch_size, cards=cards, max_frames=max_frames, shapes=dataset.shapes)
+    return sampling.slots(longest, batch_size=batch_size, devices=devices, max_frames=max_frames, shapes=dataset.shapes)
 
 
 def plan(dataset: Dataset, *, epoch: int, batch_size: int) -> list[tuple[list[int], float]]:
@@ -204,8 +216,8 @@ def _as_it_is(loaded: Any) -> Any:
     return loaded
 
 
-class _Shares(torch_data.Dataset[Loaded | InputError]):
-    """What a worker runs: shards in, batches out; an error of the data comes back as a value, without a traceback."""
+class _Shards(torch_data.Dataset[Loaded | InputError]):
+    """The work of a loader process: from shards to batches. It returns an ``InputError``, free of its traceback."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -220,7 +232,7 @@ class _Shares(torch_data.Dataset[Loaded | InputError]):
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Computes on one thread, as workers do: a sum over several rounds differently."""
+    """Computes on one thread, as loader processes do: sums over several threads round differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Manifests: which recordings belong to a set, and what is said in them."""
+"""Manifests: the recordings of a split, and their transcripts."""
 
 import csv
 import io
@@ -14,7 +14,6 @@ from ds2f.errors import InputError
 from ds2f.files import write_atomically
 
 _SHOWN = 5  # problems of one manifest that a message lists
-_AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".sph"}
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ class Utterance(NamedTuple):
 
 
 class _Row(NamedTuple):
-    where: str  # the file and line that names the two files
+    where: str  # manifest and line, for messages
     audio: Path
     transcript: Path
 
@@ -40,8 +39,11 @@ def read(path: str | Path) -> list[Utterance]:
     Three forms are understood: CSV with two columns, the audio file and the transcript file, as deepspeech.pytorch V2
     writes it; its V3 JSON, ``{"root_path": ..., "samples": [{"wav_path": ..., "transcript_path": ...}]}``; and a
     folder with ``wav/`` and ``txt/``. Relative paths count from the manifest's own folder (JSON: from ``root_path``).
-    A byte-order mark and Windows line ends do no harm. Rows that repeat an earlier row are dropped; their number is
-    logged, and so is that of empty transcripts.
+    A byte-order mark and Windows line ends are accepted. Repeated rows are dropped. The numbers of dropped rows and of
+    empty transcripts are logged.
+
+    Args:
+      path: the manifest file, or the folder.
 
     Returns:
       The utterances in the order of the manifest, with durations from the recordings' headers.
@@ -82,7 +84,7 @@ def write(path: str | Path, rows: Iterable[tuple[Path, Path]]) -> None:
 def text(rows: Iterable[tuple[Path, Path]], *, folder: Path) -> str:
     """The text of a CSV manifest that lies in ``folder``.
 
-    Paths below that folder are written relative to it, so that the whole can be moved; others are written absolute.
+    Paths below the folder are relative, so that it can be moved with its recordings; other paths are absolute.
     """
     folder = folder.absolute()
 
@@ -150,7 +152,7 @@ def _json_rows(path: Path, content: str) -> Iterator[_Row]:
 
 
 def _below(folder: Path, name: str, where: str) -> Path:
-    """The path that a row names, if any file system can spell it."""
+    """The path that a row names; raises if it cannot be the path of a file."""
     try:
         spelt = os.fsencode(name)
     except UnicodeEncodeError:
@@ -163,7 +165,7 @@ def _below(folder: Path, name: str, where: str) -> Path:
 def _folder_rows(folder: Path) -> Iterator[_Row]:
     if not (folder / "wav").is_dir() or not (folder / "txt").is_dir():
         raise InputError(f"{folder}: a folder given as manifest must contain wav/ and txt/; or name a manifest file")
-    sounds = sorted(file for file in (folder / "wav").rglob("*") if file.suffix.lower() in _AUDIO_SUFFIXES)
+    sounds = sorted(file for file in (folder / "wav").rglob("*") if file.suffix.lower() in audio.SUFFIXES)
     words = [folder / "txt" / sound.relative_to(folder / "wav").with_suffix(".txt") for sound in sounds]
     unspoken = len(set((folder / "txt").rglob("*.txt")).difference(words))
     if unspoken:
@@ -173,7 +175,7 @@ def _folder_rows(folder: Path) -> Iterator[_Row]:
 
 
 def _distinct(rows: Iterable[_Row]) -> tuple[list[_Row], int]:
-    """The rows without repetitions, and how many were repetitions."""
+    """The rows without repetitions, and the number of repetitions."""
     first: dict[tuple[Path, Path], _Row] = {}
     count = 0
     for row in rows:

@@ -1,4 +1,4 @@
-"""Padded lengths: what batches are filled up to, and the few lengths that waste the least where each one is dear."""
+"""Padded lengths of batches, and the choice of a few lengths with little padding for devices that compile each one."""
 
 import bisect
 from collections import Counter
@@ -6,24 +6,30 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-MULTIPLE = 8  # padded lengths are multiples: oneDNN keeps a program for each, and makes one anew in a tenth of a step
+MULTIPLE = 8  # of all padded lengths: oneDNN compiles a program for each length, which takes a tenth of a step
 
 
 def padded(frames: int, shapes: Sequence[int] = ()) -> int:
-    """The length that ``frames`` are padded to: the shortest of ``shapes`` that holds them, else a multiple of 8.
+    """The length to which a batch is padded: the shortest sufficient entry of ``shapes``, else a multiple of 8.
 
     Args:
-      frames: of the longest utterance of a batch.
-      shapes: the lengths to choose from, from short to long; none: every multiple.
+      frames: frames of the longest utterance of the batch.
+      shapes: allowed lengths, ascending; empty: every multiple of 8.
+
+    >>> padded(50), padded(50, (48, 96)), padded(100, (48, 96))
+    (56, 96, 104)
     """
     place = bisect.bisect_left(shapes, frames)
     return shapes[place] if place < len(shapes) else -(-max(frames, 1) // MULTIPLE) * MULTIPLE
 
 
-def room(frames: int, shapes: Sequence[int] = ()) -> int:
-    """The inverse of ``padded``: the longest utterance that is padded to ``frames`` at most; 0 when there is none.
+def longest_within(frames: int, shapes: Sequence[int] = ()) -> int:
+    """The inverse of ``padded``: the greatest length that is padded to at most ``frames``; 0 when there is none.
 
-    None is longer than the last of ``shapes``.
+    With ``shapes``, the result never exceeds the last of them.
+
+    >>> longest_within(50), longest_within(100, (48, 96)), longest_within(40, (48, 96))
+    (48, 96, 0)
     """
     if not shapes:
         return frames // MULTIPLE * MULTIPLE
@@ -32,23 +38,27 @@ def room(frames: int, shapes: Sequence[int] = ()) -> int:
 
 
 def choose(lengths: Iterable[int], *, count: int) -> tuple[int, ...]:
-    """Finds the lengths that together pad the fewest frames, when each utterance takes the shortest that holds it.
+    """Chooses the padded lengths (shapes) with the fewest frames of padding in total.
 
-    A shape that is no utterance's own length only wastes, so there is a best choice among the lengths (rounded up to
-    multiples of 8); the best set of k shapes below one of them extends a best set of k - 1 shapes below a shorter one.
+    Every utterance takes the shortest sufficient shape. Some best choice consists of the utterances' own lengths,
+    rounded up to multiples of 8. Dynamic programming finds it: the best k shapes up to a length extend the best k - 1
+    shapes up to a shorter length.
 
     Args:
-      lengths: frames of the utterances, in any order; one that stands twice counts twice.
-      count: how many shapes there may be, at least 1.
+      lengths: frames of the utterances, in any order, with repetitions.
+      count: the number of shapes, at most; at least 1.
 
     Returns:
-      At most ``count`` multiples of 8, from short to long, of which the last holds the longest utterance.
+      At most ``count`` multiples of 8, ascending; the last is sufficient for the longest utterance.
+
+    >>> choose([10, 10, 10, 30, 33], count=2)
+    (16, 40)
     """
     counted = sorted(Counter(padded(length) for length in lengths).items())
     values, numbers = (np.array(column, dtype=np.int64) for column in zip(*counted, strict=True))
     below = np.concatenate(([0], np.cumsum(numbers)))  # [V + 1]: utterances shorter than each value
-    cost = values * below[1:]  # [V]: frames of all up to each value, when it is the one shape
-    before = []  # per further shape, where its predecessor stands
+    cost = values * below[1:]  # [V]: padded frames of all utterances up to each value, with that shape alone
+    before = []  # for each further shape, [V]: the place of the best shape before it
     for _ in range(min(count, len(values)) - 1):
         shorter, cost, predecessors = cost, cost.copy(), np.zeros(len(values), dtype=np.int64)
         for last in range(1, len(values)):

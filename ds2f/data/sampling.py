@@ -1,4 +1,19 @@
-"""Which utterances share a batch, and in what order: a function of the lengths, the seed and the epoch alone."""
+"""The data plan: which utterances share a batch, and the order of the batches, from lengths, seed and epoch alone.
+
+The algorithm::
+
+    slots(), once a run:
+        order the utterances by the greatest length that each can have
+        from the longest down, cut off slots of batch_size utterances, or of as many as max_frames allows
+        slot.longest = the greatest length with which a batch of slot.size stays within max_frames
+    plan_epoch(), every epoch:
+        order the utterances by length in this epoch * uniform(1 - jitter, 1 + jitter)
+        if one slot is smaller than the others, move it to a random place
+        for each slot, from short to long:
+            batch = the first slot.size utterances, in this order, that are left and not longer than slot.longest
+        shuffle the batches
+    shard(), every batch: each rank takes every count-th utterance
+"""
 
 import heapq
 import sys
@@ -8,45 +23,46 @@ from typing import NamedTuple
 import torch
 
 from ds2f import rng
-from ds2f.data.padding import padded, room
+from ds2f.data.padding import longest_within, padded
 
 
 class Slot(NamedTuple):
-    """The place of one global batch in every epoch."""
+    """Size and length limit of one global batch, the same in every epoch."""
 
     size: int  # utterances, exactly
-    longest: int  # frames that none of them may exceed
+    longest: int  # frames of each utterance, at most
 
 
 def slots(
-    longest: Sequence[int], *, batch_size: int, cards: int = 1, max_frames: int = 0, shapes: Sequence[int] = ()
+    longest: Sequence[int], *, batch_size: int, devices: int = 1, max_frames: int = 0, shapes: Sequence[int] = ()
 ) -> list[Slot]:
-    """Divides the epoch into global batches: the same number of the same sizes in every epoch.
+    """Divides an epoch into slots, one for each global batch; every epoch has the same slots.
 
-    The utterances are ordered by the greatest length that each can come to, and from the longest down every batch
-    takes as many as are allowed at that length. Whatever is drawn for an epoch, its i-th shortest utterance is no
-    longer than the i-th of that order, so that the slots can be filled in every epoch.
+    In every epoch, the i-th shortest utterance is no longer than the i-th in the order of greatest lengths. So the
+    slots can always be filled.
 
     Args:
-      longest: frames that each utterance can come to at most.
+      longest: frames of each utterance, at most, over all epochs.
       batch_size: utterances in a global batch, at most.
-      cards: cards that share a global batch.
-      max_frames: frames with padding that one card's shard holds at most, no fewer than any utterance alone; 0: no
-        limit.
-      shapes: the lengths that batches are padded to; none: every multiple of 8.
+      devices: devices that share a global batch.
+      max_frames: frames of one device's shard with padding, at most; sufficient for every utterance alone; 0: no limit.
+      shapes: allowed padded lengths, ascending; empty: every multiple of 8.
 
     Returns:
-      Slots from short to long, none larger than the one before it, except that the first takes what remains.
+      Slots from short to long. None is larger than the one before it, except that the first takes the remainder.
+
+    >>> slots([10, 20, 30, 40, 50], batch_size=2, max_frames=96)
+    [Slot(size=2, longest=48), Slot(size=2, longest=48), Slot(size=1, longest=96)]
     """
     ordered, left = sorted(longest), len(longest)
     found: list[Slot] = []
     while left:
         size, limit = batch_size, sys.maxsize
         if max_frames:
-            size = min(size, cards * (max_frames // padded(ordered[left - 1], shapes)))
+            size = min(size, devices * (max_frames // padded(ordered[left - 1], shapes)))
         size = min(size, left)
         if max_frames:
-            limit = room(max_frames // -(-size // cards), shapes)
+            limit = longest_within(max_frames // -(-size // devices), shapes)
         found.append(Slot(size, limit))
         left -= size
     return found[::-1]
@@ -55,21 +71,21 @@ def slots(
 def plan_epoch(
     lengths: Sequence[int], slots: Sequence[Slot], *, seed: int, epoch: int, jitter: float
 ) -> list[list[int]]:
-    """Puts every utterance into exactly one batch of similar lengths, other ones every epoch.
+    """Puts every utterance into exactly one batch of similar lengths; every epoch has other batches.
 
-    Utterances are ordered by their length times a random factor and fill the slots in this order, which are then
-    shuffled. The slot that is smaller, where the sizes do not divide, has a random place among those that are no
-    smaller, so that it is not always the same utterances that are few together.
+    Utterances, ordered by length times a random factor, fill the slots, and the batches are shuffled. If the data set
+    does not divide into equal batches, one slot is smaller. Its place in the order is random, so that the smaller batch
+    does not always get the shortest utterances.
 
     Args:
       lengths: frames of each utterance in this epoch.
-      slots: of the epoch's batches, made from the greatest lengths of the same utterances.
-      seed: of the run.
+      slots: from ``slots``, of the same utterances.
+      seed: the run's seed.
       epoch: counted from 0.
-      jitter: the factor is uniform in 1 +- this; 0 leaves equal lengths in their order.
+      jitter: the factor is uniform in 1 +- ``jitter``; with 0, equal lengths keep their order.
 
     Returns:
-      Batches of indices into ``lengths``, each ordered from short to long, but for the jitter.
+      Batches of indices into ``lengths``, each from short to long but for the jitter.
     """
     generator = rng.generator(rng.fold_in(seed, "plan", epoch))
     factors = 1 + jitter * (2 * torch.rand(len(lengths), generator=generator, dtype=torch.float64) - 1)
@@ -82,24 +98,24 @@ def plan_epoch(
 
 
 def plan_sorted(lengths: Sequence[int], slots: Sequence[Slot]) -> list[list[int]]:
-    """Batches every utterance once, from short to long: for evaluation, and for a first epoch as SortaGrad's.
+    """Puts every utterance into one batch, from short to long: for evaluation, and for the first epoch of SortaGrad.
 
-    Source of the latter: Amodei et al., "Deep Speech 2", 2015, section 3.2.
+    SortaGrad: Amodei et al., "Deep Speech 2", 2015, section 3.2.
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     return _fill(order, lengths, _move_first(slots, _places(slots)))
 
 
 def _places(slots: Sequence[Slot]) -> int:
-    """Behind how many of the other slots the first may stand: those that are no smaller, all in front."""
+    """The number of slots, all in front of the others, that are at least as large as the first slot."""
     return sum(slot.size >= slots[0].size for slot in slots[1:])
 
 
 def _move_first(slots: Sequence[Slot], place: int) -> list[Slot]:
     """Moves the first slot behind ``place`` others.
 
-    Its limit becomes its neighbour's, so that limits grow along the slots, as filling them takes for granted. Those
-    that it has passed hold shorter utterances than before, and those behind it the same.
+    It takes the limit of the slot in front of it, since ``_fill`` needs limits that do not fall. The slots that it has
+    passed get shorter utterances than before, the slots behind it the same ones.
     """
     if len(slots) < 2:
         return list(slots)
@@ -109,10 +125,10 @@ def _move_first(slots: Sequence[Slot], place: int) -> list[Slot]:
 
 
 def _fill(order: Sequence[int], lengths: Sequence[int], slots: Sequence[Slot]) -> list[list[int]]:
-    """Fills each slot with the first utterances in ``order`` that are left and not too long for it.
+    """Fills each slot with the first utterances in ``order`` that are left and within its limit.
 
-    Limits must grow along the slots. Then nothing that an earlier slot took could have been spared for a later one: it
-    would have been short enough there, and there are as many others.
+    Limits must not fall along the slots. Then an earlier slot takes nothing that a later slot needs: every utterance
+    that is short enough for the earlier slot is short enough for the later one.
     """
     waiting = sorted(range(len(order)), key=lambda place: lengths[order[place]], reverse=True)  # shortest at the end
     admitted: list[int] = []  # a heap of places in the order
@@ -127,6 +143,9 @@ def _fill(order: Sequence[int], lengths: Sequence[int], slots: Sequence[Slot]) -
 def shard(batch: Sequence[int], *, index: int, count: int) -> list[int]:
     """The shard ``index`` of ``count`` of a global batch: every ``count``-th utterance, so that shards pad alike.
 
-    A shard is empty when the batch holds fewer utterances than there are shards.
+    A shard is empty when the batch has fewer utterances than there are shards.
+
+    >>> shard([5, 2, 9, 4, 7], index=1, count=2)
+    [2, 4]
     """
     return list(batch[index::count])

@@ -1,8 +1,8 @@
-"""New utterances out of old ones: recordings cut where the speaker pauses between words, the pieces joined anew.
+"""New utterances from old ones: recordings are cut in pauses between words, and the pieces joined in another order.
 
-A recurrent model learns the sentences of a small corpus by heart and hears what it has read. The same words in ever
-other orders leave it nothing but their sound to go by. Related: Lam et al. 2021, "On-the-Fly Aligned Data Augmentation
-for Sequence-to-Sequence ASR" (arXiv:2104.01393), which replaces words one by one.
+A recurrent model learns the sentences of a small corpus by heart and predicts words from their context. With the words
+in ever new orders, it has to recognise each word by its sound. Related: Lam et al. 2021, "On-the-Fly Aligned Data
+Augmentation for Sequence-to-Sequence ASR" (arXiv:2104.01393), which replaces words one by one.
 """
 
 import random
@@ -12,33 +12,33 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# A CTC model names a character about when it begins, and the word goes on after its last one is named.
-_AFTER_WORD = 0.06  # seconds from the beginning of a word's last character to where a pause may be
-_BEFORE_WORD = 0.02  # and from there to the beginning of the next word's first
+# A CTC model emits a character near its beginning, so a word goes on after its last character is emitted.
+_AFTER_WORD = 0.06  # seconds from the beginning of a word's last character to the earliest cut
+_BEFORE_WORD = 0.02  # seconds from the latest cut to the beginning of the next word
 _POWER_WINDOW = 0.025  # seconds over which the power of the signal is averaged
-_PAUSE = 0.03  # of the recording's mean power; what is louder is not cut
+_PAUSE = 0.03  # fraction of the recording's mean power; no cut where the signal is louder
 _RAMP = 0.005  # seconds over which one piece fades into the next
-_LONGEST = 2  # pieces in a row that stay together
+_LONGEST = 2  # neighbouring pieces that stay together, at most
 
 
 class Piece(NamedTuple):
-    """Words and how they were said."""
+    """Words and their recording."""
 
     text: str
     samples: NDArray[np.float32]  # [N]
 
 
 def cut(samples: NDArray[np.float32], text: str, starts: Sequence[float], *, sample_rate: int) -> list[Piece]:
-    """Cuts a recording in the quietest moment between two words, wherever that is a pause.
+    """Cuts a recording between words, at the quietest moment of every pause.
 
     Args:
       samples: float32 [N].
-      text: what is said.
-      starts: when each character of ``text`` begins, in seconds; ``decode.align`` tells.
+      text: the transcript.
+      starts: the beginning of each character of ``text``, in seconds, from ``decode.align``.
       sample_rate: hertz.
 
     Returns:
-      Pieces of a word or more, in order; together they are the recording and its text.
+      Pieces of one or more words, in order; together they are the recording and its text.
     """
     window = round(_POWER_WINDOW * sample_rate)
     power = np.convolve(samples.astype(np.float64) ** 2, np.full(window, 1 / window), mode="same")
@@ -58,9 +58,9 @@ def joined(recordings: Sequence[Sequence[Piece]], *, words: int, draw: random.Ra
     """Joins pieces, drawn one or two neighbours at a time from any of the recordings, until they have enough words.
 
     Args:
-      recordings: the pieces of each, all of one speaker.
-      words: how many are enough, at least 1.
-      draw: what is drawn from.
+      recordings: the pieces of each recording, all of one speaker.
+      words: the number of words to reach, at least 1.
+      draw: the source of random numbers.
       sample_rate: hertz.
     """
     drawn: list[Piece] = []
@@ -76,7 +76,7 @@ def joined(recordings: Sequence[Sequence[Piece]], *, words: int, draw: random.Ra
 def recombined(
     recordings: Sequence[Sequence[Piece]], *, copies: int, draw: random.Random, sample_rate: int
 ) -> Iterator[Piece]:
-    """Makes ``copies`` utterances for each recording of one speaker that has words, of about as many words."""
+    """Makes ``copies`` utterances, of about as many words, for each recording of one speaker that has words."""
     spoken = [recording for recording in recordings if any(piece.text for piece in recording)]
     for _ in range(copies):
         for recording in spoken:

@@ -428,7 +428,7 @@ def test_a_cache_that_cannot_be_written_is_told_and_the_epoch_goes_on(corpus, tm
     (tmp_path / "cache").write_text("a file where the folder should be")
     built = dataset.build(corpus, _config(tmp_path, SPEEDS, cache_features=True), train=True)
     _assert_same(_all(built), _all(dataset.build(corpus, _config(tmp_path, SPEEDS), train=True)))
-    assert sum("no longer kept" in record.getMessage() for record in caplog.records) == 1
+    assert sum("no longer cached" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_noise_reaches_the_features(corpus, tmp_path):

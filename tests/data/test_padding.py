@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds2f.data.padding import choose, padded, room
+from ds2f.data.padding import choose, longest_within, padded
 
 LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=30)
 
@@ -60,4 +60,4 @@ def test_room_is_the_longest_that_is_padded_to_no_more_than_the_limit(limit, sha
     shapes = sorted(shapes)
     longest = shapes[-1] if shapes else 600
     fitting = [frames for frames in range(1, longest + 1) if padded(frames, shapes) <= limit]
-    assert room(limit, shapes) == max(fitting, default=0)
+    assert longest_within(limit, shapes) == max(fitting, default=0)

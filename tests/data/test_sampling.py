@@ -122,7 +122,7 @@ def _limited(draw):
     max_frames = draw(st.integers(padded(max(longest), shapes), 3000))
     layout = {
         "batch_size": draw(st.integers(1, 20)),
-        "cards": draw(st.integers(1, 4)),
+        "devices": draw(st.integers(1, 4)),
         "max_frames": max_frames,
         "shapes": shapes,
     }
@@ -144,8 +144,8 @@ def test_no_share_holds_more_frames_than_allowed_whatever_lengths_are_drawn(draw
         assert sorted(map(len, batches)) == sizes, "every epoch has batches of the same sizes"
         for batch in batches:
             assert len(batch) <= layout["batch_size"]
-            # More ranks than cards, or micro-batches of fewer utterances, only make shares smaller.
-            for count in range(layout["cards"], layout["cards"] + 3):
+            # More ranks than devices, or micro-batches of fewer utterances, only make shares smaller.
+            for count in range(layout["devices"], layout["devices"] + 3):
                 for index in range(count):
                     share = [lengths[member] for member in shard(batch, index=index, count=count)]
                     frames = len(share) * padded(max(share, default=0), layout["shapes"])
@@ -159,7 +159,7 @@ def test_no_division_into_consecutive_batches_has_fewer(drawn):
     ordered = sorted(longest)
 
     def allowed(start, end):
-        share = -(-(end - start) // layout["cards"])
+        share = -(-(end - start) // layout["devices"])
         frames = share * padded(ordered[end - 1], layout["shapes"])
         return end - start <= layout["batch_size"] and frames <= layout["max_frames"]
 

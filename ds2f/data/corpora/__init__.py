@@ -1,1 +1,1 @@
-"""Corpora that ``launch.prepare`` can make: the real AN4, and a synthetic one that needs no download."""
+"""Corpora that ``launch.prepare`` can make: the real AN4, and a synthetic corpus that needs no download."""

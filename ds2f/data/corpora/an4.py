@@ -1,4 +1,4 @@
-"""AN4: Carnegie Mellon's alphanumeric recordings of 1991, from any of the containers in which copies circulate."""
+"""AN4: Carnegie Mellon's alphanumeric recordings of 1991, from a copy in any of its containers."""
 
 import hashlib
 import http.client
@@ -36,7 +36,7 @@ _TRANSCRIPTION = re.compile(r"(?:<s>)?(?P<words>[A-Z' ]*)(?:</s>)?\s*\((?P<id>[^
 
 
 class Identity(NamedTuple):
-    """What a copy of AN4 must be: counts, and digests that do not depend on the container."""
+    """Counts and digests that identify a copy of AN4, whatever its container."""
 
     train: int  # utterances
     test: int
@@ -72,7 +72,7 @@ def prepare(
     mirrors: tuple[str, ...] = MIRRORS,
     progress: layout.Progress = layout.silent,
 ) -> layout.Corpus:
-    """Makes AN4's training, validation and test sets in ``data_path``, or finds that they are there.
+    """Makes AN4's training, validation and test sets in ``data_path``, unless they are there already.
 
     The training utterances of some speakers, always the same, become the validation set (deepspeech.pytorch draws
     utterances at random, unseeded, so that its two sets share speakers); the test set is the corpus's own.
@@ -81,12 +81,13 @@ def prepare(
       data_path: where manifests and recordings go.
       archive: the published archive (raw big-endian, NIST SPHERE or WAV; tar or zip), its unpacked tree, or a folder
         with either inside; None: download it.
-      identity: what the copy must be.
+      identity: the counts and digests that the copy must have.
       mirrors: addresses to try without ``archive``.
-      progress: called now and then.
+      progress: called with the activity, the number done and the total (0: unknown).
 
     Raises:
-      InputError: no copy was found or could be downloaded, or it is not AN4 as published; says what differs.
+      InputError: no copy was found or could be downloaded, or it is not AN4 as published; the message has the
+        difference.
     """
     origin = {"corpus": NAME, **identity._asdict(), "validation_share": VALIDATION_SHARE}
     if found := layout.existing(data_path, name=NAME, origin=origin):
@@ -108,7 +109,7 @@ def prepare(
 
 
 def validation_speakers(utterances: Mapping[str, int]) -> set[str]:
-    """The speakers set aside for validation: in the order of SHA-256 of their names, until they have a tenth.
+    """The speakers of the validation set: in the order of their names' SHA-256, until they have a tenth.
 
     Args:
       utterances: the number of training utterances of each speaker.
@@ -190,7 +191,7 @@ def _big_endian(suffix: str, content: bytes, label: str) -> bytes:
 
 
 def _verify(copy: Path, listed: list[_Listed], sounds: Mapping[str, bytes], identity: Identity) -> None:
-    """Compares a copy with what was published, the most telling difference first."""
+    """Compares a copy with the published corpus; missing recordings are reported before digests."""
     lacking = [entry.file_id for entry in listed if entry.file_id not in sounds]
     if lacking:
         raise InputError(
@@ -228,7 +229,7 @@ def _download(mirrors: tuple[str, ...], folder: Path, progress: layout.Progress)
             continue
         if target.stat().st_size >= total and tarfile.is_tarfile(target):
             return target
-        failures.append(f"{url}: what came is not an archive, or only its beginning")
+        failures.append(f"{url}: the answer is not an archive, or only the beginning of one")
     raise InputError("\n  ".join(["AN4 could not be downloaded:", *failures, _how_to_get()]))
 
 

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from ds2f.errors import InputError
 
 _ENDINGS = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
-_DEPTHS = ("", "*/", "*/*/")  # how far below a folder is looked
+_DEPTHS = ("", "*/", "*/*/")  # levels below a folder that are searched
 _BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError),
-    RuntimeError,  # zipfile's for members that are encrypted or compressed in a way that it does not know
+    RuntimeError,  # zipfile's error for members that are encrypted or compressed in an unknown way
 )
 
 
@@ -22,15 +22,15 @@ def locate(path: Path, *, marker: str, pattern: str) -> Path:
     """Finds a corpus at ``path``: an archive, an unpacked tree, or a folder with either inside.
 
     Args:
-      path: what the user named.
-      marker: a file whose presence in ``etc/`` tells the corpus's tree.
-      pattern: what the name of an archive in a folder looks like, without its ending.
+      path: the user's --archive.
+      marker: a file in ``etc/`` that identifies the corpus's tree.
+      pattern: glob of an archive's name in a folder, without its ending.
 
     Returns:
       The archive, or the folder that contains ``etc/``.
 
     Raises:
-      InputError: there is nothing of the kind.
+      InputError: neither an archive nor a tree is there.
     """
     if path.is_file():
         return path
@@ -52,8 +52,8 @@ def members(path: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tup
     """Names and contents of the wanted files in an archive or a tree, one by one; nothing is unpacked to disk.
 
     Args:
-      path: what ``locate`` returned.
-      wanted: says of a file's path in the archive whether to read it.
+      path: the result of ``locate``.
+      wanted: whether to read the file with this path in the archive.
 
     Raises:
       InputError: ``path`` is not a tar or zip archive, or it is damaged.

@@ -1,10 +1,9 @@
-"""Speech from the espeak-ng library, the same samples every time.
+"""Speech from the espeak-ng library, with the same samples in every run.
 
-Run as a program of its own (so it imports nothing but the standard library): it initialises espeak-ng once, seeds it
-and forks a child for every sentence. espeak-ng carries state from sentence to sentence, so that within one process a
-repeated sentence never sounds the same twice; children of one initialised parent all start from the same state, in
-whatever number and order they run. Without the seed, breathy voices would differ from one second to the next: espeak-ng
-seeds its noise from the clock.
+This file also runs as a program of its own, so it imports the standard library alone. The program initialises espeak-ng
+once, seeds it, and forks a child for every sentence. Inside one process, espeak-ng's state goes from sentence to
+sentence, and a repeated sentence sounds different. The children all start from the state of their parent, whatever
+their number and order. Without the fixed seed, espeak-ng would seed the noise of breathy voices from the clock.
 """
 
 import contextlib
@@ -29,13 +28,13 @@ class SpeechError(RuntimeError):
 
 
 class Sentence(NamedTuple):
-    """What to say, and how."""
+    """A sentence to speak, and its delivery."""
 
     text: str
     voice: str  # a voice of espeak-ng and a variant: "en-us+f3"
     rate: int  # words per minute
     pitch: int  # 0 to 100, 50 is the voice's own
-    intonation: int  # how far the pitch moves, 0 to 100
+    intonation: int  # range of the pitch, 0 to 100
 
 
 class Speech(NamedTuple):
@@ -48,10 +47,10 @@ class Speech(NamedTuple):
 
 @contextlib.contextmanager
 def speaking(sentences: Sequence[Sentence], *, library: str, data: str, workers: int) -> Iterator[Iterator[Speech]]:
-    """Speaks sentences in a process of its own, which ends with the block.
+    """Speaks sentences in a separate process, which ends with the block.
 
     Args:
-      sentences: what to say; the iterator gives the sentences in order.
+      sentences: the sentences to speak; the iterator that the block gets yields their speech in this order.
       library: path of espeak-ng's shared library.
       data: path of its folder ``espeak-ng-data``.
       workers: sentences spoken at the same time.
@@ -91,7 +90,7 @@ def _spoken(process: "subprocess.Popen[str]", folder: Path, count: int) -> Itera
 
 
 def _serve(folder: Path) -> None:
-    """The program: says how many samples a second it makes, then the index of every sentence as it is finished."""
+    """The program: prints the sample rate, then the index of every finished sentence."""
     order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
     library = ctypes.CDLL(order["library"])
     sample_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(order["data"]), _RETURN_ON_ERROR)
@@ -117,7 +116,7 @@ def _serve(folder: Path) -> None:
 
 
 def _speak_and_exit(library: ctypes.CDLL, sentence: Sentence, target: Path) -> None:
-    """Ends the forked child without running what its parent would run at its own end."""
+    """Speaks in a forked child, and ends the child without its parent's exit handlers."""
     status = 1
     try:
         samples = _speak(library, sentence)

@@ -1,8 +1,8 @@
-"""A prepared corpus on disk: how it is laid out, published all at once, and checked later.
+"""A prepared corpus on disk: its layout, its publication in one step, and its later check.
 
 ``data_path/NAME_dataset/{train,val,test}/{wav,txt}/ID.{wav,txt}`` hold the recordings (16-bit WAV at 16 kHz) and
-transcripts, ``NAME_dataset/corpus.json`` says what they are and has a digest over all of them, and
-``data_path/NAME_{train,val,test}_manifest.csv`` name them. The manifests are written last: where they exist, the
+transcripts, ``NAME_dataset/corpus.json`` their origin, counts and digest, and
+``data_path/NAME_{train,val,test}_manifest.csv`` their names. The manifests are written last: where they exist, the
 corpus is whole.
 """
 
@@ -25,7 +25,7 @@ from ds2f.errors import InputError
 SPLITS = ("train", "val", "test")
 SAMPLE_RATE = 16000  # hertz
 
-Progress = Callable[[str, int, int], None]  # (what is being done, how many are done, of how many)
+Progress = Callable[[str, int, int], None]  # (activity, number done, total or 0)
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -44,7 +44,7 @@ class Recording(NamedTuple):
 
 @attrs.frozen(kw_only=True)
 class CorpusSplit:
-    """What one split holds."""
+    """The size of one split."""
 
     split: str
     utterances: int = 0
@@ -56,31 +56,31 @@ class CorpusSplit:
 
 @attrs.frozen(kw_only=True)
 class Corpus:
-    """What a prepared corpus is."""
+    """A prepared corpus."""
 
     name: str
     folder: Path
-    origin: dict[str, Any]  # what it was made from; another origin makes another corpus
+    origin: dict[str, Any]  # its source and settings; a corpus of another origin is made again
     parts: tuple[CorpusSplit, ...]
     digest: str  # SHA-256 over every recording and transcript
     verdict: str  # one sentence about what was verified
-    reused: bool = False  # it was there already, and checked
+    reused: bool = False  # found on disk and checked, not made
 
 
 def publish(
     recordings: Iterable[Recording], data_path: Path, *, name: str, origin: dict[str, Any], verdict: str
 ) -> Corpus:
-    """Writes a corpus so that at no moment something unfinished looks complete.
+    """Writes a corpus; an unfinished corpus never looks complete.
 
-    The files go to a temporary folder beside the final one and are renamed at the end; an earlier corpus of the same
-    name loses its manifests first. What a killed run left behind is removed by the next.
+    The files go to a temporary folder, which is renamed at the end. Before that, an earlier corpus of the same name
+    loses its manifests. The next call removes the files of a run that was killed.
 
     Args:
-      recordings: of all splits, in any order; consumed one by one, so that they may be made on the way.
+      recordings: of all splits, in any order; taken one by one, so that a generator can make them.
       data_path: the folder for manifests and recordings; made if missing.
-      name: of the corpus, as in the manifests' names.
-      origin: what ``existing`` must find to take the corpus for the one that is wanted; JSON values.
-      verdict: what was verified about the recordings, for the user.
+      name: the corpus's name, as in the manifests' names.
+      origin: source and settings, by which ``existing`` recognises the corpus; JSON values.
+      verdict: the result of the verification, for the user.
 
     Raises:
       InputError: ``data_path`` cannot be a folder to write in, or two recordings share an id.
@@ -179,7 +179,7 @@ def _write_recordings(recordings: Iterable[Recording], folder: Path) -> tuple[Co
 def write_pair(
     folder: Path, id: str, transcript: str, samples: NDArray[np.int16], *, sample_rate: int = SAMPLE_RATE
 ) -> None:
-    """Writes ``wav/ID.wav``, 16-bit, and ``txt/ID.txt``, in a folder of both that may be named as a manifest.
+    """Writes ``wav/ID.wav``, 16-bit, and ``txt/ID.txt`` to a folder, which can then serve as a manifest.
 
     Raises:
       InputError: the folder has a recording of this name.
@@ -189,7 +189,7 @@ def write_pair(
         raise InputError(f"{id}: two recordings of this name in {folder.name}; ids must differ")
     for path in (sound, text):
         path.parent.mkdir(parents=True, exist_ok=True)
-    # Through Python's own file, whose errors (a full disk) keep their cause, unlike libsndfile's.
+    # Python's files name the cause of an error, such as a full disk; libsndfile does not.
     with sound.open("wb") as file, wave.open(file, "wb") as writer:
         writer.setparams((1, 2, sample_rate, len(samples), "NONE", "not compressed"))
         writer.writeframes(samples.astype("<i2").tobytes())
@@ -197,7 +197,7 @@ def write_pair(
 
 
 def as_pcm(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Samples of -1 to 1 as 16-bit integers; what was 16-bit stays what it was, what is louder is clipped."""
+    """Samples of -1 to 1 as 16-bit integers: exact for samples of a 16-bit file; louder ones are clipped."""
     return np.clip(np.rint(samples * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
 
 

@@ -1,7 +1,7 @@
 """A corpus that needs no download: sentences of AN4's kind, spoken by espeak-ng in many voices.
 
-It stands in for AN4 where nothing can be fetched, and shows in minutes that everything works. Being made of one
-synthesiser's voices, it says nothing about accuracy on people.
+It replaces AN4 where no download is possible, and shows in minutes that everything works. All voices come from one
+synthesiser, so results say nothing about accuracy on people.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ VOICES: Mapping[str, tuple[str, ...]] = {  # variants of espeak-ng's American En
     "test": ("m4", "f4", "Lee", "Gene", "paul", "belinda"),
 }
 
-_ROOM_VERSION = 1  # changes when ``_in_a_room`` does, so that corpora made before are made again
+_ROOM_VERSION = 1  # increase it when ``_in_a_room`` changes, so that older corpora are made again
 _VERDICT = "No voice and no sentence is in two sets. Synthetic speech says nothing about accuracy on people."
 _PAUSE = (0.10, 0.25)  # seconds of room noise before and after the words
 _NOISE = (1.0, 6.0)  # standard deviation of the room noise, in steps of int16
@@ -73,17 +73,16 @@ def prepare(
     workers: int = 0,
     progress: layout.Progress = layout.silent,
 ) -> layout.Corpus:
-    """Makes the synthetic corpus in ``data_path``, or finds that it is there.
+    """Makes the synthetic corpus in ``data_path``, unless it is there already.
 
     The three sets share neither voices nor sentences (training may repeat a sentence in another voice). The same
-    seed gives the same bytes, however many workers speak, as long as espeakng-loader, soxr and the machine's kind
-    stay the same.
+    seed gives the same bytes for any number of workers, with the same espeakng-loader, soxr and kind of processor.
 
     Args:
       data_path: where manifests and recordings go.
-      seed: of the sentences and of how they are spoken.
-      utterances: how many for ``train``, ``val`` and ``test``.
-      workers: sentences spoken at the same time; 0: one per core.
+      seed: decides the sentences and their delivery.
+      utterances: the number for each of ``train``, ``val`` and ``test``.
+      workers: sentences spoken at the same time; 0: one per processor.
       progress: called after every utterance.
 
     Raises:
@@ -121,10 +120,10 @@ def parse_counts(texts: Sequence[str]) -> dict[str, int]:
 
 
 def script(seed: int, utterances: Mapping[str, int]) -> list[_Line]:
-    """Who says what: sentences and voices of all splits, without any sound.
+    """The sentences and voices of all splits.
 
     Raises:
-      InputError: so many utterances are wanted that the sets would have to share sentences.
+      InputError: the grammar has too few sentences for so many utterances in sets that share none.
     """
     lines: list[_Line] = []
     taken: set[str] = set()
@@ -179,11 +178,20 @@ def _date(draw: random.Random) -> list[str]:
     return [draw.choice(_MONTHS), draw.choice(_ORDINALS), *(["NINETEEN", *_numbers(draw)[:2]] * draw.randint(0, 1))]
 
 
-_KINDS = (_alone, _command, _command, _spelled, _spelled, _digits, _numbers, _date)  # as likely as they are many
+_KINDS = (
+    _alone,
+    _command,
+    _command,
+    _spelled,
+    _spelled,
+    _digits,
+    _numbers,
+    _date,
+)  # a kind's probability follows from its number of entries
 
 
 def _direction(line: _Line) -> espeak.Sentence:
-    """How a line is spoken: a speaker has a pace and a pitch of their own, and varies a little around them."""
+    """The delivery of a line: the speaker's own pace and pitch, with a small variation."""
     person = random.Random(fold_in(0, "speaker", line.speaker))
     now = random.Random(fold_in(line.key, "delivery"))
     return espeak.Sentence(
@@ -196,7 +204,7 @@ def _direction(line: _Line) -> espeak.Sentence:
 
 
 def _spoken_form(transcript: str) -> str:
-    """Text that makes espeak-ng say every letter by its name: between commas A is no article, and RUBOUT two words."""
+    """Text for espeak-ng: a comma after each letter, so that A is no article; RUBOUT as two words."""
     words = [f"{word}," if len(word) == 1 else word.lower().replace("rubout", "rub out") for word in transcript.split()]
     return " ".join(words).rstrip(",")
 
@@ -211,7 +219,7 @@ def _recordings(
 
 
 def _in_a_room(speech: NDArray[np.int16], sample_rate: int, key: int) -> NDArray[np.int16]:
-    """Resamples to 16 kHz, adds pauses and faint noise: digital silence is something that no microphone gives."""
+    """Resamples to 16 kHz and adds pauses and faint noise: no microphone records digital silence."""
     draw = np.random.Generator(np.random.PCG64(fold_in(key, "room")))
     before, after = (round(seconds * layout.SAMPLE_RATE) for seconds in draw.uniform(*_PAUSE, size=2))
     words = audio.resample(speech.astype(np.float32), sample_rate, layout.SAMPLE_RATE)
