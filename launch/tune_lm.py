@@ -60,16 +60,18 @@ def main(_: list[str]) -> None:
     labels = cfg.model.labels
     lm = decoding.language_model(lm_cfg, labels)
     run = decoding.open_run(cfg, run_dir, split="val", which=chosen.which, console=console)
-    scored = tuner.score(run.params, run.stats, run.split, cfg=cfg.model, policy=run.policy, backend=run.backend)
+    scored = tuner.compute_logits(
+        run.params, run.stats, run.split, cfg=cfg.model, policy=run.policy, backend=run.backend
+    )
 
     def measure(weight: float, word_score: float) -> "ErrorCounts":
         status.update(f"weight {weight:g}, word score {word_score:g}")
         with_these = attrs.evolve(lm_cfg, weight=weight, word_score=word_score)
-        return tuner.count(scored, decode.best_of_beam(with_these, lm), labels)
+        return tuner.total_errors(scored, decode.best_of_beam(with_these, lm), labels)
 
     with console.status("decoding") as status:
-        greedy = tuner.count(scored, decode.greedy, labels)
-        alone = tuner.count(scored, decode.best_of_beam(attrs.evolve(lm_cfg, path="")), labels)
+        greedy = tuner.total_errors(scored, decode.greedy, labels)
+        alone = tuner.total_errors(scored, decode.best_of_beam(attrs.evolve(lm_cfg, path="")), labels)
         trials = tuner.search(measure, weights=weights, word_scores=word_scores, refinements=chosen.refinements)
     best = attrs.evolve(lm_cfg, weight=trials[0].weight, word_score=trials[0].word_score)
     advice = flags.section_text("lm", best)

@@ -1,1 +1,1 @@
-"""A trained model at work: transcription, and the search for a decoder's weights."""
+"""Inference with a trained model: transcription, and tuning of the decoder's weights."""

@@ -1,4 +1,4 @@
-"""Transcription of single recordings with a trained model."""
+"""Transcription of recordings with a trained model."""
 
 from pathlib import Path
 
@@ -14,24 +14,35 @@ from ds2f.types import Batch, Params, Stats
 
 
 class Transcriber:
-    """A model on a device, ready for whole recordings."""
+    """A trained model on a device; ``transcribe`` decodes a recording at a time."""
 
     def __init__(
         self, cfg: Config, params: Params, stats: Stats, *, backend: Backend, decoder: Decoder = decode.greedy
     ) -> None:
-        """Moves the model to the device; ``decoder`` makes hypotheses of its logits."""
+        """Moves the model to the backend's device.
+
+        Args:
+          cfg: the configuration of the run that trained the model.
+          params: parameters.
+          stats: running statistics.
+          backend: the device, and the dtypes of the forward pass (section ``apex``).
+          decoder: turns logits into hypotheses.
+        """
         self._cfg, self._backend, self._decoder = cfg, backend, decoder
         self._params, self._stats = tree.to(params, backend.device), tree.to(stats, backend.device)
         self._policy = backend.policy(cfg.apex)
 
     def transcribe(self, path: Path | str) -> Hypothesis:
-        """Transcribes one recording, whole.
+        """Transcribes a recording in one piece.
 
         Args:
-          path: audio of any kind that soundfile reads; other rates and channel counts are converted.
+          path: an audio file in a format of soundfile, of any sampling rate and number of channels.
+
+        Returns:
+          The hypothesis of the decoder.
 
         Raises:
-          InputError: when the file cannot be read as audio.
+          InputError: if the file cannot be read as audio.
         """
         samples = audio.load(Path(path), sample_rate=self._cfg.spect.sample_rate).samples
         spectrogram = features.log_spectrogram(torch.from_numpy(samples), self._cfg.spect)

@@ -1,4 +1,4 @@
-"""The search for a decoder's weights: logits of a set computed once, decoded many times."""
+"""Tuning of a decoder's weights: the logits of a split are computed once and decoded many times."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -17,40 +17,40 @@ from ds2f.steps import eval_step
 from ds2f.types import Logits, Params, Stats
 
 
-class Scored(NamedTuple):
-    """A batch that the model has seen."""
+class ScoredBatch(NamedTuple):
+    """Logits and reference transcripts of a batch."""
 
-    logits: Logits  # on the CPU
+    logits: Logits  # on the CPU, values float32
     references: list[str]
 
 
 class Trial(NamedTuple):
-    """One pair of weights, and the errors with it."""
+    """A pair of weights and its errors."""
 
     weight: float  # of the language model
     word_score: float
     counts: ErrorCounts
 
     @property
-    def rank(self) -> tuple[float, ...]:
-        """Lower is better: word errors, then character errors, then the weights that do less."""
+    def sort_key(self) -> tuple[float, ...]:
+        """Lower is better: word errors, then character errors, then the sizes of the weights."""
         return self.counts.word_errors, self.counts.char_errors, self.weight, abs(self.word_score)
 
 
-def score(
+def compute_logits(
     params: Params, stats: Stats, split: Split, *, cfg: ModelConfig, policy: Policy, backend: Backend
-) -> list[Scored]:
-    """Computes the logits of a whole set, whose parameters are on the backend's device; they stay in memory."""
+) -> list[ScoredBatch]:
+    """Computes the logits of a whole split and keeps them in memory; ``params`` are on the backend's device."""
     references, found = split.references, []
     for batch in split.loader.epoch():
         logits, _ = eval_step(params, stats, backend.place(batch), cfg=cfg, policy=policy)
         values: Tensor = logits.values.float().cpu()
-        found.append(Scored(Logits(values, logits.lengths), [references[row] for row in batch.ids.tolist()]))
+        found.append(ScoredBatch(Logits(values, logits.lengths), [references[row] for row in batch.ids.tolist()]))
     return found
 
 
-def count(scored: Sequence[Scored], decoder: Decoder, labels: Sequence[str]) -> ErrorCounts:
-    """Errors over the set of what a decoder makes of its logits."""
+def total_errors(scored: Sequence[ScoredBatch], decoder: Decoder, labels: Sequence[str]) -> ErrorCounts:
+    """Decodes all batches and counts the errors over all of them."""
     total = ErrorCounts()
     for batch in scored:
         for reference, hypothesis in zip(batch.references, decoder(batch.logits, labels), strict=True):
@@ -65,16 +65,23 @@ def search(
     word_scores: Sequence[float],
     refinements: int,
 ) -> list[Trial]:
-    """Tries a grid of weights and word scores, then looks closer around the best, several times.
+    """Tries a grid of weights and word scores, then refines the grid around the best trial.
 
-    A refinement tries the eight neighbours of the best trial so far, half as far away as before; the grid's own
-    distances are the smallest between its values. Weights below zero are left out, and nothing is tried twice.
+    ::
+
+        try all pairs of the grid
+        distances = the smallest differences between values of the grid
+        repeat ``refinements`` times:
+            halve both distances
+            try the eight neighbours of the best trial at these distances
+
+    Negative weights are left out, and no pair is tried twice.
 
     Args:
-      measure: the errors with a weight and a word score.
-      weights: the grid's weights of the language model.
-      word_scores: the grid's word scores.
-      refinements: how often to look closer.
+      measure: (weight, word score) -> errors.
+      weights: weights of the language model in the grid.
+      word_scores: word scores in the grid.
+      refinements: the number of refinements.
 
     Returns:
       All trials, the best first.
@@ -88,15 +95,15 @@ def search(
 
     for weight, word_score in itertools.product(weights, word_scores):
         attempt(weight, word_score)
-    across, along = _distance(weights), _distance(word_scores)
+    weight_distance, score_distance = _smallest_difference(weights), _smallest_difference(word_scores)
     for _ in range(refinements):
-        across, along = across / 2, along / 2
-        best = min(trials.values(), key=lambda trial: trial.rank)
-        for left, right in itertools.product((-1, 0, 1), repeat=2):
-            attempt(best.weight + left * across, best.word_score + right * along)
-    return sorted(trials.values(), key=lambda trial: trial.rank)
+        weight_distance, score_distance = weight_distance / 2, score_distance / 2
+        best = min(trials.values(), key=lambda trial: trial.sort_key)
+        for i, j in itertools.product((-1, 0, 1), repeat=2):
+            attempt(best.weight + i * weight_distance, best.word_score + j * score_distance)
+    return sorted(trials.values(), key=lambda trial: trial.sort_key)
 
 
-def _distance(values: Sequence[float]) -> float:
+def _smallest_difference(values: Sequence[float]) -> float:
     ordered = sorted(set(values))
     return min((high - low for low, high in itertools.pairwise(ordered)), default=0.0)

@@ -27,7 +27,7 @@ def test_a_single_lowest_point_is_found_to_the_last_distance(weight, word_score)
     best = trials[0]
     assert abs(best.weight - weight) <= 0.5 / 8
     assert abs(best.word_score - word_score) <= 1 / 8
-    assert [trial.rank for trial in trials] == sorted(trial.rank for trial in trials)
+    assert [trial.sort_key for trial in trials] == sorted(trial.sort_key for trial in trials)
 
 
 def test_nothing_is_tried_twice_and_no_weight_is_negative():
@@ -57,5 +57,5 @@ def test_errors_are_those_of_all_batches_together(cut):
     values = 9.0 * torch.nn.functional.one_hot(torch.tensor([[1, 2, 3, 1], [2, 0, 0, 0], [2, 0, 0, 0]]), 4)
     lengths = torch.tensor([4, 1, 2])
     slices = (slice(0, cut), slice(cut, 3))
-    scored = [tuner.Scored(Logits(values[part], lengths[part]), texts[part]) for part in slices]
-    assert tuner.count(scored, decode.greedy, labels) == ErrorCounts(1, 4, 1, 5)
+    scored = [tuner.ScoredBatch(Logits(values[part], lengths[part]), texts[part]) for part in slices]
+    assert tuner.total_errors(scored, decode.greedy, labels) == ErrorCounts(1, 4, 1, 5)
