@@ -1,11 +1,25 @@
 #!/usr/bin/env bash
-# Formatting, lint, types, import contracts and tests, as .ci/run does. Arguments go to pytest: launch/test.sh -m long
+# Formatting, lint, types, import contracts and tests, as .ci/run does.
+# Arguments go to pytest, which then takes one process: launch/test.sh -m long, launch/test.sh tests/optim -n 2
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 use_venv test
 
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
-.venv/bin/mypy
-.venv/bin/lint-imports
-"$PYTHON" -m pytest -q "$@"
+check_types_and_contracts() {
+  .venv/bin/mypy && .venv/bin/lint-imports
+}
+
+if (($#)); then
+  check_types_and_contracts
+  exec "$PYTHON" -m pytest -q "$@"
+fi
+
+# A process more than processors, since some tests wait; one thread in each. The first tests run while types and
+# contracts are checked, and what they print is shown afterwards.
+colour=no
+[[ -t 1 ]] && colour=yes
+workers=$(($("$PYTHON" -c 'from ds2f.processes import cpu_count; print(cpu_count())') + 1))
+OMP_NUM_THREADS=1 "$PYTHON" -m pytest -q --color="$colour" -n "$workers" --dist=worksteal |
+  { check_types_and_contracts && cat; }

@@ -45,9 +45,9 @@ PRELOADED = (
 )
 
 
-def variables(more):
+def variables(more=None):
     """This process's environment variables with those of ``ENVIRONMENT`` and ``more``, where None removes one."""
-    return {name: value for name, value in (os.environ | ENVIRONMENT | more).items() if value is not None}
+    return {name: value for name, value in (os.environ | ENVIRONMENT | (more or {})).items() if value is not None}
 
 
 class Ended(NamedTuple):
@@ -132,7 +132,7 @@ class Commands:
             "program": str(program),
             "arguments": list(map(str, arguments)),
             "folder": str(folder),
-            "environment": variables(environment or {}),
+            "environment": variables(environment),
             "network": network,
         }
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -142,10 +142,12 @@ class Commands:
             socket.send_fds(connection, [json.dumps(order).encode()], files)
         return Program(connection)
 
-    def run(self, module, *arguments, folder, limit=30.0):
+    def run(self, module, *arguments, folder, limit=120.0, environment=None):
         """Runs ``python -m launch.MODULE ARGUMENTS`` in ``folder``; after ``limit`` seconds it is killed."""
         with (Path(folder) / ".out").open("wb") as out, (Path(folder) / ".err").open("wb") as err:
-            program = self.start(f"launch.{module}", *arguments, folder=folder, out=out, err=err)
+            program = self.start(
+                f"launch.{module}", *arguments, folder=folder, out=out, err=err, environment=environment
+            )
             began = time.monotonic()
             try:
                 program.wait(limit)

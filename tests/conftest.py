@@ -1,4 +1,12 @@
-"""What several test files share: launchers to run, and a corpus of tones that takes no time to make."""
+"""What several test files share: launchers to run, a corpus of tones that takes no time to make, and turns of workers.
+
+Several workers (``pytest -n 3``) run tests at the same time, but for those marked ``alone``.
+"""
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +14,45 @@ import soundfile
 from commands import commands
 
 RATE = 16000
+
+
+HERE = Path(__file__).parent
+
+
+@contextlib.contextmanager
+def held(path, how):
+    """Holds a file locked, for all (``fcntl.LOCK_SH``) or against all (``fcntl.LOCK_EX``)."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, how)
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # processes that the test has forked hold the file open, too
+        os.close(file)
+
+
+@contextlib.contextmanager
+def turn(how):
+    """Waits for the other workers: ``fcntl.LOCK_EX`` until none runs a test, ``fcntl.LOCK_SH`` until none is alone."""
+    with contextlib.ExitStack() as stack:
+        with held(HERE / "commands.py", how):  # who waits to be alone keeps the others from starting
+            stack.enter_context(held(HERE / "conftest.py", how))
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Runs a test in its turn."""
+    if not hasattr(item.config, "workerinput"):  # there is one process
+        return (yield)
+    with turn(fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH):
+        return (yield)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Puts the tests that run alone first, so that no worker waits for another's long one."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("alone") is None)
 
 
 def write_tones(folder, name, text, seed):

@@ -2,72 +2,31 @@
 
 import json
 import math
-import queue
 import random
 import shutil
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import damage
 import pytest
-from commands import Commands
 from conftest import write_tones
 
 CASES = damage.cases()
 FLAGS = {"train": damage.TRAIN, "evaluate": damage.EVALUATE, "prepare": damage.PREPARE}
 LIMIT = 20.0  # seconds
-PARALLEL = 2
 
 
 @pytest.fixture(scope="module")
-def servers():
-    """What runs launchers without importing anything: one for each of as many threads."""
-    running = queue.SimpleQueue()
-    for _ in range(PARALLEL):
-        running.put(Commands())
-    yield running
-    for _ in range(PARALLEL):
-        running.get().close()
-
-
-@pytest.fixture(scope="module")
-def healthy(servers, tmp_path_factory):
+def healthy(launch, tmp_path_factory):
     """A folder with a corpus and a run of two epochs that was trained on it."""
     folder = tmp_path_factory.mktemp("healthy")
     for split, count in (("train", 4), ("val", 1), ("test", 1)):
         rows = [write_tones(folder, f"{split}{index}", "ABCA"[index:] + "BC", index) for index in range(count)]
         (folder / f"tones_{split}_manifest.csv").write_text("".join(rows))
-    server = servers.get()
-    ended = server.run("train", *damage.TRAIN, "--run_dir=run", "--training.epochs=2", folder=folder, limit=60)
-    servers.put(server)
+    ended = launch("train", *damage.TRAIN, "--run_dir=run", "--training.epochs=2", folder=folder, limit=60)
     assert ended.status == 0, ended.err
     shutil.rmtree(folder / "cache")
     (folder / "run/results.json").unlink()  # so that only a command that succeeds leaves one
     return folder
-
-
-@pytest.fixture(scope="module")
-def met(request, servers, healthy, tmp_path_factory):
-    """What every case that was asked for came to, as futures of a folder and how the command in it ended."""
-
-    def meet(case):
-        folder = tmp_path_factory.mktemp("damaged") / "here"
-        shutil.copytree(healthy, folder)
-        given = case.damage(folder, random.Random(case.id))
-        server = servers.get()
-        try:
-            return folder, server.run(case.module, *FLAGS[case.module], *given, folder=folder, limit=LIMIT)
-        finally:
-            servers.put(server)
-
-    items = [
-        item
-        for item in request.session.items
-        if item.function is test_damage_ends_in_words_and_in_nothing_that_looks_complete
-    ]
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        yield {item.callspec.params["case"].id: pool.submit(meet, item.callspec.params["case"]) for item in items}
-        pool.shutdown(cancel_futures=True)
 
 
 def test_there_are_two_hundred_damages_and_more():
@@ -78,8 +37,11 @@ def test_there_are_two_hundred_damages_and_more():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_damage_ends_in_words_and_in_nothing_that_looks_complete(met, case):
-    folder, ended = met[case.id].result()
+def test_damage_ends_in_words_and_in_nothing_that_looks_complete(launch, healthy, tmp_path, case):
+    folder = tmp_path / "damaged" / "here"
+    shutil.copytree(healthy, folder)
+    given = case.damage(folder, random.Random(case.id))
+    ended = launch(case.module, *FLAGS[case.module], *given, folder=folder, limit=LIMIT)
     said = ended.out + ended.err
     shown = f"status {ended.status} after {ended.seconds:.1f} s\n{said[:3000]}"
     assert "Traceback" not in said, shown

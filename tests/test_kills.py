@@ -22,6 +22,7 @@ from ds2f.config import (
     DataConfig,
     ModelConfig,
     OptimConfig,
+    SpectConfig,
     TrainingConfig,
     VisualizationConfig,
     resolve,
@@ -51,6 +52,7 @@ TONES = (
     *BOTH,
     "--data.dataset=tones",
     "--data.batch_size=2",
+    "--spect.num_mels=16",
     "--model.hidden_size=8",
     "--model.hidden_layers=2",
     "--training.epochs=10",
@@ -243,6 +245,7 @@ def test_a_request_during_any_evaluation_costs_nothing(tone_corpus, tmp_path, mo
             data_path=str(tone_corpus),
             device="cpu",
             data=DataConfig(dataset="tones", batch_size=4, num_workers=0, cache_features=False),
+            spect=SpectConfig(num_mels=16),
             model=ModelConfig(hidden_size=8, hidden_layers=1),
             optim=OptimConfig(schedule="constant", learning_rate=1e-5),  # so low that the first epoch stays the best
             training=TrainingConfig(epochs=2, log_every=1, evaluate_test=True),

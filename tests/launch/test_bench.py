@@ -1,14 +1,15 @@
 """Tests of the command launch.bench: what it takes, what it writes, and its table of parts."""
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 import pytest
 import torch
+from commands import Ended
 
 from ds2f.config import Config, ModelConfig
 from ds2f.errors import InputError
@@ -19,40 +20,39 @@ ROOT = Path(__file__).parents[2]
 TINY = ("--model.hidden_size=8", "--model.hidden_layers=1", "--batch_sizes=2", "--device=cpu", "--rounds=2")
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "launch.bench", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture
+def run(launch, tmp_path: Path) -> Callable[..., Ended]:
+    return lambda *arguments: launch("bench", *arguments, folder=tmp_path)
 
 
-def test_what_is_measured_is_printed_and_written(tmp_path: Path, tone_corpus: Path) -> None:
+def test_what_is_measured_is_printed_and_written(run, tmp_path: Path, tone_corpus: Path) -> None:
     target, trace = tmp_path / "bench.json", tmp_path / "trace.json"
     corpus = ("--data.dataset=tones", f"--data_path={tone_corpus}", "--nodata.cache_features", "--data.num_workers=0")
     parts = ("step", "stages", "features", "decode", "loader", "epoch")
     result = run(*TINY, f"--parts={','.join(parts)}", f"--json={target}", f"--trace={trace}", "--steps=2", *corpus)
-    assert result.returncode == 0, result.stderr
-    assert max(map(len, result.stdout.splitlines())) <= 100
+    assert result.status == 0, result.err
+    assert max(map(len, result.out.splitlines())) <= 100
     found = json.loads(target.read_text())
     machine = found["machine"]
     assert (machine["versions"]["torch"], machine["threads"]) == (torch.__version__, 1)
-    assert machine["processor"] in result.stdout
+    assert machine["processor"] in result.out
     assert tuple(found["parts"]) == parts
     (step,) = found["parts"]["step"]
     assert (step["preset"], step["batch_size"], step["rounds"]) == ("1x8", 2, 2)
     for name, speed in step["contestants"].items():
-        assert f"{name}: " in result.stdout
-        assert f"{speed['utterances_per_second']:.3g}" in result.stdout
+        assert f"{name}: " in result.out
+        assert f"{speed['utterances_per_second']:.3g}" in result.out
     assert found["parts"]["epoch"][0]["steps"] == 2
     names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
     assert {"aten::convolution", "aten::lstm"} <= names
 
 
-def test_help_names_the_parts_and_needs_no_torch() -> None:
+def test_help_names_the_parts_and_needs_no_torch(run) -> None:
     program = "import sys, launch.bench.__main__; assert 'torch' not in sys.modules and 'rich' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
     result = run("--help")
-    assert result.returncode == 0
-    assert ", ".join(PARTS) in " ".join(result.stdout.split())
+    assert result.status == 0
+    assert ", ".join(PARTS) in " ".join(result.out.split())
 
 
 @pytest.mark.parametrize(
@@ -68,12 +68,12 @@ def test_help_names_the_parts_and_needs_no_torch() -> None:
         (["--presets=3x512", "--model.hidden_size=8"], "take one"),
     ],
 )
-def test_a_mistake_is_told_before_the_work(arguments: list[str], said: str) -> None:
+def test_a_mistake_is_told_before_the_work(run, arguments: list[str], said: str) -> None:
     result = run(*arguments)
-    assert result.returncode == 1
-    assert result.stderr.startswith("bench: ")
-    assert said in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.status == 1
+    assert result.err.startswith("bench: ")
+    assert said in result.err
+    assert "Traceback" not in result.err
 
 
 def test_every_preset_is_measured_at_every_batch_size() -> None:

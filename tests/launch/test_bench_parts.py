@@ -94,6 +94,7 @@ def test_contestants_start_from_the_same_parameters(monkeypatch: pytest.MonkeyPa
     assert result["ours_over"]["usual"]["processor_total"] == pytest.approx(sum(theirs) / sum(mine))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("engine", "remat"), [("func", False), ("autograd", False), ("func", True)])
 def test_the_timed_step_is_the_step_and_its_parts_add_up(engine: str, remat: bool) -> None:
     cfg = attrs.evolve(CFG, training=attrs.evolve(CFG.training, engine=engine))

@@ -19,6 +19,7 @@ CFG = Config(
 )
 
 
+@pytest.mark.alone
 def test_ranks_take_the_step_of_one_process_and_its_phases_are_told_apart() -> None:
     result = ranks.measure(CFG, Options(rounds=1, warmup=1))
     assert (result["ranks"], result["rounds"], result["preset"], result["batch_size"]) == (2, 1, "1x8", 2)

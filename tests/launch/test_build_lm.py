@@ -4,8 +4,6 @@ import itertools
 import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import arpa
@@ -116,21 +114,23 @@ def test_kenlm_scores_sentences_as_the_file_defines(tmp_path):
             assert total * 2.302585 == pytest.approx(arpa.sentence(model, tokens), rel=1e-4)
 
 
-def build(folder, *flags, path=os.environ["PATH"]):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "launch.build_lm", *flags]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture
+def build(launch, tmp_path):
+    """Runs the command in ``tmp_path``, where it finds programs at ``path``."""
+    return lambda *flags, path=os.environ["PATH"]: launch(
+        "build_lm", *flags, folder=tmp_path, environment={"PATH": path}
+    )
 
 
 @needs_irstlm
 @pytest.mark.parametrize("unit", ["words", "characters"])
-def test_the_command_writes_a_model_of_a_manifests_transcripts_and_says_what_it_did(tone_corpus, tmp_path, unit):
+def test_the_command_writes_a_model_of_a_manifests_transcripts_and_says_what_it_did(build, tone_corpus, tmp_path, unit):
     flags = (f"--data_path={tone_corpus}", "--data.dataset=tones", f"--unit={unit}", "--output=lm.arpa")
-    result = build(tmp_path, *flags)
-    assert result.returncode == 0, result.stderr
+    result = build(*flags)
+    assert result.status == 0, result.err
     order = {"words": 4, "characters": 6}[unit]
-    assert f"lm.arpa: {order}-gram model of" in result.stdout
-    assert "witten-bell" in result.stdout, "so small a corpus has no Kneser-Ney discounts"
+    assert f"lm.arpa: {order}-gram model of" in result.out
+    assert "witten-bell" in result.out, "so small a corpus has no Kneser-Ney discounts"
     model = arpa.read((tmp_path / "lm.arpa").read_text())
     spoken = [(tone_corpus / f"train{index}.txt").read_text().strip() for index in range(10)]
     units = set(spoken) if unit == "words" else {*"".join(spoken), "<space>"}
@@ -139,19 +139,19 @@ def test_the_command_writes_a_model_of_a_manifests_transcripts_and_says_what_it_
 
 
 @needs_irstlm
-def test_the_validation_set_belongs_to_the_model_where_it_belongs_to_the_training(tone_corpus, tmp_path):
+def test_the_validation_set_belongs_to_the_model_where_it_belongs_to_the_training(build, tone_corpus, tmp_path):
     flags = (f"--data_path={tone_corpus}", "--data.dataset=tones", "--data.train_on_val", "--output=lm.arpa")
-    result = build(tmp_path, *flags)
-    assert "from 13 transcripts" in result.stdout, result.stderr
+    result = build(*flags)
+    assert "from 13 transcripts" in result.out, result.err
     model = arpa.read((tmp_path / "lm.arpa").read_text())
     assert all(((tone_corpus / f"val{index}.txt").read_text().strip(),) in model for index in range(3))
 
 
-def test_without_irstlm_the_command_names_the_package(tone_corpus, tmp_path):
+def test_without_irstlm_the_command_names_the_package(build, tone_corpus, tmp_path):
     flags = (f"--data_path={tone_corpus}", "--data.dataset=tones", "--output=lm.arpa")
-    result = build(tmp_path, *flags, path=str(tmp_path))
-    assert result.returncode == 1
-    assert result.stderr == "build_lm: irstlm is missing: apt-get install irstlm (Debian and Ubuntu)\n"
+    result = build(*flags, path=str(tmp_path))
+    assert result.status == 1
+    assert result.err == "build_lm: irstlm is missing: apt-get install irstlm (Debian and Ubuntu)\n"
     assert not (tmp_path / "lm.arpa").exists()
 
 
@@ -179,8 +179,8 @@ def test_what_irstlm_refuses_is_passed_on_and_the_next_method_tried(tmp_path, mo
         (["--output=lm.arpa", "--unit=letters"], "unit"),
     ],
 )
-def test_mistakes_end_in_one_message(tmp_path, flags, said):
-    result = build(tmp_path, *flags)
-    assert result.returncode == 1
-    assert said in result.stderr
-    assert "Traceback" not in result.stderr
+def test_mistakes_end_in_one_message(build, tmp_path, flags, said):
+    result = build(*flags)
+    assert result.status == 1
+    assert said in result.err
+    assert "Traceback" not in result.err

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import Commands
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -16,20 +15,12 @@ TINY = (
 )
 
 
-@pytest.fixture(scope="module")
-def server():
-    """What runs launchers without importing everything anew."""
-    running = Commands()
-    yield running
-    running.close()
-
-
-def test_the_errors_of_a_run_are_those_that_it_counted_on_its_validation_set(server, tone_corpus, tmp_path):
-    ended = server.run("train", *TINY, f"--data_path={tone_corpus}", "--run_dir=run", folder=tmp_path, limit=60)
+def test_the_errors_of_a_run_are_those_that_it_counted_on_its_validation_set(launch, tone_corpus, tmp_path):
+    ended = launch("train", *TINY, f"--data_path={tone_corpus}", "--run_dir=run", folder=tmp_path, limit=60)
     assert ended.status == 0, ended.err
     counted = json.loads((tmp_path / "run/results.json").read_text())["val"]
 
-    ended = server.run("report", "--errors", "run", "--output=of_run.json", folder=tmp_path, limit=60)
+    ended = launch("report", "--errors", "run", "--output=of_run.json", folder=tmp_path, limit=60)
     assert ended.status == 0, ended.err
     found = json.loads((tmp_path / "of_run.json").read_text())
     assert found["source"] == {"run": "run", "split": "val", "which": "best"}
@@ -41,29 +32,27 @@ def test_the_errors_of_a_run_are_those_that_it_counted_on_its_validation_set(ser
     assert f"{counted['cer']:.3f}" in ended.out
     assert "val0.wav" in ended.out
 
-    ended = server.run(
-        "evaluate", "--run_dir=run", "--split=val", "--save_output=texts.json", folder=tmp_path, limit=60
-    )
+    ended = launch("evaluate", "--run_dir=run", "--split=val", "--save_output=texts.json", folder=tmp_path, limit=60)
     assert ended.status == 0, ended.err
-    ended = server.run("report", "--transcripts=texts.json", "--output=of_file.json", folder=tmp_path, limit=60)
+    ended = launch("report", "--transcripts=texts.json", "--output=of_file.json", folder=tmp_path, limit=60)
     assert ended.status == 0, ended.err
     again = json.loads((tmp_path / "of_file.json").read_text())
     assert again.pop("source") == {"transcripts": "texts.json"}
     assert again == {key: value for key, value in found.items() if key != "source"}
 
 
-def test_without_a_flag_it_prints_the_page_of_results(server, tmp_path):
+def test_without_a_flag_it_prints_the_page_of_results(launch, tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    ended = server.run("report", folder=tmp_path)
+    ended = launch("report", folder=tmp_path)
     assert ended.status == 0, ended.err
     assert ended.out == (ROOT / "configs/results/README.md").read_text(encoding="utf-8")
     assert "\n| name | WER % | CER % |" in ended.out
 
 
-def test_an_ablation_is_printed(server, tmp_path):
+def test_an_ablation_is_printed(launch, tmp_path):
     counts = {"word_errors": 1, "words": 4}
     (tmp_path / "a.json").write_text(json.dumps({"change": "base", "name": "a", "epochs": 1, "seed": 1, "val": counts}))
-    ended = server.run("report", f"--ablation={tmp_path}", folder=tmp_path, limit=60)
+    ended = launch("report", f"--ablation={tmp_path}", folder=tmp_path, limit=60)
     assert ended.status == 0, ended.err
     assert ended.out.splitlines()[2] == "| base | 25.00 |  | 1 | 1 | 1 |"
 
@@ -89,10 +78,10 @@ def test_an_ablation_is_printed(server, tmp_path):
         (["--results=nowhere"], None, "published.json: No such file"),
     ],
 )
-def test_mistakes_end_in_one_message_and_status_1(server, tmp_path, flags, content, message):
+def test_mistakes_end_in_one_message_and_status_1(launch, tmp_path, flags, content, message):
     if content:
         (tmp_path / "t.json").write_text(content)
-    ended = server.run("report", *flags, folder=tmp_path)
+    ended = launch("report", *flags, folder=tmp_path)
     assert (ended.status, ended.out) == (1, "")
     assert message in ended.err
     assert ended.err.startswith("report: ")

@@ -1,8 +1,6 @@
 """The prediction against closed forms, and the measurement of two real ranks on a small model."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,12 +33,13 @@ def test_one_card_sends_nothing_and_latency_counts_each_message():
     assert step_seconds(parts, forward=0.0, after=0.0, overlap=True, **late) == pytest.approx(2 + 3 + 6 * 0.5)
 
 
-def test_two_ranks_start_their_sums_before_the_backward_pass_ends(tmp_path):
-    command = [sys.executable, "-m", "launch.scaling", "--device=cpu", "--model.hidden_layers=3"]
-    command += ["--model.hidden_size=32", "--data.batch_size=2", "--rounds=1", "--apex.opt_level=O0"]
-    command += [f"--json={tmp_path}/scaling.json", f"--trace={tmp_path}/trace.json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.alone
+def test_two_ranks_start_their_sums_before_the_backward_pass_ends(launch, tmp_path):
+    flags = ["--device=cpu", "--model.hidden_layers=3"]
+    flags += ["--model.hidden_size=32", "--data.batch_size=2", "--rounds=1", "--apex.opt_level=O0"]
+    flags += [f"--json={tmp_path}/scaling.json", f"--trace={tmp_path}/trace.json"]
+    done = launch("scaling", *flags, folder=tmp_path, limit=120)
+    assert done.status == 0, done.err
     results = json.loads((tmp_path / "scaling.json").read_text())
     assert results["ranks"] == 2
     assert [part["name"] for part in results["parts"]] == [

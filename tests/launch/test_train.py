@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from commands import commands, variables
 
-ROOT = Path(__file__).parents[2]
 TINY = (
     "--device=cpu",
     "--data.dataset=tones",
@@ -23,28 +22,13 @@ TINY = (
     "--optim.learning_rate=0.01",
     "--apex.opt_level=O0",
 )
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
 
-def start(module, *flags, cwd):
-    command = [sys.executable, "-m", f"launch.{module}", *map(str, flags)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=cwd, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
-
-
-def launch(module, *flags, cwd):
-    process = start(module, *flags, cwd=cwd)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
-def test_train_then_evaluate_then_transcribe(tone_corpus, tmp_path):
+def test_train_then_evaluate_then_transcribe(launch, tone_corpus, tmp_path):
     flags = (*TINY, f"--data_path={tone_corpus}", "--training.epochs=2", "--training.evaluate_test")
     flagfile = tmp_path / "tones.flags"
     flagfile.write_text("\n".join(flags))
-    code, out, err = launch("train", f"--flagfile={flagfile}", cwd=tmp_path)
+    code, out, err, _ = launch("train", f"--flagfile={flagfile}", folder=tmp_path)
     assert code == 0, err
     assert "epoch 2/2" in out
     run = tmp_path / "runs/tones"
@@ -54,8 +38,8 @@ def test_train_then_evaluate_then_transcribe(tone_corpus, tmp_path):
 
     saved = tmp_path / "out.json"
     counted = tmp_path / "counted.json"
-    code, out, err = launch(
-        "evaluate", f"--run_dir={run}", f"--save_output={saved}", f"--save_results={counted}", cwd=tmp_path
+    code, out, err, _ = launch(
+        "evaluate", f"--run_dir={run}", f"--save_output={saved}", f"--save_results={counted}", folder=tmp_path
     )
     assert code == 0, err
     counted = json.loads(counted.read_text())
@@ -65,16 +49,16 @@ def test_train_then_evaluate_then_transcribe(tone_corpus, tmp_path):
     assert len(json.loads(saved.read_text())) == 3
 
     manifest = f"--data.test_manifest={tone_corpus}/tones_val_manifest.csv"
-    code, out, err = launch("evaluate", f"--run_dir={run}", manifest, cwd=tmp_path)
+    code, out, err, _ = launch("evaluate", f"--run_dir={run}", manifest, folder=tmp_path)
     assert code == 0, err
     assert f"{results['val']['wer']:.3f}" in out
 
-    code, _, err = launch("evaluate", f"--run_dir={run}", "--which=9999", cwd=tmp_path)
+    code, _, err, _ = launch("evaluate", f"--run_dir={run}", "--which=9999", folder=tmp_path)
     assert code == 1
     assert f"holds no checkpoint '9999': there are {results['steps']}, {results['steps'] // 2}." in err
 
     files = (tone_corpus / "test0.wav", tone_corpus / "missing.wav", tone_corpus / "test1.wav")
-    code, out, err = launch("transcribe", f"--run_dir={run}", *files, cwd=tmp_path)
+    code, out, err, _ = launch("transcribe", f"--run_dir={run}", *files, folder=tmp_path)
     assert code == 1
     assert [line.split("\t")[0] for line in out.splitlines()] == [str(files[0]), str(files[2])]
     assert "missing.wav" in err
@@ -83,26 +67,28 @@ def test_train_then_evaluate_then_transcribe(tone_corpus, tmp_path):
         out.splitlines()[0].split("\t")[1]
     )
 
-    code, _, err = launch("train", f"--flagfile={run}/flags.txt", cwd=tmp_path)
+    code, _, err, _ = launch("train", f"--flagfile={run}/flags.txt", folder=tmp_path)
     assert code == 1
     assert "already holds a run" in err
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tone_corpus, tmp_path):
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(launch, tone_corpus, tmp_path):
     flags = (*TINY, f"--data_path={tone_corpus}", "--run_dir=run", "--notraining.evaluate_test")
-    process = start("train", *flags, "--training.epochs=2000", cwd=tmp_path)
+    with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        process = commands().start("launch.train", *flags, "--training.epochs=2000", folder=tmp_path, out=out, err=err)
     metrics = tmp_path / "run/metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (metrics.exists() and metrics.read_text().count('"epoch"') >= 2):
-        assert time.monotonic() < deadline, process.communicate()
+        assert time.monotonic() < deadline, (tmp_path / "err").read_text()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the loader's processes get it too
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    advice = next(line for line in out.splitlines() if "Go on with: python -m launch.train" in line)
+    assert process.wait(60) == 130, (tmp_path / "err").read_text()
+    assert "Traceback" not in (tmp_path / "err").read_text()
+    advice = next(
+        line for line in (tmp_path / "out").read_text().splitlines() if "Go on with: python -m launch.train" in line
+    )
     resume = advice.split("python -m launch.train ")[1].split()
-    code, out, err = launch("train", *resume, "--training.epochs=4", cwd=tmp_path)
+    code, out, err, _ = launch("train", *resume, "--training.epochs=4", folder=tmp_path)
     assert code == 0, err
     assert "going on from checkpoint" in out
     changed = "run goes on with other flags than before: --training.epochs=4 (was 2000)\n"
@@ -121,17 +107,17 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tone_corpus, tmp_path):
         ("transcribe", ["--run_dir=nowhere", "a.wav"], "holds no run"),
     ],
 )
-def test_mistakes_end_in_one_message_and_status_1(tmp_path, module, flags, expected):
-    code, _, err = launch(module, *flags, cwd=tmp_path)
+def test_mistakes_end_in_one_message_and_status_1(launch, tmp_path, module, flags, expected):
+    code, _, err, _ = launch(module, *flags, folder=tmp_path)
     assert code == 1
     assert expected in err
     assert "Traceback" not in err
     if module == "train" and "nowhere" in flags[0]:
-        assert launch(module, *flags, cwd=tmp_path)[2] == err, "the failed start must not stand in the way"
+        assert launch(module, *flags, folder=tmp_path).err == err, "the failed start must not stand in the way"
 
 
 @pytest.mark.parametrize(
-    ("variables", "expected"),
+    ("more", "expected"),
     [
         ({"RANK": "0"}, "rank 0: RANK is set, but of WORLD_SIZE, MASTER_ADDR and MASTER_PORT one cannot be used"),
         ({"RANK": "0", "LOCAL_RANK": "x"}, "rank 0: the environment says LOCAL_RANK=x, which is no number"),
@@ -141,11 +127,9 @@ def test_mistakes_end_in_one_message_and_status_1(tmp_path, module, flags, expec
         ),
     ],
 )
-def test_a_launchers_rank_without_a_job_ends_with_one_message(tmp_path, variables, expected):
+def test_a_launchers_rank_without_a_job_ends_with_one_message(tmp_path, more, expected):
     command = [sys.executable, "-m", "launch.train", *TINY, "--rdzv_timeout=0.5"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=ENVIRONMENT | variables, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run(command, cwd=tmp_path, env=variables(more), capture_output=True, text=True, timeout=120)
     assert done.returncode > 0
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1
@@ -158,7 +142,7 @@ def test_closing_the_terminal_stops_cleanly_too(tone_corpus, tmp_path):
     if not pid:
         os.chdir(tmp_path)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup a training would go on
-        os.execve(sys.executable, command, ENVIRONMENT)
+        os.execve(sys.executable, command, variables())
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
         os.read(terminal, 65536)
@@ -182,6 +166,6 @@ def test_neither_orbax_nor_torchs_compiler_is_imported_before_the_first_step_is_
     )
     flags = (*TINY, f"--data_path={tone_corpus}", "--training.max_steps=1", "--run_dir=run")
     result = subprocess.run(
-        [sys.executable, "-c", code, *flags], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *flags], cwd=tmp_path, env=variables(), capture_output=True, text=True, check=False
     )
     assert result.stdout.splitlines()[-1:] == ["train 1 []"], result.stderr

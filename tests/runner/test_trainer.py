@@ -21,6 +21,7 @@ from ds2f.config import (
     DataConfig,
     ModelConfig,
     OptimConfig,
+    SpectConfig,
     TrainingConfig,
     VisualizationConfig,
     resolve,
@@ -47,6 +48,7 @@ def config(data_path, **sections):
         data_path=str(data_path),
         device="cpu",
         data=DataConfig(dataset="tones", batch_size=4, num_workers=0, cache_features=False),
+        spect=SpectConfig(num_mels=16),  # a tenth of the convolutions' work
         model=ModelConfig(hidden_size=8, hidden_layers=1, dropout=0.1),
         optim=OptimConfig(schedule="constant", learning_rate=0.01),
         apex=ApexConfig(opt_level="O0"),

@@ -143,6 +143,7 @@ def train(data_path, run_dir, *, ranks, epochs=4, name="said", prefix=(), networ
         "data.batch_size": 2,
         "data.num_workers": 1,
         "data.cache_features": "false",
+        "spect.num_mels": 16,
         "model.hidden_size": 8,
         "model.hidden_layers": 1,
         "optim.schedule": "constant",
