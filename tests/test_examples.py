@@ -13,7 +13,14 @@ MODULES = sorted(
     for path in (ROOT / "ds2f").rglob("*.py")
     if ">>> " in path.read_text(encoding="utf-8")
 )
-SHOWN = {"ds2f", "ds2f.optim.base", "ds2f.optim.optimizers"}  # modules whose functions people call
+SHOWN = {  # modules whose functions people call
+    "ds2f",
+    *(f"ds2f.{name}" for name in ("augment", "config", "convert", "features", "metrics", "text")),
+    *(
+        f"ds2f.{name}"
+        for name in ("decode.align", "decode.greedy", "optim.base", "optim.optimizers", "optim.schedules")
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
