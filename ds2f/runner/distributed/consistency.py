@@ -1,4 +1,4 @@
-"""What all ranks must have in common, found out before the first step rather than after a night of training."""
+"""Checks that all ranks have the same settings, data and parameters, before hours of training are spent on them."""
 
 import socket
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.runner.distributed.collectives import Group
 
-# What may differ: where things lie and who takes part. All else decides the numbers.
+# Settings that may differ: paths, devices and processes. All others decide the numbers.
 _PRIVATE = {"data_path", "run_dir", "device", "nproc_per_node", "nnodes", "max_restarts", "collective_timeout"}
 _PRIVATE |= {f"data.{name}" for name in ("train_manifest", "val_manifest", "test_manifest", "labels_path")}
 _PRIVATE |= {"data.num_workers", "data.cache_features", "augmentation.noise_dir"}
@@ -19,7 +19,7 @@ _PRIVATE_SECTIONS = ("rdzv_", "checkpointing.", "visualization.")
 
 
 def flags(cfg: Config) -> dict[str, Any]:
-    """The settings that decide a run's numbers, by flag."""
+    """The settings that decide a run's numbers, by flag: ``{"--training.seed": 1, ...}``."""
     flat: dict[str, Any] = {}
     for name, value in config.to_dict(cfg).items():
         flat |= {f"{name}.{inner}": leaf for inner, leaf in value.items()} if isinstance(value, dict) else {name: value}
@@ -31,20 +31,20 @@ def flags(cfg: Config) -> dict[str, Any]:
 
 
 def require(group: Group, facts: Mapping[str, Any], *, remedy: str) -> None:
-    """Compares facts over the ranks.
+    """Compares facts over the ranks. All ranks call it.
 
     Args:
       group: the ranks.
-      facts: by name.
+      facts: values by name.
       remedy: the last sentence of the message.
 
     Raises:
-      InputError: on every rank, when they differ anywhere; the message names the rank, its host and the facts.
+      InputError: on every rank, when a fact differs on any; the message names rank, host and values.
     """
-    everywhere = group.gather((socket.gethostname(), dict(facts)))
-    host, expected = everywhere[0]
+    gathered = group.gather((socket.gethostname(), dict(facts)))
+    host, expected = gathered[0]
     problems = []
-    for rank, (other_host, found) in enumerate(everywhere):
+    for rank, (other_host, found) in enumerate(gathered):
         different = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
         problems += [
             f"rank {rank} ({other_host}) has {name}={found.get(name)}, rank 0 ({host}) {expected.get(name)}"
@@ -56,21 +56,25 @@ def require(group: Group, facts: Mapping[str, Any], *, remedy: str) -> None:
 
 
 def require_same_params(group: Group, params: tree.Tree) -> None:
-    """Compares the bits of the parameters over the ranks, by checksums; any tree of float32 tensors will do.
+    """Compares the bits of the parameters over the ranks, by checksums. All ranks call it.
+
+    Args:
+      group: the ranks.
+      params: any tree of float32 tensors.
 
     Raises:
-      RuntimeError: on every rank, when they differ.
+      RuntimeError: on every rank, when a checksum differs.
     """
     if group.size == 1:
         return
     leaves = tree.flatten_with_paths(params)
-    sums = torch.stack([leaf.view(torch.int32).sum() for leaf in leaves.values()]).tolist()
-    everywhere = group.gather(sums)
-    for rank, others in enumerate(everywhere):
-        for path, ours, theirs in zip(leaves, everywhere[0], others, strict=True):
-            if ours != theirs:
+    checksums = torch.stack([leaf.view(torch.int32).sum() for leaf in leaves.values()]).tolist()
+    gathered = group.gather(checksums)
+    for rank, found in enumerate(gathered):
+        for path, expected, checksum in zip(leaves, gathered[0], found, strict=True):
+            if checksum != expected:
                 raise RuntimeError(
                     f"rank {rank} no longer holds the parameters of rank 0 ({path} differs, perhaps others), although "
-                    "both took the same steps: a memory error, or processors that round sums differently. Go on from "
+                    "both took the same steps: a memory error, or processors that round differently. Go on from "
                     "the last checkpoint with --checkpointing.load_auto_checkpoint, on machines of one kind."
                 )

@@ -1,22 +1,18 @@
-"""Where the machines of a job meet: torch's elastic rendezvous, opened with care for addresses and ports.
+"""The rendezvous of a job's machines: they agree on who takes part, and exchange values.
 
-On one machine the meeting place is a store in the agent. Several machines meet in a store that the machine named by
-``--rdzv_endpoint`` keeps (c10d), or on an etcd server, which outlives each of them (etcd-v2).
+On one machine the rendezvous runs on a store in the agent. Several machines use a store on the machine that
+``--rdzv_endpoint`` names (c10d), or an etcd server, which outlives each machine (etcd-v2). The protocol is torch's
+``DynamicRendezvousHandler``, so that machines may leave and join. torch's registry of rendezvous handlers was decided
+against: it would choose the addresses and open the servers itself (``rendezvous_stores`` says why not).
 """
 
-import http.client
-import importlib
 import json
 import os
-import socket
-import struct
-import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from typing import Any, NamedTuple
 
 from torch.distributed import Store, TCPStore
@@ -30,39 +26,43 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
 
 from ds2f.config import Config
 from ds2f.errors import InputError
-from ds2f.runner.distributed.heartbeat import run_with_timeout
+from ds2f.runner.distributed.addresses import own_address, parse_endpoint
+from ds2f.runner.distributed.rendezvous_stores import connection_errors, open_etcd, open_tcp_store
 
-LAST_CALL = 10.0  # seconds that machines wait for more once the fewest are there
-PATIENCE = 12.0  # seconds that a silent meeting place is forgiven: below the 15 after which a machine counts as gone
-ANSWER = 5.0  # seconds within which a server answers
+LAST_CALL = 10.0  # seconds that a rendezvous waits for more machines once the minimum has joined
+MAX_SILENCE = 12.0  # seconds that the server may be silent: below the 15 after which torch drops a silent machine
 
 
 class NodeRank(NamedTuple):
-    """What one meeting agreed on."""
+    """The result of a rendezvous for one machine."""
 
     group_rank: int  # this machine's number
-    group_size: int  # how many machines there are
+    group_size: int  # number of machines
 
 
 class Rendezvous:
-    """The meeting place of a job's machines, as one of them sees it."""
+    """A job's rendezvous, as one of its machines takes part."""
 
     def __init__(self, cfg: Config) -> None:
-        """Opens the meeting place, or waits until the machine that keeps it does.
+        """Opens the server, or waits for the machine that hosts it.
+
+        Args:
+          cfg: ``nnodes`` and ``rdzv_*`` are read.
 
         Raises:
-          InputError: when it cannot be reached, or is no meeting place; the message says where and what to do.
+          InputError: when the server cannot be reached, or is another service; the message says what to do.
         """
         fewest, most = cfg.node_range
         self.job = cfg.rdzv_id or uuid.uuid4().hex
         self._timeout, self._fewest, self._endpoint = cfg.rdzv_timeout, fewest, cfg.rdzv_endpoint
         self._silent_since: float | None = None
-        self._visited: TCPStore | None = None  # where all jobs meet that have the same endpoint
-        # Otherwise torch shares the first store with all later meetings, but tells its address at the first one only: a
-        # machine that comes back would wait for it without end, and one that stays might use a store that is gone.
+        self._endpoint_store: TCPStore | None = None  # shared by all jobs of the same endpoint
+        # Otherwise torch reuses its first store in every later rendezvous, and publishes the store's address in the
+        # first only. A machine that joins later would wait for the address without end, and a machine that stays might
+        # use a store that is gone.
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         store, backend = self._open(cfg)
-        self._store = store  # after a meeting: the part of it that those have who met
+        self._store = store  # after a rendezvous: the namespace of the machines that joined
         self._handler = DynamicRendezvousHandler.from_backend(
             run_id=self.job,
             store=store,
@@ -76,28 +76,28 @@ class Rendezvous:
     def _open(self, cfg: Config) -> tuple[Store, RendezvousBackend]:
         if not cfg.rdzv_endpoint:
             self.address = "127.0.0.1"
-            here = TCPStore(self.address, 0, is_master=True, wait_for_workers=False)
-            return here, C10dRendezvousBackend(here, self.job)
-        host, port = _parse(cfg.rdzv_endpoint)
-        self.address = _own_address(host, port, alone=cfg.node_range == (1, 1))
+            local = TCPStore(self.address, 0, is_master=True, wait_for_workers=False)
+            return local, C10dRendezvousBackend(local, self.job)
+        host, port = parse_endpoint(cfg.rdzv_endpoint)
+        self.address = own_address(host, port, alone=cfg.node_range == (1, 1))
         if cfg.rdzv_backend == "etcd-v2":
-            return _open_etcd(host, port, self.job)
-        store = _open_tcp(host, port, patience=cfg.rdzv_timeout)
-        store.set(f"visitor/{store.add('visitors', 1)}", self.job)  # for the message should nobody come for this job
-        self._visited = store
+            return open_etcd(host, port, self.job)
+        store = open_tcp_store(host, port, timeout=cfg.rdzv_timeout)
+        store.set(f"job/{store.add('jobs', 1)}", self.job)  # for the message if too few machines join
+        self._endpoint_store = store
         return store, C10dRendezvousBackend(store, self.job)
 
     def join(self) -> NodeRank:
-        """Waits until enough machines have come, and returns how many and which of them this is.
+        """Waits until enough machines have joined; returns this machine's number and the number of machines.
 
         Raises:
-          InputError: when too few come in time, the job has ended, or the meeting place is lost.
+          InputError: when too few machines join in time, the job has ended, or the server is lost.
         """
         try:
-            with self._translated():
+            with self._translating_errors():
                 info = self._handler.next_rendezvous()
         except rendezvous.RendezvousTimeoutError as error:
-            raise InputError(self._nobody_comes()) from error
+            raise InputError(self._explain_timeout()) from error
         except (rendezvous.RendezvousClosedError, rendezvous.RendezvousGracefulExitError) as error:
             raise InputError(
                 f"the job --rdzv_id={self.job} at {self._endpoint} has ended: another of its machines finished or gave "
@@ -107,43 +107,36 @@ class Rendezvous:
         return NodeRank(info.rank, info.world_size)
 
     def publish(self, topic: str, node: NodeRank, value: Any) -> None:
-        """Tells the machines that have met something.
+        """Sets this machine's value of a topic, for the machines of this rendezvous.
 
         Raises:
-          InputError: when the meeting place is lost.
+          InputError: when the server is lost.
         """
-        with self._translated():
+        with self._translating_errors():
             self._store.set(f"{topic}/{node.group_rank}", json.dumps(value))
 
     def collect(self, topic: str, node: NodeRank) -> list[Any] | None:
-        """What all machines said on a topic, by machine; None while somebody's word is missing.
+        """The values of a topic by group rank; None while a machine has not set its value.
 
         Raises:
-          InputError: when the meeting place is lost.
+          InputError: when the server is lost.
         """
-        keys = [f"{topic}/{machine}" for machine in range(node.group_size)]
-        with self._translated():
+        keys = [f"{topic}/{group_rank}" for group_rank in range(node.group_size)]
+        with self._translating_errors():
             return [json.loads(self._store.get(key)) for key in keys] if self._store.check(keys) else None
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except _lost_connection() as error:
-            raise InputError(self._lost()) from error
-
     def others_wait(self) -> bool:
-        """Whether a machine waits for all to meet again: it is new, or its ranks have failed.
+        """Whether a machine waits for a new rendezvous, because it is new or its ranks have failed.
 
         Raises:
-          InputError: when the meeting place has been silent for ``PATIENCE``.
+          InputError: when the server has been silent for ``MAX_SILENCE``.
         """
         try:
             waiting = self._handler.num_nodes_waiting() > 0
         except rendezvous.RendezvousConnectionError as error:
             self._silent_since = self._silent_since or time.monotonic()
-            if time.monotonic() - self._silent_since > PATIENCE:
-                raise InputError(self._lost()) from error
+            if time.monotonic() - self._silent_since > MAX_SILENCE:
+                raise InputError(self._explain_lost_server()) from error
             return False
         self._silent_since = None
         return waiting
@@ -152,164 +145,31 @@ class Rendezvous:
         """Ends the job for all machines."""
         self._handler.shutdown()
 
-    def _nobody_comes(self) -> str:
+    @contextmanager
+    def _translating_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except connection_errors() as error:
+            raise InputError(self._explain_lost_server()) from error
+
+    def _explain_timeout(self) -> str:
         message = (
-            f"fewer than {self._fewest} machines came to {self._endpoint} for --rdzv_id={self.job} within "
-            f"{self._timeout:g} s. Start the same command on the others, or allow more time with --rdzv_timeout; their "
-            "clocks must agree to a few seconds."
+            f"fewer than {self._fewest} machines joined the rendezvous at {self._endpoint} for --rdzv_id={self.job} "
+            f"within {self._timeout:g} s. Start the same command on the other machines, or allow more time with "
+            "--rdzv_timeout; the machines' clocks must agree to a few seconds."
         )
         others = self._other_jobs()
         return message + (f" Machines came there for another --rdzv_id: {', '.join(others)}." if others else "")
 
     def _other_jobs(self) -> list[str]:
-        if self._visited is None:
+        if self._endpoint_store is None:
             return []
-        visits = range(1, self._visited.add("visitors", 0) + 1)
-        return sorted({self._visited.get(f"visitor/{visit}").decode() for visit in visits} - {self.job})
+        numbers = range(1, self._endpoint_store.add("jobs", 0) + 1)
+        return sorted({self._endpoint_store.get(f"job/{number}").decode() for number in numbers} - {self.job})
 
-    def _lost(self) -> str:
+    def _explain_lost_server(self) -> str:
         return (
-            f"the meeting place {self._endpoint or 'of this machine'} does not answer any more: its server or machine "
-            "has ended or cannot be reached from here. Start again; training goes on from the newest checkpoint with "
+            f"the rendezvous at {self._endpoint or 'this machine'} does not answer any more: its server or machine has "
+            "ended or cannot be reached from here. Start again; training goes on from the newest checkpoint with "
             "--checkpointing.load_auto_checkpoint."
         )
-
-
-def interface(address: str) -> str | None:
-    """The name of the network interface that has an IPv4 address, or None where that cannot be told."""
-    if sys.platform != "linux":
-        return None
-    import fcntl
-
-    get_address = 0x8915  # SIOCGIFADDR of linux/sockios.h
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            try:
-                answer = fcntl.ioctl(probe, get_address, struct.pack("256s", name.encode()))
-            except OSError:  # an interface without an IPv4 address
-                continue
-            if socket.inet_ntoa(answer[20:24]) == address:
-                return name
-    return None
-
-
-def _parse(endpoint: str) -> tuple[str, int]:
-    host, _, port = endpoint.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise InputError(f"--rdzv_endpoint={endpoint}: not HOST:PORT, as in 10.0.0.1:29500")
-    return host.strip("[]"), int(port)
-
-
-def _own_address(host: str, port: int, *, alone: bool) -> str:
-    """The address of this machine on the network through which it reaches ``host``: where others reach it, too.
-
-    The machine's own name will not do: it often stands for a loopback address, or for another network.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-        address = _source_address(found[0])
-    except OSError as error:
-        raise InputError(f"--rdzv_endpoint={host}:{port} cannot be reached from this machine: {error}") from error
-    if not alone and address.startswith("127."):  # the endpoint is this machine; the others do not know it as that
-        try:
-            return _source_address((socket.AF_INET, 0, 0, "", ("203.0.113.1", port)))  # beyond the default gateway
-        except OSError:  # without one, all agents are on this machine
-            return address
-    return address
-
-
-def _source_address(target: tuple[Any, ...]) -> str:
-    with socket.socket(target[0], socket.SOCK_DGRAM) as probe:
-        probe.connect(target[4])  # of a datagram socket: chooses the route and sends nothing
-        return str(probe.getsockname()[0])
-
-
-def _open_tcp(host: str, port: int, *, patience: float) -> TCPStore:
-    """Keeps the store if ``host`` is this machine and nobody does yet; otherwise connects, as soon as it is there."""
-    taken = ""
-    if _is_this_machine(host):
-        try:
-            return TCPStore(host, port, is_master=True, wait_for_workers=False, multi_tenant=True)
-        except RuntimeError as error:  # perhaps by another agent of this job
-            taken = f" ({str(error).splitlines()[0]})"
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=ANSWER).close()
-            break
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise InputError(
-                    f"--rdzv_endpoint={host}:{port} does not answer within {patience:g} s ({error}). The same command "
-                    f"must run on {host}, which keeps the meeting place, and no firewall may close the port."
-                ) from error
-            time.sleep(0.5)
-    try:
-        store = run_with_timeout(
-            ANSWER + 1, partial(TCPStore, host, port, timeout=timedelta(seconds=ANSWER), wait_for_workers=False)
-        )
-        store.set_timeout(timedelta(seconds=60))
-        return store
-    except (RuntimeError, TimeoutError) as error:
-        raise InputError(
-            f"--rdzv_endpoint={host}:{port} is taken: something answers there that is no meeting place of this "
-            f"program{taken}. Choose a free port."
-        ) from error
-
-
-def _is_this_machine(host: str) -> bool:
-    for family, kind, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
-        with socket.socket(family, kind) as probe:
-            try:
-                probe.bind(address)
-            except OSError:
-                continue
-            return True
-    return False
-
-
-def _open_etcd(host: str, port: int, job: str) -> tuple[Store, RendezvousBackend]:
-    """Connects to an etcd server after a look at whether it is one and speaks the old API that torch uses."""
-    try:
-        etcd = importlib.import_module("etcd")
-    except ModuleNotFoundError as error:
-        raise InputError("--rdzv_backend=etcd-v2 needs python-etcd: pip install 'ds2f[etcd]', or use c10d") from error
-    from torch.distributed.elastic.rendezvous.etcd_rendezvous_backend import EtcdRendezvousBackend
-    from torch.distributed.elastic.rendezvous.etcd_store import EtcdStore
-
-    _require_etcd(host, port)
-    # Without reconnecting, which would turn to the addresses that the server advertises: localhost, by default.
-    client = etcd.Client(host, port, read_timeout=int(ANSWER), allow_reconnect=False)
-    backend = EtcdRendezvousBackend(client, job, key_prefix="/torch/elastic/rendezvous")
-    folder = f"/torch/elastic/store/{job}"
-    if backend.get_state() is None:
-        # What an earlier job of this name told its machines outlives its state, and would pass for this job's.
-        with suppress(etcd.EtcdKeyNotFound):
-            client.delete(folder, recursive=True, dir=True)
-    return EtcdStore(client, folder), backend
-
-
-def _require_etcd(host: str, port: int) -> None:
-    connection = http.client.HTTPConnection(host, port, timeout=ANSWER)
-    try:
-        connection.request("GET", "/version")
-        version = json.loads(connection.getresponse().read())["etcdserver"]
-        connection.request("GET", "/v2/keys/")
-        old_api = connection.getresponse().status == http.HTTPStatus.OK
-    except OSError as error:
-        raise InputError(f"--rdzv_endpoint={host}:{port}: no etcd server answers there ({error})") from error
-    except (http.client.HTTPException, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"--rdzv_endpoint={host}:{port}: what answers there is no etcd server") from error
-    finally:
-        connection.close()
-    if not old_api:
-        raise InputError(
-            f"--rdzv_endpoint={host}:{port}: etcd {version} runs there without the v2 API, which torch uses; start it "
-            "with --enable-v2 (etcd 3.4 and 3.5 have that option)"
-        )
-
-
-def _lost_connection() -> tuple[type[Exception], ...]:
-    """What stores raise when their server is gone."""
-    etcd = sys.modules.get("etcd")
-    return (RuntimeError, LookupError, rendezvous.RendezvousConnectionError, *((etcd.EtcdException,) if etcd else ()))

@@ -1,4 +1,4 @@
-"""What the terminal and the scheduler ask of a run, which stops in order: a checkpoint, then a status of its own."""
+"""Requests to stop, from the terminal or a scheduler: the run writes a checkpoint and exits with a status for each."""
 
 import os
 import signal
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Ctrl-C; what schedulers send before they take a machine away; a terminal that closes.
+# Ctrl-C; SIGTERM and SIGUSR1 of schedulers before they take a machine away; SIGHUP of a terminal that closes.
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-STATUSES = frozenset(128 + number for number in REQUESTS)  # with which a run ends that stopped on request
+STATUSES = frozenset(128 + number for number in REQUESTS)  # exit statuses of a run that stopped on request
 
 
 class Stopped(Exception):  # noqa: N818  # no error
-    """The run was asked to stop, and did so with all kept; the message says how to go on."""
+    """The run stopped on request, with its checkpoint written; the message says how to go on."""
 
     def __init__(self, message: str, status: int) -> None:
         """Takes the message and the exit status: 128 + the signal's number, as shells count."""
@@ -22,23 +22,23 @@ class Stopped(Exception):  # noqa: N818  # no error
 
 @contextmanager
 def stop_on_request() -> Iterator[list[int]]:
-    """Collects requests to stop in a list, which becomes true; a second Ctrl-C interrupts at once."""
-    asked: list[int] = []
+    """Appends requests to stop to a list, which is then true; a second Ctrl-C interrupts at once."""
+    requests: list[int] = []
 
     def handler(number: int, _: FrameType | None) -> None:
-        if not asked:
-            asked.append(number)
-        # A scheduler's signal to all processes comes twice: an agent passes on what it gets, ours as Ctrl-C. Ours also
-        # ends the ranks itself when it is asked again.
+        if not requests:
+            requests.append(number)
+        # A scheduler's signal to all processes arrives twice under an agent, which passes its own on: this project's
+        # agent as Ctrl-C. At a second request, this project's agent kills the ranks itself.
         elif number == signal.SIGINT and "DS2F_AGENT" not in os.environ:
-            raise KeyboardInterrupt("stopped at once: what was done since the last checkpoint is lost")
+            raise KeyboardInterrupt("stopped at once: the steps since the last checkpoint are lost")
 
     before = {number: signal.getsignal(number) for number in REQUESTS}
     for number, old in before.items():
         if number == signal.SIGINT or old is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, handler)
     try:
-        yield asked
+        yield requests
     finally:
         for number, old in before.items():
             signal.signal(number, old)

@@ -1,4 +1,4 @@
-"""What a rank does beside training: it learns its place from its agent, dies with it, and tells it what went wrong."""
+"""A rank's side of its agent: reads its number in the job, dies with the agent, and reports errors to the agent."""
 
 import json
 import os
@@ -15,25 +15,25 @@ from ds2f.runner.distributed.job_store import PeerLost
 from ds2f.runner.distributed.signals import REQUESTS
 
 PEER_LOST = 75  # exit status: another rank failed (EX_TEMPFAIL of sysexits.h)
-GIVE_UP = 78  # exit status: this would fail again (EX_CONFIG)
+GIVE_UP = 78  # exit status: a restart would fail again (EX_CONFIG)
 
-GRACE = 3.0  # seconds in which an agent ends the peers of a rank that died
+GRACE = 3.0  # seconds that an agent has to kill the other ranks after a rank died
 
 
 class Job(NamedTuple):
-    """What a rank knows of its job besides the group."""
+    """A rank's job and its number on its machine."""
 
-    id: str  # the same for all starts of all ranks; empty for a process on its own
-    restarts: int  # how often the ranks were started again after a failure
+    id: str  # the same on all ranks and in all restarts; empty for a single process
+    restarts: int  # restarts after failures so far
     local_rank: int
-    local_ranks: int  # on this machine
+    local_ranks: int  # ranks on this machine
 
 
 def job() -> Job:
-    """Reads the environment that an agent gives its ranks; a process on its own is the only rank of a nameless job.
+    """Reads the environment that an agent gives its ranks. A single process is the only rank of a job without a name.
 
     Raises:
-      InputError: when a variable that should be a number is none.
+      InputError: when a variable is not a number.
     """
     name = os.environ.get("TORCHELASTIC_RUN_ID", "")
     return Job(
@@ -54,21 +54,25 @@ def _number(variable: str, default: int) -> int:
 
 
 def is_worker(*, starts_ranks: bool = True) -> bool:
-    """Whether an agent, ours or torchrun, or a cluster's launcher has started this process as a rank.
+    """Whether this process was started as a rank, by an agent, torchrun or a cluster's launcher.
 
     Args:
-      starts_ranks: whether it is to start ranks unless it is one. To such a process RANK without LOCAL_RANK is the
-        number of its machine, as Kubernetes sets it; to any other it is its own.
+      starts_ranks: whether this process starts ranks when it is none itself. RANK without LOCAL_RANK is then the
+        number of its machine, as Kubernetes sets it; otherwise RANK is its own number.
     """
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE") if starts_ranks else ("RANK",)
     return all(name in os.environ for name in names)
 
 
 def work(run: Callable[[], int]) -> int:
-    """Runs a rank, which dies with its agent, and returns its exit status.
+    """Runs a rank and returns its exit status. The rank dies with its agent.
 
-    What ends it goes to the agent, which says it once for all ranks: an ``InputError``, after which nothing is started
-    again, and a ``PeerLost``, unless the agent knows better and ends this process.
+    Errors are reported to the agent, which prints them once for all ranks. After an ``InputError`` it starts nothing
+    again. After a ``PeerLost`` this process waits ``GRACE`` seconds: if the agent has seen the lost rank die, it kills
+    this process and prints its own message.
+
+    Args:
+      run: the rank's work; returns an exit status.
     """
     agent = os.environ.get("DS2F_AGENT")
     die_with_parent(int(agent) if agent else None)
@@ -86,13 +90,13 @@ def work(run: Callable[[], int]) -> int:
         time.sleep(GRACE)
         _report(str(error))
         sys.stdout.flush()
-        os._exit(PEER_LOST)  # the usual way out may wait for the lost rank
+        os._exit(PEER_LOST)  # a normal exit may wait for the lost rank
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
 
 def _report(message: str) -> None:
-    """Leaves ``message`` where the agent looks for it, in torchrun's form, or prints it where no agent does."""
+    """Writes ``message`` to the agent's error file, in torchrun's format, or prints it where there is no agent."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
         Path(file).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")

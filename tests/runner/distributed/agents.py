@@ -1,4 +1,4 @@
-"""Starts agents as a user would, with toy ranks or a training, and watches the processes."""
+"""Starts agents as a user does, with toy ranks or a training, and watches the processes."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from commands import ROOT, commands, variables
 
 LIMIT = 90.0  # seconds that one agent may take
 
-# Ranks that sum a number step after step, and do at each step what MISCHIEF says.
+# Ranks that all-reduce a number step after step, and execute MISCHIEF at each step.
 TOY = """
 import ast, os, signal, sys, time
 
@@ -23,21 +23,21 @@ from ds2f.errors import InputError
 from ds2f.runner.distributed import agent, worker
 from ds2f.runner.distributed.collectives import open_group
 
-def tell(text):
+def report(text):
     os.write(1, f"{text}\\n".encode())  # in one piece
 
 def train():
     job = worker.job()
     timeout = float(os.environ.get("TIMEOUT", "30"))
     group = open_group("gloo", device=torch.device("cpu"), timeout=timeout, rdzv_timeout=30)
-    tell(f"rank {group.rank} of {group.size} is process {os.getpid()} after {job.restarts} restarts")
+    report(f"rank {group.rank} of {group.size} is process {os.getpid()} after {job.restarts} restarts")
     mischief = compile(os.environ.get("MISCHIEF", ""), "mischief", "exec")
     for step in range(int(os.environ["STEPS"])):
         group.beat(step)
         exec(mischief)
         group.sum([1.0])
         time.sleep(0.02)
-    tell(f"rank {group.rank} of {group.size} is done")
+    report(f"rank {group.rank} of {group.size} is done")
     group.close()
     return 0
 
@@ -61,23 +61,23 @@ def toy(folder):
 
 
 class Agent:
-    """An agent and what it and its ranks say."""
+    """An agent, and the output of the agent and its ranks."""
 
     def __init__(self, command, folder, *, name="agent", prefix=(), network=None, **environment):
-        """Starts ``command``, found again by the words of its command line, with some environment variables more.
+        """Starts ``command``, found again by the words of its command line.
 
         Args:
           command: a program and its arguments: a module, as ``launch.train``, or a script's path.
-          folder: of what it says.
-          name: of what it says there.
+          folder: for the file of the output.
+          name: of that file.
           prefix: a command that runs it, in a new interpreter.
           network: the namespace that it runs in.
           **environment: its variables beside this process's; None removes one.
         """
-        self._output = folder / f"{name}.txt"
-        # The store's variable is one that agents set for themselves, those in this process too.
+        self._file = folder / f"{name}.txt"
+        # Agents set the store's variable for themselves, agents in this process too.
         environment = {"TMPDIR": str(folder), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": None} | environment
-        with self._output.open("wb") as output:
+        with self._file.open("wb") as output:
             if prefix:
                 self.process = _spawn(prefix, command, output, environment)
             else:
@@ -91,8 +91,8 @@ class Agent:
         return cls([toy(folder), settings], folder, name=name, network=network, STEPS=str(steps), **(variables or {}))
 
     @property
-    def said(self):
-        return self._output.read_text()
+    def output(self):
+        return self._file.read_text()
 
     @property
     def ranks(self):
@@ -101,11 +101,11 @@ class Agent:
         return alive(map(int, children))
 
     def until(self, text, *, times=1, limit=60.0):
-        """Waits until ``text`` has been said."""
+        """Waits until the output has ``text``."""
         deadline = time.monotonic() + limit
-        while self.said.count(text) < times:
-            assert self.process.poll() is None, f"ended without saying {text!r}:\n{self.said}"
-            assert time.monotonic() < deadline, f"did not say {text!r}:\n{self.said}"
+        while self.output.count(text) < times:
+            assert self.process.poll() is None, f"ended without printing {text!r}:\n{self.output}"
+            assert time.monotonic() < deadline, f"did not print {text!r}:\n{self.output}"
             time.sleep(0.05)
 
     def signal(self, number):
@@ -116,7 +116,7 @@ class Agent:
         try:
             return self.process.wait(limit)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still runs after {limit} s:\n{self.said}") from None
+            raise AssertionError(f"still runs after {limit} s:\n{self.output}") from None
 
 
 def _spawn(prefix, command, output, environment):
@@ -132,7 +132,7 @@ def _spawn(prefix, command, output, environment):
     )
 
 
-def train(data_path, run_dir, *, ranks, epochs=4, name="said", prefix=(), network=None, **flags):
+def train(data_path, run_dir, *, ranks, epochs=4, name="first", prefix=(), network=None, **flags):
     """A training of the corpus of tones; ``prefix`` is a command that runs it, ``network`` where it runs."""
     settings = {
         "data_path": data_path,
@@ -170,7 +170,7 @@ def steps_done(run_dir):
 
 
 def alive(pids):
-    """Which of some processes live."""
+    """The processes among ``pids`` that live."""
     return [pid for pid in pids if state(pid) not in ("", "Z", "X")]
 
 
@@ -193,7 +193,7 @@ def mentioning(word):
 
 
 def sweep(word):
-    """Kills what a failed test has left behind."""
+    """Kills the processes that a failed test has left behind."""
     for pid in mentioning(word):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

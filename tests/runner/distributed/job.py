@@ -32,7 +32,7 @@ def free_port():
 
 
 def environment(rank, ranks, port, **more):
-    """What an agent sets for a worker."""
+    """The environment variables that an agent sets for a rank."""
     return {
         "RANK": str(rank),
         "WORLD_SIZE": str(ranks),
@@ -50,7 +50,7 @@ def start(target, *arguments):
 
 
 def run(case, *, ranks, folder, arguments=(), spec="gloo", timeout=20.0, port=None, prepare=None, **variables):
-    """Calls ``case(group, *arguments)`` on every rank and returns what each returned, or the ``PeerLost`` it raised.
+    """Calls ``case(group, *arguments)`` on every rank; returns each result, or the ``PeerLost`` that a rank raised.
 
     Args:
       case: a function of a test module.
@@ -61,7 +61,7 @@ def run(case, *, ranks, folder, arguments=(), spec="gloo", timeout=20.0, port=No
       timeout: seconds.
       port: of the store; None takes a free one.
       prepare: called without arguments before the group opens.
-      variables: set in the environment, beside what an agent sets.
+      variables: set in the environment, beside the agent's variables.
 
     Returns:
       A list by rank; None for a rank that was killed, stopped or did not end in time.
@@ -88,7 +88,7 @@ def run(case, *, ranks, folder, arguments=(), spec="gloo", timeout=20.0, port=No
 def _work(case, arguments, variables, result, spec, timeout, prepare):
     os.environ.update(variables)
     torch.set_num_threads(1)
-    heartbeat.INTERVAL, heartbeat.SILENCE, job_store.ANSWER_TIMEOUT = 0.15, 1.0, 2.0  # tests are impatient
+    heartbeat.INTERVAL, heartbeat.SILENCE, job_store.ANSWER_TIMEOUT = 0.15, 1.0, 2.0  # shorter than in a job
     if prepare is not None:
         prepare()
     try:

@@ -1,4 +1,4 @@
-"""Agents with real ranks on one machine: what they start, what they do when a rank dies, and what they say."""
+"""Agents with real ranks on one machine: what they start, their reaction when a rank dies, and their messages."""
 
 import ast
 import contextlib
@@ -22,28 +22,28 @@ from waiting import wait_for
 from ds2f import checkpoint, tree
 from ds2f.config import Config
 from ds2f.errors import InputError
-from ds2f.runner.distributed import agent, rendezvous
+from ds2f.runner.distributed import addresses, agent, rank_processes
 from ds2f.runner.distributed.rendezvous import Rendezvous
 
-TELL_ENVIRONMENT = """
+PRINT_ENVIRONMENT = """
 names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE",
          "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_RUN_ID",
          "TORCHELASTIC_USE_AGENT_STORE", "OMP_NUM_THREADS"]
 if step == 0:
-    tell({name: os.environ[name] for name in names})
+    report({name: os.environ[name] for name in names})
 """
 LOAD = """
 if step == 0:
     loader = torch.utils.data.DataLoader(range(10**9), num_workers=1, batch_size=1)
     iterator = iter(loader)
     next(iterator)
-    tell(f"rank {group.rank} loads in {iterator._workers[0].pid}")
+    report(f"rank {group.rank} loads in {iterator._workers[0].pid}")
 """
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # a meeting sets it for the life of its process
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # a rendezvous sets it for the life of its process
     yield
     try:
         assert wait_for(lambda: mentioning(tmp_path) == [], limit=3), "processes are left over"
@@ -51,22 +51,22 @@ def _nothing_is_left(tmp_path, monkeypatch):
         sweep(tmp_path)
 
 
-def told(said):
+def environments(output):
     return sorted(
-        (ast.literal_eval(line) for line in said.splitlines() if line.startswith("{")), key=lambda d: d["RANK"]
+        (ast.literal_eval(line) for line in output.splitlines() if line.startswith("{")), key=lambda d: d["RANK"]
     )
 
 
-def pids(said):
+def pids(output):
     """The process of each rank, by the number of restarts before its start."""
     found = {}
-    for rank, pid, restarts in re.findall(r"rank (\d+) of \d+ is process (\d+) after (\d+) restarts", said):
+    for rank, pid, restarts in re.findall(r"rank (\d+) of \d+ is process (\d+) after (\d+) restarts", output):
         found.setdefault(int(restarts), {})[int(rank)] = int(pid)
     return found
 
 
 def test_ranks_get_the_environment_that_torchrun_gives_and_run_under_torchrun_too(tmp_path):
-    variables = {"MISCHIEF": TELL_ENVIRONMENT}
+    variables = {"MISCHIEF": PRINT_ENVIRONMENT}
     ours = Agent.of_toys(
         tmp_path,
         steps=1,
@@ -78,14 +78,14 @@ def test_ranks_get_the_environment_that_torchrun_gives_and_run_under_torchrun_to
     torchrun = ["torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d"]
     torchrun += ["--rdzv_endpoint=localhost:0", "--rdzv_id=job", "--max_restarts=3"]
     theirs = Agent([*torchrun, toy(tmp_path), "{}"], tmp_path, name="torchrun", STEPS="1", **variables)
-    assert (ours.end(), theirs.end()) == (0, 0), ours.said + theirs.said
-    assert told(ours.said) == told(theirs.said)
-    assert len(told(ours.said)) == 2
+    assert (ours.end(), theirs.end()) == (0, 0), ours.output + theirs.output
+    assert environments(ours.output) == environments(theirs.output)
+    assert len(environments(ours.output)) == 2
 
 
 @pytest.mark.parametrize(("users", "threads"), [(None, "8"), ("5", "5")])
 def test_ranks_share_the_cores_unless_the_user_says_otherwise(monkeypatch, capfd, users, threads):
-    monkeypatch.setattr(agent, "cpu_count", lambda: 24)
+    monkeypatch.setattr(rank_processes, "cpu_count", lambda: 24)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if users:
         monkeypatch.setenv("OMP_NUM_THREADS", users)
@@ -98,34 +98,34 @@ def test_a_killed_rank_starts_all_again_until_no_restarts_are_left(tmp_path):
     variables = {"MISCHIEF": f"{LOAD}\nif group.rank == 1 and step == 5: os.kill(os.getpid(), signal.SIGKILL)"}
     agent = Agent.of_toys(tmp_path, steps=10**6, nproc_per_node=2, max_restarts=1, variables=variables)
     assert agent.end() == 1
-    first, second = pids(agent.said)[0], pids(agent.said)[1]
-    lines = [line for line in agent.said.splitlines() if line.startswith("toy: ")]
+    first, second = pids(agent.output)[0], pids(agent.output)[1]
+    lines = [line for line in agent.output.splitlines() if line.startswith("toy: ")]
     assert lines == [
         f"toy: rank 1 of 2 (process {first[1]}) was killed by SIGKILL; starting all ranks again from the newest "
         "checkpoint, 0 restarts left",
         f"toy: rank 1 of 2 (process {second[1]}) was killed by SIGKILL. No restarts are left of --max_restarts=1.",
     ]
-    assert "Traceback" not in agent.said
-    loaders = list(map(int, re.findall(r"loads in (\d+)", agent.said)))
+    assert "Traceback" not in agent.output
+    loaders = list(map(int, re.findall(r"loads in (\d+)", agent.output)))
     assert len(loaders) == 4
     assert alive([*first.values(), *second.values(), *loaders]) == []
 
 
-def test_a_mistake_of_the_user_is_said_once_and_nothing_is_started_again(tmp_path):
+def test_a_mistake_of_the_user_is_printed_once_and_nothing_is_started_again(tmp_path):
     variables = {"MISCHIEF": "raise InputError('no such manifest: x.csv; give another.')"}
     agent = Agent.of_toys(tmp_path, nproc_per_node=2, variables=variables)
     assert agent.end() == 1
-    assert [line for line in agent.said.splitlines() if not line.startswith("rank ")] == [
+    assert [line for line in agent.output.splitlines() if not line.startswith("rank ")] == [
         "toy: no such manifest: x.csv; give another."
     ]
 
 
-def test_a_request_to_stop_while_ranks_start_ends_them_without_a_word_of_python(tmp_path):
+def test_a_request_to_stop_while_ranks_start_ends_them_without_a_traceback(tmp_path):
     agent = Agent.of_toys(tmp_path, nproc_per_node=2, steps=10**6)
     assert wait_for(lambda: len(agent.ranks) == 2)
     agent.signal(signal.SIGINT)
     assert agent.end(20) == 130
-    assert agent.said.splitlines() == [
+    assert agent.output.splitlines() == [
         "toy: stopping: the ranks finish their step and write a checkpoint; a second time ends them at once"
     ]
 
@@ -134,18 +134,18 @@ def test_a_request_to_stop_between_the_starts_of_two_ranks_reaches_all(capfd):
     wait = 'import signal; print("asked" if signal.sigtimedwait({signal.SIGINT}, 30) else "never asked")'
     command = ["sh", "-c", f"test $RANK != 0 || kill -INT $PPID; exec {sys.executable} -c '{wait}'"]
     assert agent.launch(Config(nproc_per_node=16), command) == 130
-    said = capfd.readouterr()
-    assert "stopping: the ranks finish their step" in said.err
-    assert said.out.replace("\n", "") == "asked" * 16  # lines of processes may run into each other
+    output = capfd.readouterr()
+    assert "stopping: the ranks finish their step" in output.err
+    assert output.out.replace("\n", "") == "asked" * 16  # lines of processes may run into each other
 
 
 def test_ranks_and_their_loaders_die_with_the_agent(tmp_path):
     agent = Agent.of_toys(tmp_path, nproc_per_node=2, steps=10**6, variables={"MISCHIEF": LOAD})
     agent.until("loads in", times=2)
     agent.signal(signal.SIGKILL)
-    ranks = list(pids(agent.said)[0].values())
+    ranks = list(pids(agent.output)[0].values())
     assert wait_for(lambda: alive(ranks) == [], limit=1)
-    loaders = list(map(int, re.findall(r"loads in (\d+)", agent.said)))
+    loaders = list(map(int, re.findall(r"loads in (\d+)", agent.output)))
     assert wait_for(lambda: alive(loaders) == [], limit=10)
 
 
@@ -165,13 +165,13 @@ def test_an_endpoint_is_a_host_and_a_port(endpoint):
         Rendezvous(several(rdzv_endpoint=endpoint))
 
 
-def test_an_unknown_host_is_said_at_once():
+def test_an_unknown_host_is_reported_at_once():
     with pytest.raises(InputError, match=r"no-such-host\.invalid:29500 cannot be reached from this machine"):
         Rendezvous(several(rdzv_endpoint="no-such-host.invalid:29500", rdzv_timeout=600.0))
 
 
-def test_a_machine_without_a_meeting_place_is_waited_for_and_then_named(monkeypatch):
-    monkeypatch.setattr(rendezvous, "_is_this_machine", lambda _: False)
+def test_a_machine_that_hosts_no_rendezvous_is_waited_for_and_then_named(monkeypatch):
+    monkeypatch.setattr(addresses, "is_this_machine", lambda _: False)
     port = free_port()
     before = time.monotonic()
     with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port} does not answer within 1 s.*firewall"):
@@ -201,26 +201,29 @@ def test_a_port_that_another_service_uses_is_named(tmp_path):
         }
         assert [agent.end(40) for agent in agents.values()] == [1, 1]
     for port, started in agents.items():
-        assert f"toy: --rdzv_endpoint={where[port]} is taken" in started.said
-        assert len(started.said.splitlines()) == 1, started.said
+        assert f"toy: --rdzv_endpoint={where[port]} is taken" in started.output
+        assert len(started.output.splitlines()) == 1, started.output
 
 
-def test_too_few_machines_are_an_error_that_names_other_jobs_at_the_same_place():
+def test_too_few_machines_are_an_error_that_names_other_jobs_at_the_same_endpoint():
     port, problems = free_port(), {}
 
-    def come(job):
+    def join(job):
         try:
             Rendezvous(several(rdzv_endpoint=f"127.0.0.1:{port}", rdzv_id=job, rdzv_timeout=3.0)).join()
         except InputError as error:
             problems[job] = str(error)
 
-    visitors = [threading.Thread(target=come, args=(job,)) for job in ("an4", "am4")]
-    for visitor in visitors:
-        visitor.start()
-    for visitor in visitors:
-        visitor.join()
+    threads = [threading.Thread(target=join, args=(job,)) for job in ("an4", "am4")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     for job, other in (("an4", "am4"), ("am4", "an4")):
-        assert f"fewer than 2 machines came to 127.0.0.1:{port} for --rdzv_id={job} within 3 s" in problems[job]
+        assert (
+            f"fewer than 2 machines joined the rendezvous at 127.0.0.1:{port} for --rdzv_id={job} within 3 s"
+            in problems[job]
+        )
         assert problems[job].endswith(f"Machines came there for another --rdzv_id: {other}.")
 
 
@@ -230,12 +233,15 @@ def test_etcd_needs_its_client_library(monkeypatch):
         Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint="127.0.0.1:2379"))
 
 
-def test_what_is_no_etcd_server_is_said():
+def test_a_service_that_is_no_etcd_server_is_reported():
     pytest.importorskip("etcd")
     port = free_port()
     with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}: no etcd server answers there"):
         Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}"))
-    with other_service(mute=False) as port, pytest.raises(InputError, match="what answers there is no etcd server"):
+    with (
+        other_service(mute=False) as port,
+        pytest.raises(InputError, match="the service that answers there is not etcd"),
+    ):
         Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}"))
 
 
@@ -264,7 +270,7 @@ def etcd_server(folder, *options):
         server.wait()
 
 
-def test_an_etcd_server_without_the_old_api_is_said_with_the_remedy(tmp_path):
+def test_an_etcd_server_without_the_v2_api_is_reported_with_the_remedy(tmp_path):
     with etcd_server(tmp_path) as port, pytest.raises(InputError, match=r"without the v2 API.*--enable-v2"):
         Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}"))
 
@@ -275,7 +281,7 @@ def test_on_etcd_a_job_that_has_ended_stays_ended_and_leaves_nothing_to_its_name
         import etcd
 
         client = etcd.Client("127.0.0.1", port)
-        client.write("/torch/elastic/store/job/old", "what a job of this name said last week")
+        client.write("/torch/elastic/store/job/old", "a value of an earlier job of this name")
         first = Rendezvous(cfg)
         with pytest.raises(etcd.EtcdKeyNotFound):
             client.read("/torch/elastic/store/job/old")
@@ -287,8 +293,8 @@ def test_on_etcd_a_job_that_has_ended_stays_ended_and_leaves_nothing_to_its_name
 def test_an_address_belongs_to_an_interface():
     if sys.platform != "linux":
         pytest.skip("looked up on Linux alone")
-    assert rendezvous.interface("127.0.0.1") == "lo"
-    assert rendezvous.interface("203.0.113.7") is None
+    assert addresses.interface("127.0.0.1") == "lo"
+    assert addresses.interface("203.0.113.7") is None
 
 
 def trained(run_dir):
@@ -298,12 +304,13 @@ def trained(run_dir):
 def test_a_training_survives_a_killed_rank_and_ends_with_the_bits_of_an_undisturbed_one(tone_corpus, tmp_path):
     undisturbed = train(tone_corpus, tmp_path / "undisturbed", ranks=2, epochs=5)
     agent = train(tone_corpus, tmp_path / "disturbed", ranks=2, epochs=5)
-    assert wait_for(lambda: steps_done(tmp_path / "disturbed") > 7, limit=60), agent.said  # in the third epoch or later
+    in_third_epoch = wait_for(lambda: steps_done(tmp_path / "disturbed") > 7, limit=60)
+    assert in_third_epoch, agent.output
     killed = agent.ranks[1]
     os.kill(killed, signal.SIGKILL)
-    assert (agent.end(), undisturbed.end()) == (0, 0), agent.said
-    assert f"rank 1 of 2 (process {killed}) was killed by SIGKILL; starting all ranks again" in agent.said
-    assert "going on from checkpoint" in agent.said
+    assert (agent.end(), undisturbed.end()) == (0, 0), agent.output
+    assert f"rank 1 of 2 (process {killed}) was killed by SIGKILL; starting all ranks again" in agent.output
+    assert "going on from checkpoint" in agent.output
     results = json.loads((tmp_path / "disturbed" / "results.json").read_text())
     assert (results["ranks"], results["epochs"], results["steps"]) == (2, 5, 15)
     expected, found = trained(tmp_path / "undisturbed"), trained(tmp_path / "disturbed")
@@ -313,11 +320,11 @@ def test_a_training_survives_a_killed_rank_and_ends_with_the_bits_of_an_undistur
 
 def test_a_training_stops_cleanly_on_request(tone_corpus, tmp_path):
     agent = train(tone_corpus, tmp_path / "run", ranks=2, epochs=1000)
-    assert wait_for(lambda: steps_done(tmp_path / "run") > 1, limit=60), agent.said
+    assert wait_for(lambda: steps_done(tmp_path / "run") > 1, limit=60), agent.output
     agent.signal(signal.SIGTERM)
     assert agent.end(30) == 143
-    assert agent.said.count("everything is kept. Go on with: ") == 1
-    assert "Traceback" not in agent.said
+    assert agent.output.count("everything is kept. Go on with: ") == 1
+    assert "Traceback" not in agent.output
     checkpoints = [int(folder.name.partition(".")[0]) for folder in (tmp_path / "run" / "checkpoints").iterdir()]
     assert max(checkpoints) == steps_done(tmp_path / "run")
 
@@ -326,26 +333,26 @@ def test_a_training_stops_cleanly_on_request(tone_corpus, tmp_path):
 def test_a_training_outlives_a_stalled_rank_then_its_restarts_and_goes_on_by_hand(tone_corpus, tmp_path):
     settings = {"ranks": 4, "epochs": 1000, "collective_timeout": 5}
     agent = train(tone_corpus, tmp_path / "run", max_restarts=1, **settings)
-    assert wait_for(lambda: steps_done(tmp_path / "run") > 5, limit=60), agent.said
+    assert wait_for(lambda: steps_done(tmp_path / "run") > 5, limit=60), agent.output
     stalled = agent.ranks[2]
     os.kill(stalled, signal.SIGSTOP)
     agent.until("starting all ranks again", limit=30)
-    (line,) = [line for line in agent.said.splitlines() if line.startswith("train: ")]
+    (line,) = [line for line in agent.output.splitlines() if line.startswith("train: ")]
     assert f"ank 2 (host {socket.gethostname()}, process {stalled})" in line
     assert line.endswith("starting all ranks again from the newest checkpoint, 0 restarts left")
     assert wait_for(lambda: alive([stalled]) == [], limit=2)
     done = steps_done(tmp_path / "run")
-    assert wait_for(lambda: steps_done(tmp_path / "run") > done + 5, limit=60), agent.said
+    assert wait_for(lambda: steps_done(tmp_path / "run") > done + 5, limit=60), agent.output
     killed = agent.ranks[0]
     os.kill(killed, signal.SIGKILL)
     assert agent.end(20) == 1
-    assert f"rank 0 of 4 (process {killed}) was killed by SIGKILL. No restarts are left" in agent.said
-    assert "Traceback" not in agent.said
+    assert f"rank 0 of 4 (process {killed}) was killed by SIGKILL. No restarts are left" in agent.output
+    assert "Traceback" not in agent.output
     assert tree.all_finite(trained(tmp_path / "run"))
     flags = {"checkpointing.load_auto_checkpoint": "true", "training.max_steps": done + 20}
     more = train(tone_corpus, tmp_path / "run", name="more", **settings, **flags)
-    assert more.end() == 0, more.said
-    assert "going on from checkpoint" in more.said
+    assert more.end() == 0, more.output
+    assert "going on from checkpoint" in more.output
 
 
 @pytest.mark.long
@@ -360,14 +367,14 @@ def test_only_rank_0_needs_to_write_the_runs_folder(tone_corpus, tmp_path):
     where = {"nnodes": 2, "rdzv_id": "job", "rdzv_endpoint": f"127.0.0.1:{free_port()}", "rdzv_timeout": 60}
     first = train(tone_corpus, run_dir, ranks=1, epochs=1, **where)
     second = train(tone_corpus, run_dir, ranks=1, epochs=1, prefix=without_privilege, name="second", **where)
-    assert (first.end(), second.end()) == (0, 0), first.said + second.said
+    assert (first.end(), second.end()) == (0, 0), first.output + second.output
     assert json.loads((run_dir / "results.json").read_text())["ranks"] == 2
 
 
 @pytest.mark.long
-def test_a_folder_that_rank_0_cannot_write_is_said_once(tone_corpus, tmp_path):
+def test_a_folder_that_rank_0_cannot_write_is_reported_once(tone_corpus, tmp_path):
     (tmp_path / "file").write_text("")
     agent = train(tone_corpus, tmp_path / "file" / "run", ranks=2)
     assert agent.end(60) == 1
-    assert agent.said.count("cannot be written") == 1
-    assert len(agent.said.splitlines()) == 1
+    assert agent.output.count("cannot be written") == 1
+    assert len(agent.output.splitlines()) == 1

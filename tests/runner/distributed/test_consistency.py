@@ -1,4 +1,4 @@
-"""What ranks must have in common, and how a difference is named."""
+"""Settings, data and parameters that all ranks share, and how a difference is named."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Two machines with addresses of their own, as network namespaces: they meet, leave, come back and finish together."""
+"""Two machines with addresses of their own, as network namespaces: they join, leave, come back and finish together."""
 
 import contextlib
 import json
@@ -57,7 +57,7 @@ class Machines:
         subprocess.run(["ip", "link", "del", self._bridge], capture_output=True, check=False)
 
     def prefix(self, index):
-        """What runs a command on a machine."""
+        """The start of a command line that runs a command on a machine."""
         return ("ip", "netns", "exec", self.names[index])
 
 
@@ -106,41 +106,41 @@ def test_a_job_goes_on_without_a_machine_and_takes_it_back(machines, tmp_path):
         leaves.until("rank 1 of 2 is process")
         leaves.signal(signal.SIGKILL)
         stays.until("rank 0 of 1 is process")
-        assert "toy: 1 machine, 1 rank; on this one (10.83.7.1): 0" in stays.said
+        assert "toy: 1 machine, 1 rank; on this machine (10.83.7.1): rank 0" in stays.output
         back = start(machines, 1, tmp_path, name="back", **settings)
         back.until("rank 1 of 2 is process")
-        assert (stays.end(), back.end()) == (0, 0), stays.said + back.said
-    assert "another machine asks all to meet again" in stays.said
-    assert stays.said.count("after 0 restarts") == 3, "machines that leave and join are no failures"
-    assert "rank 1 of 2 is done" in back.said
+        assert (stays.end(), back.end()) == (0, 0), stays.output + back.output
+    assert "another machine asks for a new rendezvous" in stays.output
+    assert stays.output.count("after 0 restarts") == 3, "machines that leave and join are no failures"
+    assert "rank 1 of 2 is done" in back.output
 
 
-def test_machines_restart_together_and_say_when_the_one_that_keeps_the_meeting_place_is_gone(machines, tmp_path):
+def test_machines_restart_together_and_report_when_the_host_of_the_rendezvous_is_gone(machines, tmp_path):
     mischief = "if group.rank == 1 and step == 5 and not job.restarts: os.kill(os.getpid(), signal.SIGKILL)"
-    keeps, visits = (
+    hosts, joins = (
         start(machines, index, tmp_path, name=f"{index}", nnodes="2", variables={"MISCHIEF": mischief})
         for index in (0, 1)
     )
-    visits.until("rank 1 of 2 is process", times=2)
-    keeps.until("after 1 restarts")
-    assert "was killed by SIGKILL; starting all ranks again from the newest checkpoint, 2 restarts left" in visits.said
-    assert "another machine asks all to meet again" in keeps.said
-    keeps.signal(signal.SIGKILL)
-    assert visits.end(30) == 1
-    assert visits.said.splitlines()[-1].startswith(f"toy: the meeting place 10.83.7.1:{PORT} does not answer any more")
-    assert "Traceback" not in keeps.said + visits.said
+    joins.until("rank 1 of 2 is process", times=2)
+    hosts.until("after 1 restarts")
+    assert "was killed by SIGKILL; starting all ranks again from the newest checkpoint, 2 restarts left" in joins.output
+    assert "another machine asks for a new rendezvous" in hosts.output
+    hosts.signal(signal.SIGKILL)
+    assert joins.end(30) == 1
+    assert joins.output.splitlines()[-1].startswith(f"toy: the rendezvous at 10.83.7.1:{PORT} does not answer any more")
+    assert "Traceback" not in hosts.output + joins.output
 
 
 def test_a_mistake_on_one_machine_ends_the_job_on_all(machines, tmp_path):
     mischief = "if group.rank == 1: raise InputError('x.csv is missing here.')"
-    keeps, errs = (
+    hosts, errs = (
         start(machines, index, tmp_path, name=f"{index}", nnodes="2", variables={"MISCHIEF": mischief})
         for index in (0, 1)
     )
-    assert (errs.end(30), keeps.end(30)) == (1, 1)
-    assert errs.said.splitlines()[-1] == f"toy: rank 1 ({socket.gethostname()}): x.csv is missing here."
-    assert "toy: the job --rdzv_id=toys at 10.83.7.1:29555 has ended: another of its machines" in keeps.said
-    assert "Traceback" not in keeps.said + errs.said
+    assert (errs.end(30), hosts.end(30)) == (1, 1)
+    assert errs.output.splitlines()[-1] == f"toy: rank 1 ({socket.gethostname()}): x.csv is missing here."
+    assert "toy: the job --rdzv_id=toys at 10.83.7.1:29555 has ended: another of its machines" in hosts.output
+    assert "Traceback" not in hosts.output + errs.output
 
 
 @pytest.mark.long
@@ -152,15 +152,15 @@ def test_a_training_goes_on_without_its_first_machine_and_takes_it_back(machines
         first = train(tone_corpus, run_dir, name="first", network=machines.names[0], **flags)
         second = train(tone_corpus, run_dir, name="second", network=machines.names[1], **flags)
         first.until("2 machines, 4 ranks")
-        assert wait_for(lambda: steps_done(run_dir) > 3, limit=60), first.said
+        assert wait_for(lambda: steps_done(run_dir) > 3, limit=60), first.output
         first.signal(signal.SIGKILL)
         second.until("1 machine, 2 ranks")
         second.until("going on from checkpoint")
         done = steps_done(run_dir)
-        assert wait_for(lambda: steps_done(run_dir) > done + 2, limit=60), second.said
+        assert wait_for(lambda: steps_done(run_dir) > done + 2, limit=60), second.output
         back = train(tone_corpus, run_dir, name="back", network=machines.names[0], **flags)
         back.until("2 machines, 4 ranks")
-        back.until("going on from checkpoint")  # as rank 0, which speaks
-        assert (second.end(), back.end()) == (0, 0), second.said + back.said
+        back.until("going on from checkpoint")  # as rank 0, which logs
+        assert (second.end(), back.end()) == (0, 0), second.output + back.output
     results = json.loads((run_dir / "results.json").read_text())
     assert (results["ranks"], results["batch_size"], results["epochs"], results["steps"]) == (4, 8, 60, 120)

@@ -1,4 +1,4 @@
-"""One step of eight processes on shares of a batch against one step of one process on all of it."""
+"""One step of eight processes on shards of a batch against one step of one process on the whole batch."""
 
 import itertools
 
@@ -15,13 +15,13 @@ from ds2f.types import SINGLE, Batch
 
 MODEL = ModelConfig(hidden_size=6, hidden_layers=2, num_bins=17, labels=tuple("_AB "))
 CFG = Config(model=MODEL, optim=OptimConfig(max_norm=1e9), apex=ApexConfig(loss_scale="1"))
-SHARES = {
+SHARDS = {
     "even": [4, 4, 4, 4, 4, 4, 4, 4],
     "with a tail": [4, 4, 4, 4, 4, 4, 4, 1],
     "with an empty rank": [4, 4, 4, 0, 4, 4, 3, 4],
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-CASES = list(itertools.product(SHARES, DTYPES, ["func"])) + [("with an empty rank", "float64", "autograd")]
+CASES = list(itertools.product(SHARDS, DTYPES, ["func"])) + [("with an empty rank", "float64", "autograd")]
 
 
 def keep_gradients():
@@ -67,8 +67,8 @@ def one_step(batch, dtype, engine, collectives=SINGLE, overlap=True):
 def all_cases(group):
     results = {}
     for case in CASES:
-        shares, dtype, engine = SHARES[case[0]], DTYPES[case[1]], case[2]
-        batch = utterances(sum(shares[: group.rank]), shares[group.rank], sum(shares), dtype)
+        shards, dtype, engine = SHARDS[case[0]], DTYPES[case[1]], case[2]
+        batch = utterances(sum(shards[: group.rank]), shards[group.rank], sum(shards), dtype)
         results[case] = [one_step(batch, dtype, engine, group, overlap) for overlap in (True, False)]
     return results
 
@@ -81,13 +81,13 @@ def eight_ranks(tmp_path_factory):
     return results
 
 
-@pytest.mark.parametrize(("shares", "dtype", "engine"), CASES)
-def test_eight_ranks_with_shares_of_a_batch_take_the_step_of_one_rank_with_all_of_it(
-    eight_ranks, shares, dtype, engine
+@pytest.mark.parametrize(("shards", "dtype", "engine"), CASES)
+def test_eight_ranks_with_shards_of_a_batch_take_the_step_of_one_rank_with_all_of_it(
+    eight_ranks, shards, dtype, engine
 ):
-    whole = utterances(0, sum(SHARES[shares]), sum(SHARES[shares]), DTYPES[dtype])
+    whole = utterances(0, sum(SHARDS[shards]), sum(SHARDS[shards]), DTYPES[dtype])
     expected = one_step(whole, DTYPES[dtype], engine)
-    found, _ = eight_ranks[0][shares, dtype, engine]
+    found, _ = eight_ranks[0][shards, dtype, engine]
     tolerance = {"float32": 1e-5, "float64": 1e-10}[dtype]
     assert bool(found["finite"])
     for path, leaf in expected.items():
