@@ -1,1 +1,1 @@
-"""The acoustic model: layers, batch norm, recurrent kernels, and DeepSpeech2 built of them. Pure functions only."""
+"""The acoustic model: layers, batch norm, recurrent kernels, and DeepSpeech2 composed of them. Pure functions only."""

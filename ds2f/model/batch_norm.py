@@ -1,7 +1,7 @@
-"""Batch norm that ignores padding, as pure functions: moments out, statistics updated elsewhere.
+"""Batch norm that ignores padding, as pure functions: ``batch_norm`` returns moments, ``update_stats`` applies them.
 
-deepspeech.pytorch normalises over padded frames too, so its statistics depend on how utterances were batched. Here
-only frames inside an utterance count; on a batch without padding both agree.
+Only frames within an utterance count. deepspeech.pytorch counts padded frames too, so its statistics depend on the
+batching of utterances; on a batch without padding both agree.
 """
 
 import math
@@ -27,30 +27,30 @@ def masked_moments(
 
     Args:
       x: any shape, channels on ``axis``.
-      padding: bool, broadcastable to ``x`` and of its rank, size 1 on ``axis``; true where ``x`` means nothing.
+      padding: bool, broadcastable to ``x``, with as many dimensions and size 1 on ``axis``; true in the padding.
       axis: the axis of the channels.
-      reduce_moments: a differentiable sum over ranks, applied to [C + 1] sums and count and then to [C] squared
-        deviations; with it the moments are those of the global batch.
+      reduce_moments: a differentiable all-reduce, applied to [C + 1] sums and count, then to [C] squared deviations;
+        the moments are then global.
 
     Returns:
-      The moments, differentiable, in float32 (float64 for float64 input), and x - mean. With nothing but padding,
-      count, mean and m2 are zero.
+      The moments, differentiable, in float32 (float64 for float64 input), and x - mean. Without valid elements, count,
+      mean and m2 are zero.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     shape = [-1 if dim == axis else 1 for dim in range(x.dim())]
-    # What padding does not tell apart is summed first: then the mask applies to a small tensor.
+    # Axes along which the mask is constant are summed first, so that the mask applies to a small tensor.
     others = [dim for dim in range(x.dim()) if dim != axis]
-    whole = [dim for dim in others if padding.shape[dim] == 1]
+    unmasked = [dim for dim in others if padding.shape[dim] == 1]
 
     def total(values: Tensor) -> Tensor:
-        values = values.sum(whole, keepdim=True, dtype=wide) if whole else values
+        values = values.sum(unmasked, keepdim=True, dtype=wide) if unmasked else values
         return zero_padding(values, padding).sum(others, dtype=wide)
 
-    count = (~padding).sum(dtype=wide) * math.prod(x.shape[dim] for dim in whole)
+    count = (~padding).sum(dtype=wide) * math.prod(x.shape[dim] for dim in unmasked)
     sums = reduce_moments(torch.cat([total(x), count[None]]))
     count = sums[-1]
     mean = sums[:-1] / count.clamp(min=1)
-    centred = x + (-mean).view(shape)  # a subtraction's backward pass would negate the whole gradient first
+    centred = x + (-mean).view(shape)  # the backward pass of x - mean would negate the whole gradient
     m2 = reduce_moments(total(centred.square()))
     return Moments(count, mean, m2), centred
 
@@ -66,7 +66,7 @@ def batch_norm(
     dtype: torch.dtype,
     reduce_moments: Callable[[Tensor], Tensor] = identity,
 ) -> tuple[Tensor, Moments | None]:
-    """Normalises each channel, by the batch's own moments in training and by running statistics in evaluation.
+    """Normalises each channel: in training by the batch's moments, in evaluation by running statistics.
 
     Args:
       params: ``scale`` and ``bias`` [C].
@@ -74,12 +74,12 @@ def batch_norm(
       x: any shape, channels on ``axis``.
       padding: as for ``masked_moments``.
       axis: the axis of the channels.
-      train: whose moments to normalise by; training divides by the biased variance, as torch does.
-      dtype: dtype of the result; the arithmetic is never below float32.
+      train: whether to normalise by the batch's moments; the variance is then biased, as in torch.
+      dtype: dtype of the result; the arithmetic is at least float32.
       reduce_moments: as for ``masked_moments``.
 
     Returns:
-      The normalised ``x``, its padding holding values that mean nothing, and the batch's moments, detached, for
+      The normalised ``x``, with arbitrary values in the padding, and the batch's moments, detached, for
       ``update_stats`` (``None`` in evaluation).
 
     Source: Ioffe and Szegedy 2015, algorithm 1.
@@ -100,15 +100,19 @@ def batch_norm(
 
 
 def update_stats(stats: Tree, moments: Tree) -> Tree:
-    """Moves running statistics a tenth of the way to a batch's moments; the variance is unbiased, as torch's.
+    """New running statistics: 0.9 times the old ones plus 0.1 times the batch's mean and unbiased variance.
 
     Args:
-      stats: nested dicts and lists that end in ``{"mean": [C], "var": [C]}``.
-      moments: the same nesting, ending in ``Moments``; entries that ``stats`` lacks are ignored.
+      stats: nested dicts and lists with ``{"mean": [C], "var": [C]}`` per norm.
+      moments: the same nesting with ``Moments`` per norm; entries missing in ``stats`` are ignored.
 
     Returns:
       New statistics with the structure and dtypes of ``stats``. A batch of fewer than two elements per channel has no
-      unbiased variance and leaves them as they were.
+      unbiased variance; the old values are then returned.
+
+    >>> moments = Moments(count=torch.tensor(5.0), mean=torch.tensor([10.0]), m2=torch.tensor([8.0]))
+    >>> update_stats({"norm": {"mean": torch.zeros(1), "var": torch.ones(1)}}, {"norm": moments})
+    {'norm': {'mean': tensor([1.]), 'var': tensor([1.1000])}}
     """
     if isinstance(moments, Moments):
         return _updated(stats, moments)
@@ -127,34 +131,34 @@ def _updated(stats: dict[str, Tensor], moments: Moments) -> dict[str, Tensor]:
 
 
 def merge(first: Tree, second: Tree) -> Tree:
-    """The moments of two batches together, from the trees of their moments.
+    """Combines the moments trees of two batches into the moments of their union.
 
     Source: Chan, Golub and LeVeque 1979, equations 2.1.
     """
 
     def merged(a: Moments, b: Moments) -> Moments:
         count, delta = a.count + b.count, b.mean - a.mean
-        share = b.count / count.clamp(min=1)
-        return Moments(count, a.mean + delta * share, a.m2 + b.m2 + delta.square() * a.count * share)
+        fraction = b.count / count.clamp(min=1)
+        return Moments(count, a.mean + delta * fraction, a.m2 + b.m2 + delta.square() * a.count * fraction)
 
     return _each(merged, first, second)
 
 
 def pool(moments: Tree, reduce: Callable[[Tree], Tree]) -> Tree:
-    """Pools the moments of all ranks into those of the global batch, weighted by valid frames.
+    """Pools the moments of all ranks into the moments of the global batch, weighted by valid frames.
 
-    The pooled variance holds the spread between the ranks' means, which a mean of the variances would lose. A rank
-    without frames contributes nothing.
+    The pooled variance includes the spread between the ranks' means; a mean of the ranks' variances would lose it. A
+    rank without frames contributes nothing.
 
     Args:
-      moments: this rank's tree of ``Moments``.
-      reduce: sums a tree of tensors over the ranks, leaf by leaf; called twice.
+      moments: this rank's tree of ``Moments``. Moments that are already global (``reduce_moments``) must not be pooled:
+        every frame would count once per rank.
+      reduce: the all-reduce of a tree of tensors, leaf by leaf; called twice.
 
     Returns:
-      The same structure, the same values on every rank. Moments that ``reduce_moments`` has already made global must
-      not be pooled: every frame would count once per rank.
+      The same structure, with the same values on every rank.
 
-    Source: Chan, Golub and LeVeque 1979, the pairwise update in its form for many parts.
+    Source: Chan, Golub and LeVeque 1979, the pairwise update, generalised to many parts.
     """
     totals = reduce(_each(lambda m: [m.count, m.count * m.mean], moments))
     means = _each(lambda _, total: total[1] / total[0].clamp(min=1), moments, totals)
@@ -163,7 +167,7 @@ def pool(moments: Tree, reduce: Callable[[Tree], Tree]) -> Tree:
 
 
 def _each(fn: Callable[..., Tree], moments: Tree, *rest: Tree) -> Tree:
-    """Applies ``fn`` to every ``Moments`` of a tree and to what stands in its place in the other trees."""
+    """Applies ``fn`` to every ``Moments`` of a tree and the branches at its place in the other trees."""
     if isinstance(moments, Moments):
         return fn(moments, *rest)
     if isinstance(moments, list):

@@ -1,6 +1,6 @@
-"""The stages of a DeepSpeech2: each a pure function ``(params, x, *, ...) -> (y, moments)`` of its own parameters.
+"""The stages of a DeepSpeech2, pure functions ``(params, x, *, ...) -> (y, moments)``; ``deepspeech2`` chains them.
 
-``moments`` is the stage's part of the moments tree, detached, and ``{}`` in evaluation; ``deepspeech2`` chains them.
+``moments`` is the stage's branch of the moments tree, detached; ``{}`` in evaluation.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ from ds2f.types import Params, Stage, Stats, identity
 
 
 class Call(NamedTuple):
-    """What all stages of one call share."""
+    """Options of one call of the model, shared by its stages."""
 
     train: bool
     key: int | None
     policy: Policy
     reduce_moments: Callable[[Tensor], Tensor]
     kernel: Kernel
-    rate: float  # of dropout
-    same_frames: bool  # whether it drops the same units at all frames
-    frames: layers.Frames  # at the resolution of the logits
+    dropout: float  # rate; 0 in evaluation
+    same_frames: bool  # whether dropout uses one mask for all frames of an utterance
+    frames: layers.Frames  # mask and reversal, in frames of logits
 
 
 def conv(
@@ -41,9 +41,18 @@ def conv(
     input_padding: Tensor,
     call: Call,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """[B, F, T] to [T', B, C * F'], zero past each utterance's end."""
+    """The convolutions: [B, F, T] to [T', B, C * F'], zero past each utterance's end.
+
+    Args:
+      params: the branch ``conv``.
+      features: [B, F, T].
+      layout: sizes of the convolutions.
+      stats: the branch ``conv`` of the running statistics.
+      input_padding: [T, B] bool, the mask of the features.
+      call: options of the call.
+    """
     x = F.pad(features, (0, len(input_padding) - features.shape[-1]))[:, None]
-    padding = input_padding.T.contiguous()[:, None, None]  # [B, 1, 1, T], to broadcast over channels and frequencies
+    padding = input_padding.T.contiguous()[:, None, None]  # [B, 1, 1, T], broadcast over channels and frequencies
     x = layers.zero_padding(x, padding)
     measured = []
     for conv, layer, running in zip(layout, params["layers"], stats["layers"], strict=True):
@@ -53,10 +62,10 @@ def conv(
             stride=conv.stride,
             padding=conv.padding,
             dtype=call.policy.compute,
-            innermost=call.policy.fused,
+            channels_last=call.policy.fused,
         )
-        padding = padding[..., :: conv.stride[1]].contiguous()  # an output frame is one where its input's centre is
-        # Once is enough for zeros after convolution, norm and clip alike: the norm ignores padding, 0 is clipped to 0.
+        padding = padding[..., :: conv.stride[1]].contiguous()  # an output frame is valid if its central input is
+        # Padding is zeroed once, after the clip: batch norm ignores it.
         x, moments = _norm(layer["norm"], running["norm"], x, padding, axis=1, call=call, clipped=True)
         measured.append({"norm": moments})
     return x.permute(3, 0, 1, 2).flatten(2), {"layers": measured} if call.train else {}
@@ -65,7 +74,7 @@ def conv(
 def recurrent_layer(
     params: Params, x: Tensor, *, name: str, stats: Stats | None, call: Call
 ) -> tuple[Tensor, dict[str, Any]]:
-    """[T', B, C] to [T', B, H], zero past each utterance's end."""
+    """Batch norm (except in rnn_0), dropout, kernel: [T', B, C] to [T', B, H], zero past each utterance's end."""
     measured: dict[str, Any] = {}
     if stats is not None:
         x, moments = _norm(params["norm"], stats["norm"], x, call.frames.padding[..., None], axis=2, call=call)
@@ -77,14 +86,14 @@ def recurrent_layer(
 
 
 def first_forward(params: Params, x: Tensor, *, call: Call) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
-    """[T', B, C] to itself, as the other direction reads it, and [T', B, H]."""
+    """The forward direction of rnn_0: x [T', B, C] to (x, y [T', B, H]); ``first_backward`` reads x too."""
     x = x.to(call.policy.compute)
     y, _ = call.kernel(x, call.frames, None, [tree.cast(params, call.policy.compute)])
     return (x, y), {}
 
 
 def first_backward(params: Params, x_and_y: tuple[Tensor, Tensor], *, call: Call) -> tuple[Tensor, dict[str, Any]]:
-    """Adds the other direction, which is the first one's function on utterances that run backwards."""
+    """Adds the backward direction of rnn_0: a forward kernel on reversed utterances, whose result is reversed."""
     x, forward_y = x_and_y
     weights = [tree.cast(params, call.policy.compute)]
     y, _ = call.kernel(layers.reverse(x, call.frames), call.frames, None, weights)
@@ -92,7 +101,7 @@ def first_backward(params: Params, x_and_y: tuple[Tensor, Tensor], *, call: Call
 
 
 def output(params: Params, x: Tensor, *, stats: Stats, call: Call) -> tuple[Tensor, dict[str, Any]]:
-    """[T', B, H] to logits [B, T', V]."""
+    """Lookahead (unidirectional models), batch norm, dropout, linear layer: [T', B, H] to logits [B, T', V]."""
     compute, activation = call.policy.compute, call.policy.activation
     if "lookahead" in params:
         x = layers.clip(layers.lookahead(params["lookahead"], x, dtype=compute)).to(activation)
@@ -102,12 +111,15 @@ def output(params: Params, x: Tensor, *, stats: Stats, call: Call) -> tuple[Tens
 
 
 def intermediate(params: Params, x: Tensor, *, call: Call) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
-    """[T', B, H] to itself and scores [B, T', V]."""
+    """The intermediate head: x [T', B, H] to (x, logits [B, T', V])."""
     return (x, _scores(x, params["weight"], call)), {}
 
 
-def beside(stage: Stage) -> Stage:
-    """The stage on the first of a pair, past whose second it hands."""
+def on_first(stage: Stage) -> Stage:
+    """Lifts a stage to pairs: applies it to the first element and passes the second through.
+
+    Used for the stages after the intermediate head, whose logits are passed on to the loss.
+    """
 
     def fn(params: Params, pair: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
         y, auxiliary = stage.fn(params, pair[0])
@@ -117,7 +129,7 @@ def beside(stage: Stage) -> Stage:
 
 
 def _scores(x: Tensor, weight: Tensor, call: Call) -> Tensor:
-    """[T', B, H] to [B, T', V], at least float32."""
+    """The linear layer: [T', B, H] to logits [B, T', V] in at least float32."""
     compute = call.policy.compute
     scores = F.linear(x.to(compute), weight.to(compute)).transpose(0, 1)
     return scores.to(torch.promote_types(compute, torch.float32))
@@ -142,6 +154,6 @@ def _norm(
 
 
 def _dropout(x: Tensor, name: str, call: Call) -> Tensor:
-    if call.rate == 0 or call.key is None:
+    if call.dropout == 0 or call.key is None:
         return x
-    return layers.dropout(x, rate=call.rate, key=rng.fold_in(call.key, name), same_frames=call.same_frames)
+    return layers.dropout(x, rate=call.dropout, key=rng.fold_in(call.key, name), same_frames=call.same_frames)

@@ -1,7 +1,7 @@
-"""Batch norm in training, the clip behind it and zeros for padding as one operator with a backward pass of its own.
+"""Batch norm in training, clipping and zeros in the padding as one operator with its own backward pass.
 
-``batch_norm.batch_norm``, ``layers.clip`` and ``layers.zero_padding`` are its definition, and take twice its time. It
-is for one process: synchronised batch norm has to differentiate its sums over the ranks.
+It is defined as ``batch_norm.batch_norm``, ``layers.clip`` and ``layers.zero_padding`` and takes half their time.
+Synchronised batch norm cannot use it: there, the all-reduce of the moments has to be differentiated.
 """
 
 import math
@@ -18,18 +18,18 @@ from ds2f.types import Moments
 def normalise(
     params: dict[str, Tensor], x: Tensor, padding: Tensor, *, axis: int, dtype: torch.dtype, clipped: bool
 ) -> tuple[Tensor, Moments]:
-    """Normalises each channel by the moments of the batch's own valid frames.
+    """Normalises each channel by the batch's moments over valid frames. First derivatives only, no vmap.
 
     Args:
       params: ``scale`` and ``bias`` [C].
       x: [B, C, F, T] with channels on axis 1, or [T, B, C] with channels on axis 2; finite in the padding too.
-      padding: bool, broadcastable to ``x`` and of its rank, size 1 on ``axis``.
+      padding: bool, broadcastable to ``x``, with as many dimensions and size 1 on ``axis``; true in the padding.
       axis: the axis of the channels.
-      dtype: dtype of the result; the arithmetic is never below float32.
-      clipped: clip the result to [0, 20] and set its padding to zero; otherwise its padding means nothing.
+      dtype: dtype of the result; the arithmetic is at least float32.
+      clipped: clip the result to [0, 20] and set its padding to zero. Otherwise the padding has arbitrary values.
 
     Returns:
-      The normalised ``x`` and the batch's moments, detached. First derivatives only, and no vmap.
+      The normalised ``x`` and the batch's moments, detached.
     """
     y, count, mean, m2, *_ = _Norm.apply(x, params["scale"], params["bias"], padding, axis, dtype, clipped)
     return y, Moments(count, mean, m2)
@@ -43,7 +43,7 @@ class _Norm(torch.autograd.Function):
         wide = torch.promote_types(x.dtype, torch.float32)
         shape = [-1 if dim == axis else 1 for dim in range(x.dim())]
         others = [dim for dim in range(x.dim()) if dim != axis]
-        # A product with zeros and ones is several times as fast as a choice, for which memory is read bit by bit.
+        # Multiplying by a mask of zeros and ones is several times faster than torch.where on a boolean mask.
         valid = (~padding).to(wide)
         count = valid.sum() * math.prod(x.shape[dim] for dim in others if padding.shape[dim] == 1)
         mean = (x * valid).sum(others) / count.clamp(min=1)
@@ -57,7 +57,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keeps what the backward pass reads."""
+        """Keeps the tensors that the backward pass reads."""
         x, scale, bias, _, ctx.axis, _, ctx.clipped = inputs
         y, count, mean, m2, centred, valid = output
         ctx.dtypes = x.dtype, scale.dtype, bias.dtype
@@ -72,7 +72,7 @@ class _Norm(torch.autograd.Function):
 
 
 class _NormGradient(torch.autograd.Function):
-    """The backward pass as an operator without a derivative, so that a second derivative is refused, not zero."""
+    """The backward pass as an operator whose own backward pass raises: second derivatives would silently be zero."""
 
     @staticmethod
     def forward(
@@ -88,13 +88,13 @@ class _NormGradient(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         if dy.numel() == 0:  # torch's operator would divide by the number of rows
             return torch.zeros_like(centred), torch.zeros_like(m2), torch.zeros_like(m2)
-        if clipped:  # the clipped values are zero in the padding too, and pass nothing there
+        if clipped:  # clipped values are zero in the padding, so the gradient there is zero too
             dy = torch.ops.aten.hardtanh_backward(dy, y, 0, CEILING)
         shape = [-1 if dim == axis else 1 for dim in range(dy.dim())]
         count, scale = count.clamp(min=1), scale.to(m2.dtype)
         var = m2 / count
         rows = (dy.to(m2.dtype), centred) if axis == 1 else (dy.to(m2.dtype).flatten(0, 1), centred.flatten(0, 1))
-        # As if the moments were constants: scale / deviation * dy, and the gradients of scale and bias.
+        # First with constant moments: scale / deviation * dy, and the gradients of scale and bias.
         dx, dscale, dbias = torch.ops.aten.native_batch_norm_backward(
             *rows, scale, torch.zeros_like(var), var, None, None, False, EPS, [True, True, True]
         )
@@ -106,8 +106,8 @@ class _NormGradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keeps nothing: there is no way back."""
+        """Keeps nothing: ``backward`` raises."""
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> None:
-        raise RuntimeError("the fused batch norm gives first derivatives only; for second ones use a plain Policy")
+        raise RuntimeError("the fused batch norm has no second derivatives; use a plain Policy(..., fused=False)")

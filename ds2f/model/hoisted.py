@@ -1,8 +1,8 @@
-"""An LSTM direction with its input product hoisted out of the loop over frames, and a backward pass of its own.
+"""One direction of an LSTM with its own backward pass and the input product hoisted out of the loop over frames.
 
-Inside the loop stays what has to: one product with the recurrent weights, which are laid out for it once per call, and
-the elementwise part. The backward pass reuses the gates' memory for their gradients and makes every weight's gradient
-in a single product behind its loop. ``recurrent.fused`` is the platform's operator, ``recurrent.scan`` the reference.
+The loop computes only the recurrent product, with weights packed once per call, and the elementwise part. The backward
+pass overwrites the gates with their gradients and computes each weight's gradient in one product after its loop.
+``recurrent.fused`` is the platform's operator, ``recurrent.scan`` the reference.
 """
 
 import functools
@@ -16,16 +16,16 @@ Weights = dict[str, Tensor]
 
 
 def lstm(x: Tensor, state: tuple[Tensor, ...], w: Weights) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Runs one direction over all frames.
+    """Runs one direction over all frames. First derivatives only, and one backward pass per call.
 
     Args:
-      x: [T, B, I], T at least 1, in the dtype to compute in; sums, cell state and elementwise part are never below
+      x: [T, B, I], T at least 1, in the dtype to compute in; sums, cell state and elementwise part are at least
         float32.
       state: (h, c), each [B, H], in the dtype of ``x``.
       w: ``w_ih`` [4H, I], ``w_hh`` [4H, H], ``b_ih`` and ``b_hh`` [4H], in the dtype of ``x``.
 
     Returns:
-      y [T, B, H] and (h, c) after the last frame, in the dtype of ``x``. First derivatives only, pulled back once.
+      y [T, B, H] and (h, c) after the last frame, in the dtype of ``x``.
     """
     h, c = state
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -41,33 +41,33 @@ class _LSTM(torch.autograd.Function):
         frames, batch, _ = x.shape
         gates = torch.addmm(b_ih + b_hh, x.flatten(0, 1), w_ih.t()).view(frames, batch, len(b_ih))
         y, cells = x.new_empty(frames, *h.shape), c.new_empty(frames, *c.shape)
-        recur, advance = _recurrent_product(w_hh, batch), _cell(x.dtype)[0]
+        recur, cell_forward = _recurrent_product(w_hh, batch), _cell(x.dtype)[0]
         for time in range(frames):
-            before = recur(h, gates[time])
-            advance(before, c, *gates[time].chunk(4, dim=1), cells[time], y[time])
+            inputs = recur(h, gates[time])
+            cell_forward(inputs, c, *gates[time].chunk(4, dim=1), cells[time], y[time])
             h, c = y[time], cells[time]
         return y, c.clone(), cells, gates
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keeps what the backward pass reads; of the outputs, only y and the last c are for others."""
+        """Keeps the tensors that the backward pass reads. Only y and the last c are outputs for the caller."""
         y, _, cells, gates = output
         ctx.mark_non_differentiable(cells, gates)
         ctx.save_for_backward(*inputs[:5], y, cells, gates)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dc: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-        if getattr(ctx, "gates_are_gone", False):  # autograd would notice, torch.func does not
+        if getattr(ctx, "gates_overwritten", False):  # autograd would notice, torch.func does not
             raise RuntimeError(
-                "the hoisted LSTM's backward pass runs once, since it writes over the gates that it read; call the "
+                "the hoisted LSTM's backward pass overwrites the gates and runs once per forward pass; call the "
                 "function again, or use the fused or the scan kernel"
             )
-        ctx.gates_are_gone = True
+        ctx.gates_overwritten = True
         return _LSTMGradient.apply(dy, dc, *ctx.saved_tensors)
 
 
 class _LSTMGradient(torch.autograd.Function):
-    """The backward pass as an operator without a derivative, so that a second derivative is refused, not zero."""
+    """The backward pass as an operator whose own backward pass raises: second derivatives would silently be zero."""
 
     @staticmethod
     def forward(
@@ -83,41 +83,41 @@ class _LSTMGradient(torch.autograd.Function):
         gates: Tensor,
     ) -> tuple[Tensor, ...]:
         frames, batch, _ = x.shape
-        recur, retreat = _recurrent_product(w_hh.t(), batch), _cell(x.dtype)[1]
+        recur, cell_backward = _recurrent_product(w_hh.t(), batch), _cell(x.dtype)[1]
         dh, dc = torch.zeros_like(h), dc.clone(memory_format=torch.contiguous_format)
         for time in reversed(range(frames)):
             previous = cells[time - 1] if time else c
-            retreat(*gates[time].chunk(4, dim=1), previous, cells[time], dh, dy[time], dc)
+            cell_backward(*gates[time].chunk(4, dim=1), previous, cells[time], dh, dy[time], dc)
             dh = recur(gates[time], None)
-        of_gates = gates.flatten(0, 1)
-        db = of_gates.sum(0, dtype=c.dtype).to(x.dtype)
-        dw_hh = of_gates.t() @ torch.cat([h[None], y[:-1]]).flatten(0, 1)
-        return (of_gates @ w_ih).view_as(x), dh, dc, of_gates.t() @ x.flatten(0, 1), dw_hh, db, db.clone()
+        dgates = gates.flatten(0, 1)
+        db = dgates.sum(0, dtype=c.dtype).to(x.dtype)
+        dw_hh = dgates.t() @ torch.cat([h[None], y[:-1]]).flatten(0, 1)
+        return (dgates @ w_ih).view_as(x), dh, dc, dgates.t() @ x.flatten(0, 1), dw_hh, db, db.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keeps nothing: there is no way back."""
+        """Keeps nothing: ``backward`` raises."""
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> None:
-        raise RuntimeError("the hoisted LSTM gives first derivatives only; for second ones use the scan kernel")
+        raise RuntimeError("the hoisted LSTM has no second derivatives; use the scan kernel")
 
 
-def _advance(
-    before: Tensor, c: Tensor, i: Tensor, f: Tensor, g: Tensor, o: Tensor, new_c: Tensor, new_h: Tensor
+def _cell_forward(
+    inputs: Tensor, c: Tensor, i: Tensor, f: Tensor, g: Tensor, o: Tensor, new_c: Tensor, new_h: Tensor
 ) -> None:
-    """From the gates' inputs [B, 4H] and c [B, H] to the gates, the new c and the new h, written into their places."""
-    of_i, of_f, of_g, of_o = before.to(c.dtype).chunk(4, dim=1)
+    """Computes the gates, the new c and the new h from the gates' inputs [B, 4H] and c [B, H], into the last six."""
+    of_i, of_f, of_g, of_o = inputs.to(c.dtype).chunk(4, dim=1)
     i_, f_, g_, o_ = torch.sigmoid(of_i), torch.sigmoid(of_f), torch.tanh(of_g), torch.sigmoid(of_o)
     c_ = torch.addcmul(f_ * c, i_, g_)
     for place, value in ((i, i_), (f, f_), (g, g_), (o, o_), (new_c, c_), (new_h, o_ * torch.tanh(c_))):
         place.copy_(value)
 
 
-def _retreat(
+def _cell_backward(
     i: Tensor, f: Tensor, g: Tensor, o: Tensor, c: Tensor, new_c: Tensor, dh: Tensor, dy: Tensor, dc: Tensor
 ) -> None:
-    """Replaces the gates by the gradients of their inputs, and the gradient of the new c by that of the old."""
+    """Overwrites the gates with the gradients of their inputs, and ``dc``, of the new c, with the old c's gradient."""
     i_, f_, g_, o_ = (gate.to(c.dtype, copy=True) for gate in (i, f, g, o))
     dh_, tanh_c = dh.to(c.dtype) + dy, torch.tanh(new_c)
     dc_ = torch.addcmul(dc, dh_ * o_, 1 - tanh_c.square())
@@ -130,14 +130,13 @@ def _retreat(
 
 @functools.cache
 def _cell(dtype: torch.dtype) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The elementwise parts of both passes; in half precision compiled, where torch finds a compiler.
+    """The elementwise parts of both passes, compiled for half precision if torch finds a C++ compiler.
 
-    There the conversions to and from float32 would cost more than the arithmetic. In float32 the functions as they are
-    take as long as compiled ones.
+    Uncompiled, conversions to and from float32 cost more than the arithmetic. In float32, compiled code is no faster.
     """
     if dtype in (torch.float32, torch.float64) or not _can_compile():
-        return _advance, _retreat
-    return torch.compile(_advance, dynamic=True), torch.compile(_retreat, dynamic=True)
+        return _cell_forward, _cell_backward
+    return torch.compile(_cell_forward, dynamic=True), torch.compile(_cell_backward, dynamic=True)
 
 
 def _can_compile() -> bool:
@@ -150,9 +149,9 @@ def _can_compile() -> bool:
 
 
 def _recurrent_product(weight: Tensor, batch: int) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """A function (h [B, K], addend [B, N] or None) -> h W^T + addend for a weight [N, K] that is used many times.
+    """A function (h [B, K], addend [B, N] or None) -> h W^T + addend for repeated use with one weight [N, K].
 
-    oneDNN multiplies a small batch by a weight in its own blocked layout about twice as fast as by a plain one.
+    With the weight in oneDNN's blocked layout, the product with a small batch is about twice as fast.
     """
     if not _packs(weight):
         transposed = weight.t()

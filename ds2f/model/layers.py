@@ -1,4 +1,4 @@
-"""The small layers: convolution over frequency and time, lookahead, clipping, dropout; and where utterances end."""
+"""Layers without state: convolution, lookahead, clipping, dropout; masks and reversal of padded batches."""
 
 from typing import NamedTuple
 
@@ -12,14 +12,14 @@ CEILING = 20.0  # of the clipped ReLU
 
 
 class Frames(NamedTuple):
-    """Which frames of a padded batch belong to its utterances; made once per batch and shared by the layers."""
+    """Mask and reversal of a padded batch; computed once per batch and shared by the layers."""
 
     padding: Tensor  # [T, B] bool: true past an utterance's end
-    reversal: Tensor  # [T * B] int64: the permutation of (time, utterance) rows that turns every utterance round
+    reversal: Tensor  # [T * B] int64: the permutation of (time, utterance) rows that reverses every utterance in time
 
 
 def frames(lengths: Tensor, size: int) -> Frames:
-    """Derives masks and the reversal from lengths, on their device and without reading them on the host.
+    """Derives mask and reversal from lengths, on their device. Nothing is read on the host.
 
     Args:
       lengths: [B] integers, frames.
@@ -28,6 +28,10 @@ def frames(lengths: Tensor, size: int) -> Frames:
     Returns:
       ``Frames`` for time-major data. The reversal maps frame t of an utterance to frame length - 1 - t and leaves its
       padding in place, so it is its own inverse.
+
+    >>> frames(torch.tensor([3, 1]), size=3).padding.T
+    tensor([[False, False, False],
+            [False,  True,  True]])
     """
     time = torch.arange(size, device=lengths.device)[:, None]
     padding = time >= lengths
@@ -37,14 +41,21 @@ def frames(lengths: Tensor, size: int) -> Frames:
 
 
 def reverse(x: Tensor, frames: Frames) -> Tensor:
-    """Turns every utterance of ``x`` [T, B, C] round in time, its padding staying behind it."""
-    # Whole rows of one flattened axis: a gather over [T, B, C] is several times slower on the CPU.
+    """Reverses every utterance of ``x`` [T, B, C] in time; its padding stays at the end.
+
+    >>> x = torch.tensor([[1.0, 4.0], [2.0, 0.0], [3.0, 0.0]])[:, :, None]  # utterances of 3 frames and 1 frame
+    >>> reverse(x, frames(torch.tensor([3, 1]), size=3))[:, :, 0]
+    tensor([[3., 4.],
+            [2., 0.],
+            [1., 0.]])
+    """
+    # index_select copies whole rows of one flattened axis. A gather over [T, B, C] is several times slower on the CPU.
     return x.flatten(0, 1).index_select(0, frames.reversal).view_as(x)
 
 
 def zero_padding(x: Tensor, padding: Tensor) -> Tensor:
-    """Sets ``x`` to zero where ``padding``, broadcast to it, is true, whatever it held there (NaN included)."""
-    return torch.where(padding, 0.0, x)  # one pass, where masked_fill copies first
+    """Sets ``x`` to zero where ``padding``, broadcast to ``x``, is true; NaN becomes zero too."""
+    return torch.where(padding, 0.0, x)  # one pass over memory; masked_fill copies first
 
 
 def conv2d(
@@ -54,36 +65,46 @@ def conv2d(
     stride: tuple[int, int],
     padding: tuple[int, int],
     dtype: torch.dtype,
-    innermost: bool = False,
+    channels_last: bool = False,
 ) -> Tensor:
-    """Convolves over (frequency, time) in ``dtype``: [B, C, F, T] to [B, C', F', T'].
+    """Convolves over (frequency, time).
 
-    ``innermost`` lays channels innermost in memory, where oneDNN takes two thirds of the time; vmap does not know it.
+    Args:
+      params: ``weight`` [C', C, kernel F, kernel T] and ``bias`` [C'].
+      x: [B, C, F, T].
+      stride: of (frequency, time).
+      padding: zeros before and after (frequency, time).
+      dtype: dtype to compute in.
+      channels_last: use torch's channels-last memory format, in which oneDNN takes two thirds of the time. Not
+        supported under vmap.
+
+    Returns:
+      [B, C', F', T'] in ``dtype``.
     """
     weight, bias, x = params["weight"].to(dtype), params["bias"].to(dtype), x.to(dtype)
-    if innermost:  # contiguous() would leave a single channel as it is
+    if channels_last:  # contiguous() would not change the layout of a single channel
         weight, x = (part.to(memory_format=torch.channels_last) for part in (weight, x))
     return F.conv2d(x, weight, bias, stride=stride, padding=padding)
 
 
 def clip(x: Tensor) -> Tensor:
-    """Clips to [0, 20], the ReLU of the Deep Speech papers; the gradient is zero at and beyond both ends."""
+    """Clips to [0, 20]: the ReLU of the Deep Speech papers. The gradient is zero at and beyond both ends."""
     return F.hardtanh(x, 0.0, CEILING)
 
 
 def lookahead(params: dict[str, Tensor], x: Tensor, *, dtype: torch.dtype) -> Tensor:
-    """Mixes into every unit a weighted sum of its own next frames.
+    """Replaces every unit's value by a weighted sum of the unit's current and next frames.
 
     Args:
-      params: ``weight`` [H, 1, context]; entry k weighs the frame k later, entry 0 the frame itself.
+      params: ``weight`` [H, 1, context]; entry k is the weight of the frame k later, entry 0 of the current frame.
       x: [T, B, H], zero past each utterance's end.
       dtype: dtype to compute in.
 
     Returns:
-      [T, B, H] in ``dtype``; frames after the last count as zero.
+      [T, B, H] in ``dtype``; frames after the last frame count as zero.
 
     Source: Wang et al. 2016, "Lookahead Convolution Layer for Unidirectional Recurrent Neural Networks"; without bias,
-    as deepspeech.pytorch does.
+    as in deepspeech.pytorch.
     """
     weight = params["weight"].to(dtype)
     by_unit = F.pad(x.to(dtype).permute(1, 2, 0), (0, weight.shape[-1] - 1))
@@ -96,9 +117,9 @@ def dropout(x: Tensor, *, rate: float, key: int, same_frames: bool = False) -> T
     Args:
       x: [T, B, C].
       rate: in [0, 1).
-      key: decides which.
-      same_frames: drops a unit of an utterance at all of its frames or at none (variational dropout: Gal and Ghahramani
-        2016, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks").
+      key: random key of the mask.
+      same_frames: use one mask for all frames of an utterance: variational dropout (Gal and Ghahramani 2016, "A
+        Theoretically Grounded Application of Dropout in Recurrent Neural Networks").
     """
     shape = (1, *x.shape[1:]) if same_frames else x.shape
     draws = torch.rand(shape, generator=rng.generator(key, x.device), dtype=torch.float32, device=x.device)

@@ -1,22 +1,11 @@
-"""Recurrent layers: kernels of one signature, from the platform's fused operators to plain tensor operations.
+"""Recurrent layers: kernels of one signature, ``Kernel``, from fused operators to plain tensor operations.
 
-A kernel is one layer of one or two directions: ``(x, frames, state, weights) -> (y, new_state)``.
-
-  x: [T, B, I] in the dtype to compute in; what lies past an utterance's end is never seen by its own frames.
-  frames: where the utterances end, ``layers.frames(lengths, T)``.
-  state: ``None`` for zeros, or per direction a tuple of [B, H]: (h, c) of an LSTM, (h,) otherwise.
-  weights: per direction, forward first, a dict of ``w_ih`` [G*H, I], ``w_hh`` [G*H, H], ``b_ih`` and ``b_hh`` [G*H]
-    with torch's order of gates (LSTM i, f, g, o; GRU r, z, n).
-  y: [T, B, H], the sum over the directions, zero past each utterance's end.
-  new_state: as ``state``, after the last frame of each utterance in the order that its direction reads them. It is
-    meant for going on with an utterance that fills its chunk; for a shorter one, which has ended, a kernel may have
-    read its padding too.
-
-The backward direction starts at each utterance's own last frame, so a result does not depend on the batch it is in
-(the gathered form of what packed sequences do, which are slow on CPUs and not supported on NPUs).
+The backward direction starts at each utterance's own last frame, so a result does not depend on the batch. The
+utterances are reversed by a gather: packed sequences, the usual way, are slow on CPUs and not supported on NPUs.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,37 +15,63 @@ from ds2f.errors import InputError
 from ds2f.model.hoisted import Weights, lstm
 from ds2f.model.layers import Frames, reverse, zero_padding
 
-State = list[tuple[Tensor, ...]]
-Kernel = Callable[[Tensor, Frames, State | None, Sequence[Weights]], tuple[Tensor, State]]
-Cell = Callable[[Tensor, tuple[Tensor, ...], Weights], tuple[Tensor, ...]]
-Direction = Callable[
-    [Tensor, tuple[Tensor, ...], Weights], tuple[Tensor, tuple[Tensor, ...]]
-]  # x, state, w -> y, state
+State = list[tuple[Tensor, ...]]  # per direction: (h, c) of an LSTM, (h,) of other cells; each [B, H]
+Cell = Callable[[Tensor, tuple[Tensor, ...], Weights], tuple[Tensor, ...]]  # (projected, state, w) -> new state
+# (x, state, w) -> (y, new state)
+Direction = Callable[[Tensor, tuple[Tensor, ...], Weights], tuple[Tensor, tuple[Tensor, ...]]]
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 
+class Kernel(Protocol):
+    """One recurrent layer of one or two directions: ``fused``, ``hoisted``, ``scan`` or your own function."""
+
+    def __call__(
+        self, x: Tensor, frames: Frames, state: State | None, weights: Sequence[Weights], /
+    ) -> tuple[Tensor, State]:
+        """Runs the layer over all frames.
+
+        Args:
+          x: [T, B, I] in the dtype to compute in; values past an utterance's end must not influence its frames.
+          frames: mask and reversal of the batch, ``layers.frames(lengths, T)``.
+          state: the state before the first frame; ``None`` for zeros.
+          weights: per direction, forward first: ``w_ih`` [G*H, I], ``w_hh`` [G*H, H], ``b_ih`` and ``b_hh`` [G*H], with
+            torch's order of gates (LSTM i, f, g, o; GRU r, z, n).
+
+        Returns:
+          y: [T, B, H], the sum over the directions, zero past each utterance's end.
+          new_state: the state after all T frames. It is exact for utterances of T frames, as in streaming. For
+            shorter utterances, a kernel may have read their padding.
+        """
+
+
 def zero_state(x: Tensor, weights: Sequence[Weights], rnn_type: str) -> State:
-    """The state before the first frame of ``x`` [T, B, I]: zeros of its dtype and device."""
+    """The state before the first frame of ``x`` [T, B, I]: zeros in the dtype and on the device of ``x``."""
     zeros = [x.new_zeros(x.shape[1], w["w_hh"].shape[1]) for w in weights]
     return [(h, h) if rnn_type == "lstm" else (h,) for h in zeros]
 
 
 def fused(rnn_type: str) -> Kernel:
-    """The platform's own operator, called once per direction with four weights on a padded batch.
+    """The platform's operator (oneDNN, cuDNN, Ascend), called once per direction on a padded batch.
 
-    That is the form in which oneDNN's, cuDNN's and Ascend's fast paths are all available. Gradients come from
-    ``torch.autograd.grad``, and on a CPU from ``torch.func.vjp`` too (``ds2f.grad`` says why not on a card); vmap and
-    second derivatives need ``scan``.
+    All three platforms have their fast path for this form of call. First derivatives only: by either engine of
+    ``ds2f.grad`` on CPUs, by ``autograd`` elsewhere. For vmap and second derivatives use ``scan``.
 
     Args:
       rnn_type: ``"lstm"``, ``"gru"`` or ``"rnn"`` (tanh).
+
+    >>> from ds2f.model.layers import frames
+    >>> w = {"w_ih": torch.ones(3, 2), "w_hh": torch.ones(3, 3), "b_ih": torch.zeros(3), "b_hh": torch.zeros(3)}
+    >>> x, lengths = torch.ones(5, 1, 2), torch.tensor([4])  # [T, B, I], frames
+    >>> y, state = fused("rnn")(x, frames(lengths, 5), None, [w, w])  # two directions of three units
+    >>> y.shape, y[4].tolist()  # zero past the utterance's end
+    (torch.Size([5, 1, 3]), [[0.0, 0.0, 0.0]])
     """
     operator = {"lstm": torch.lstm, "gru": torch.gru, "rnn": torch.rnn_tanh}[rnn_type]
 
     def direction(x: Tensor, state: tuple[Tensor, ...], w: Weights) -> tuple[Tensor, tuple[Tensor, ...]]:
         hidden = tuple(part[None] for part in state)
-        # One layer, with biases, no dropout, one direction, time first; its training form allows gradients.
+        # has_biases, num_layers, dropout, train (allows gradients), bidirectional, batch_first
         y, *final = operator(  # type: ignore[operator]
             x,
             hidden if rnn_type == "lstm" else hidden[0],
@@ -69,8 +84,9 @@ def fused(rnn_type: str) -> Kernel:
 
 
 def hoisted(rnn_type: str) -> Kernel:
-    """Our own LSTM (``ds2f.model.hoisted``), for CPUs where it beats oneDNN's; what holds for ``fused`` holds for it,
-    but that a result is pulled back once: a second backward pass over it raises ``RuntimeError``.
+    """The LSTM of ``ds2f.model.hoisted``, for CPUs where it is faster than oneDNN's.
+
+    It has the restrictions of ``fused``; in addition, a second backward pass over one result raises ``RuntimeError``.
 
     Args:
       rnn_type: ``"lstm"``.
@@ -84,10 +100,10 @@ def hoisted(rnn_type: str) -> Kernel:
 
 
 def scan(rnn_type: str) -> Kernel:
-    """A loop over frames in plain tensor operations: the reference, and good for every transform of ``torch.func``.
+    """A loop over frames in plain tensor operations: the reference. It supports every transform of ``torch.func``.
 
-    The state stands still past an utterance's end, so the backward direction needs no reversal and ``new_state`` is
-    exact for every utterance.
+    The state does not change past an utterance's end. Therefore the backward direction needs no reversal, and
+    ``new_state`` is exact for every utterance.
 
     Args:
       rnn_type: ``"lstm"``, ``"gru"`` or ``"rnn"`` (tanh).
@@ -109,12 +125,12 @@ KERNELS: dict[str, Callable[[str], Kernel]] = {"fused": fused, "hoisted": hoiste
 
 
 def named(name: str, rnn_type: str) -> Kernel:
-    """The kernel of ``--model.kernel``; ``auto``, which a runner replaces by its choice, is ``fused`` here."""
+    """The kernel by its name in ``model.kernel``; ``auto`` is ``fused``, unless the runner has chosen a kernel."""
     return KERNELS["fused" if name == "auto" else name](rnn_type)
 
 
 def _of_directions(direction: Direction, rnn_type: str) -> Kernel:
-    """The kernel that runs each direction on its own, the second one on utterances turned round."""
+    """A kernel that runs each direction separately, the second direction on reversed utterances."""
 
     def kernel(x: Tensor, frames: Frames, state: State | None, weights: Sequence[Weights]) -> tuple[Tensor, State]:
         outputs, new_state = [], []
@@ -150,6 +166,7 @@ def gru_cell(projected: Tensor, state: tuple[Tensor, ...], w: Weights) -> tuple[
     """One frame of a GRU in torch's (cuDNN's) form, the reset gate applied after the recurrent product.
 
     r, z = sigmoid(W_i x + b_i + W_h h + b_h);  n = tanh(W_in x + b_in + r (W_hn h + b_hn));  h' = (1 - z) n + z h.
+    Arguments and result as for ``lstm_cell``, with 3H rows and the state (h,).
     """
     (h,) = state
     input_r, input_z, input_n = projected.chunk(3, dim=-1)
@@ -160,7 +177,7 @@ def gru_cell(projected: Tensor, state: tuple[Tensor, ...], w: Weights) -> tuple[
 
 
 def rnn_cell(projected: Tensor, state: tuple[Tensor, ...], w: Weights) -> tuple[Tensor, ...]:
-    """One frame of an Elman network: h' = tanh(W_ih x + b_ih + W_hh h + b_hh)."""
+    """One frame of an Elman network: h' = tanh(W_ih x + b_ih + W_hh h + b_hh). Arguments as for ``lstm_cell``."""
     (h,) = state
     return (torch.tanh(projected + F.linear(h, w["w_hh"], w["b_hh"])),)
 

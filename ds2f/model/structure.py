@@ -1,4 +1,4 @@
-"""What tensors a DeepSpeech2 consists of, and what they start from; ``deepspeech2`` describes the nesting."""
+"""Shapes and initial distributions of a DeepSpeech2's tensors; ``deepspeech2`` describes their nesting."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from ds2f.types import Params, Stats
 
 @attrs.frozen
 class Leaf:
-    """Shape of a parameter or statistic, and the bounds of the uniform distribution that it starts from."""
+    """Shape of a parameter or statistic, and the bounds of its initial uniform distribution."""
 
     shape: tuple[int, ...]
     low: float
@@ -23,7 +23,7 @@ class Leaf:
 
 
 def spec(cfg: ModelConfig) -> tuple[Params, Stats]:
-    """The structure of ``(params, stats)`` with a ``Leaf`` in the place of each tensor; torch's default bounds."""
+    """The structure of ``(params, stats)`` with a ``Leaf`` in place of each tensor; bounds are torch's defaults."""
     params: Params = {"conv": {"layers": []}}
     stats: Stats = {"conv": {"layers": []}}
     channels, bins = 1, cfg.num_bins
@@ -55,14 +55,18 @@ def spec(cfg: ModelConfig) -> tuple[Params, Stats]:
 
 
 def init(cfg: ModelConfig, *, key: int) -> tuple[Params, Stats]:
-    """Draws parameters as torch's own layers do, and running statistics of mean 0 and variance 1.
+    """Draws parameters from the distributions of torch's layers; running statistics have mean 0 and variance 1.
 
     Args:
       cfg: the ``model`` section.
-      key: every leaf is drawn from (key, its path), so that another leaf more or less does not change it.
+      key: random key. Each leaf is drawn from (key, path of the leaf), so leaves do not depend on each other.
 
     Returns:
       ``(params, stats)``, float32 on the CPU.
+
+    >>> params, stats = init(ModelConfig(hidden_size=8, hidden_layers=2), key=0)
+    >>> list(params), params["output"]["weight"].shape
+    (['conv', 'rnn_0', 'rnn_1', 'output'], torch.Size([29, 8]))
     """
 
     def draw(path: str, leaf: Leaf) -> Tensor:
@@ -82,7 +86,7 @@ def _directions(cfg: ModelConfig) -> Sequence[str]:
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int) -> Leaf:
-    bound = fan_in**-0.5  # what kaiming_uniform(a=sqrt(5)) comes to, and the recurrent layers' bound
+    bound = fan_in**-0.5  # the bound of torch's kaiming_uniform(a=sqrt(5)) and of its recurrent layers
     return Leaf(shape, -bound, bound)
 
 

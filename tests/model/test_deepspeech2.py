@@ -47,6 +47,14 @@ def valid(logits):
     return [values[:length] for values, length in zip(logits.values, logits.lengths.tolist(), strict=True)]
 
 
+def training_pass(params, stats, features, *, cfg, policy=FULL):
+    """Logits and moments of utterances of ``LENGTHS``."""
+    x, moments = features, {}
+    for stage in deepspeech2.stages(cfg, stats, LENGTHS, train=True, policy=policy):
+        x, moments[stage.name] = stage.fn(params[stage.name], x)
+    return Logits(x, deepspeech2.output_lengths(LENGTHS, time_stride=cfg.time_stride)), moments
+
+
 def composed(chain, params, x):
     for stage in chain:
         x, _ = stage.fn(tree.subtree(params, stage.name), x)
@@ -242,7 +250,7 @@ def test_half_precision_follows_full_precision_and_gives_float32_gradients(rnn_t
     for each in (FULL, policy):
 
         def loss(params, each=each):
-            logits, moments = deepspeech2.forward(params, stats, features, LENGTHS, cfg=cfg, train=True, policy=each)
+            logits, moments = training_pass(params, stats, features, cfg=cfg, policy=each)
             assert logits.values.dtype == torch.float32
             return torch.stack([values.square().mean() for values in valid(logits)]).mean(), moments
 
@@ -355,7 +363,7 @@ def test_the_intermediate_layer_reads_the_middle_one_and_changes_nothing_else(de
 def test_moments_are_detached_from_the_parameters():
     params, stats = lively_model(SMALL)
     params = tree.map(lambda leaf: leaf.requires_grad_(), params)
-    logits, moments = deepspeech2.forward(params, stats, speech(LENGTHS), LENGTHS, cfg=SMALL, train=True)
+    logits, moments = training_pass(params, stats, speech(LENGTHS), cfg=SMALL)
     assert logits.values.requires_grad
     assert not any(leaf.requires_grad for leaf in tree.leaves(moments))
 
