@@ -1,4 +1,4 @@
-"""Sums of trees over the ranks: each tree travels in contiguous buffers, and the caller goes on meanwhile."""
+"""Asynchronous all-reduce of trees, in one contiguous buffer per tree and dtype."""
 
 from typing import Any
 
@@ -12,24 +12,32 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Buckets:
-    """Collects the sums that are under way; every rank starts the same trees in the same order."""
+    """The all-reduce operations in progress. Every rank starts the same trees in the same order.
+
+    >>> from ds2f.types import SINGLE
+    >>> buckets = Buckets(SINGLE)
+    >>> summed = buckets.start({"w": torch.ones(2)})  # the all-reduce runs while the caller computes
+    >>> buckets.wait()
+    >>> summed
+    {'w': tensor([1., 1.])}
+    """
 
     def __init__(self, collectives: Collectives, *, dtype: str = "fp32") -> None:
-        """Starts with nothing under way.
+        """Starts without operations in progress.
 
         Args:
-          collectives: sums over the ranks.
-          dtype: what float32 leaves travel in: ``fp32``, or ``bf16`` or ``fp16`` for half the bytes. A sum that a half
-            type cannot hold becomes infinite, which fails the step like any other overflow.
+          collectives: the ranks' all-reduce operations.
+          dtype: dtype in which float32 leaves are sent and summed: ``fp32``, or ``bf16`` or ``fp16`` for half the
+            bytes. A sum that overflows a half type becomes infinite and fails the step.
         """
         self._collectives, self._dtype = collectives, _DTYPES[dtype]
-        self._under_way: list[tuple[Handle, Tensor, Tensor]] = []
+        self._in_progress: list[tuple[Handle, Tensor, Tensor]] = []
 
     def start(self, values: Any) -> Any:
-        """Begins to sum a tree over the ranks, in one buffer per dtype.
+        """Starts the all-reduce of a tree, with one buffer per dtype.
 
         Returns:
-          A tree of views into the buffers, which hold the sums once ``wait`` has returned; ``values`` for one rank.
+          A tree of views into the buffers; they hold the sums after ``wait``. With one rank, ``values`` itself.
         """
         if self._collectives.size == 1:
             return values
@@ -39,22 +47,22 @@ class Buckets:
             places = [index for index, leaf in enumerate(flat) if leaf.dtype == dtype]
             buffer = torch.cat([flat[index].reshape(-1) for index in places])
             sent = buffer.to(self._dtype) if dtype == torch.float32 else buffer
-            self._under_way.append((self._collectives.all_reduce_async(sent), sent, buffer))
+            self._in_progress.append((self._collectives.all_reduce_async(sent), sent, buffer))
             for index, piece in zip(places, buffer.split([flat[index].numel() for index in places]), strict=True):
                 summed[index] = piece.view_as(flat[index])
         return unflatten(summed)
 
     def wait(self) -> None:
-        """Makes the sums usable on the device, in the order in which they were started."""
-        for handle, sent, buffer in self._under_way:
+        """Makes all sums usable on the device, in the order of their start."""
+        for handle, sent, buffer in self._in_progress:
             handle.wait()
             if sent is not buffer:
                 buffer.copy_(sent)
-        self._under_way.clear()
+        self._in_progress.clear()
 
 
 def sum_over_ranks(values: Any, collectives: Collectives) -> Any:
-    """Sums every tensor of a tree over the ranks and waits for it; the tree itself for one rank."""
+    """The all-reduce of a tree; waits for it. With one rank, the tree itself."""
     buckets = Buckets(collectives)
     values = buckets.start(values)
     buckets.wait()

@@ -1,17 +1,15 @@
 """The CTC loss of each utterance, in three implementations of one signature.
 
-``native`` is torch's operator, ``warpctc`` Baidu's library where it is installed, ``scan`` plain tensor operations that
-can be differentiated twice and mapped over. CTC: A. Graves et al., "Connectionist Temporal Classification", ICML 2006.
+``native`` is torch's operator. ``warpctc`` is Baidu's library, if installed. ``scan`` is plain tensor operations, for
+second derivatives and vmap. Source: Graves et al. 2006, "Connectionist Temporal Classification".
 
-All three agree on the edges. A transcript that needs more frames than there are (one per label, and a blank between
-equal neighbours) has probability zero: its loss is +inf and its gradient exactly zero, so that one such utterance
-neither poisons a batch (torch's operator gives NaN) nor passes for a perfect one (its ``zero_infinity`` gives 0). An
-empty transcript costs what emitting blanks throughout costs. Scores past an utterance's length, whatever they are,
-change nothing and get a gradient of zero.
+All three agree on the edge cases. A transcript needs one frame per label and one per blank between equal neighbours.
+With fewer frames its loss is +inf and its gradient exactly zero, so the utterance neither makes the batch NaN (as
+torch's operator does) nor counts as perfect (as with ``zero_infinity``). An empty transcript is emitted by
+blanks at all frames. Scores past an utterance's length have no effect and a gradient of zero.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,9 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ds2f.errors import InputError
-from ds2f.types import Logits
-
-Criterion = Callable[..., Tensor]  # (logits, labels, label_lengths, *, blank) -> [B] losses, as ``native``
+from ds2f.types import Criterion, Logits
 
 _IMPOSSIBLE = -1e30  # the logarithm of zero, finite so that no gradient becomes inf - inf
 _WARPCTC_MAX_GPU_LABELS = 639  # the largest kernel that warp-ctc compiles holds 2 * labels + 1 <= 128 * 10 states
@@ -31,11 +27,14 @@ def min_frames(labels: Tensor, label_lengths: Tensor) -> Tensor:
     """The fewest frames that can emit each transcript: its length plus the number of equal neighbours.
 
     Args:
-      labels: [B, L] int64, padded with anything.
+      labels: [B, L] int64, any value in the padding.
       label_lengths: [B] int64.
 
     Returns:
       [B] int64, frames, on the device of ``labels``.
+
+    >>> min_frames(torch.tensor([[3, 3, 5]]), torch.tensor([3]))
+    tensor([4])
     """
     repeats = (labels[:, 1:] == labels[:, :-1]) & _mask(label_lengths - 1, max(labels.shape[1] - 1, 0), labels.device)
     return label_lengths.to(labels.device, non_blocking=True) + repeats.sum(dim=1)
@@ -45,8 +44,8 @@ def feasible(logit_lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Te
     """Whether each transcript fits into its utterance's frames of logits.
 
     Args:
-      logit_lengths: [B] int64, frames after the convolutions' stride.
-      labels: [B, L] int64, padded with anything.
+      logit_lengths: [B] int64, frames of logits.
+      labels: [B, L] int64, any value in the padding.
       label_lengths: [B] int64.
 
     Returns:
@@ -58,21 +57,25 @@ def feasible(logit_lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Te
 def native(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0) -> Tensor:
     """The CTC loss by torch's operator.
 
-    The operator is given one to as many labels as there are frames, which is all that Ascend's accepts: longer
-    transcripts are cut and empty ones get a label, and their losses are replaced afterwards. Nothing here waits for
-    the device as long as the lengths are on the CPU; torch's CUDA operator copies them itself, and waits for that.
+    Ascend's operator accepts transcripts of one label up to one label per frame. Longer transcripts are therefore cut
+    and empty ones get a label before the call; their losses are replaced after it. With lengths on the CPU, the host
+    waits for the device only in torch's CUDA operator, which copies the lengths.
 
     Args:
       logits: values [B, T', V] float32 or float64, finite within the lengths; lengths [B] int64 on the CPU, frames.
-      labels: [B, L] int64 without ``blank``, padded with anything, on any device.
+      labels: [B, L] int64 without ``blank``, any value in the padding, on any device.
       label_lengths: [B] int64 on the CPU.
-      blank: the index of the blank.
+      blank: index of the blank.
 
     Returns:
-      [B] losses in natural log, in the dtype of the logits; +inf with a gradient of zero where a transcript cannot fit.
+      [B] losses in natural log, in the dtype of the logits; +inf with zero gradient where a transcript cannot fit.
+
+    >>> logits = Logits(values=torch.zeros(2, 3, 5), lengths=torch.tensor([3, 1]))  # 5 equally probable labels
+    >>> native(logits, labels=torch.tensor([[1, 2], [1, 2]]), label_lengths=torch.tensor([2, 2]))
+    tensor([3.2189,    inf])
     """
     log_probs = log_probs_of(logits)
-    if not len(log_probs):  # the share of a rank that got no utterance, which the operator refuses
+    if not len(log_probs):  # a rank without utterances: the operator refuses empty batches
         return log_probs.sum((1, 2))
     filled = _fill(labels.to(log_probs.device, non_blocking=True), label_lengths, (blank + 1) % log_probs.shape[2])
     frames = logits.lengths.clamp(min=1)
@@ -83,20 +86,20 @@ def native(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int 
         label_lengths.clamp(min=1).minimum(frames),
         blank=blank,
         reduction="none",
-        zero_infinity=True,  # for its gradient; the loss is put right below
+        zero_infinity=True,  # for its gradient; _settle corrects the loss
     )
     return _settle(losses, log_probs, logits.lengths, labels, label_lengths, blank)
 
 
 def warpctc(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0) -> Tensor:
-    """The CTC loss by warp-ctc (SeanNaren/warp-ctc, ``pytorch_binding``), through the entry below its own wrapper.
+    """The CTC loss by warp-ctc (SeanNaren/warp-ctc, ``pytorch_binding``).
 
-    That wrapper sums the costs and scales its stored gradient in place; here costs and gradients stay per utterance and
-    any cotangent is honoured. The library reads labels and lengths on the host and waits for the device, and computes
-    in float32. It is differentiable once.
+    The binding's Python wrapper sums the costs and scales the stored gradient in place. This function calls the layer
+    below it, so that costs and gradients stay per utterance. The library computes in float32, reads labels and lengths
+    on the host and waits for the device. First derivatives only.
 
     Args:
-      logits: as for ``native``; on a device other than a GPU the scores are taken to the CPU and back.
+      logits: as for ``native``; scores on a device other than a GPU are copied to the CPU and back.
       labels: as for ``native``; read on the host.
       label_lengths: as for ``native``.
       blank: the index of the blank.
@@ -105,13 +108,13 @@ def warpctc(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int
       [B] losses, as ``native`` returns them.
 
     Raises:
-      InputError: when the binding is not installed or lacks CUDA, or when a transcript of more than 639 labels meets
-        its GPU kernels.
+      InputError: when the binding is not installed or was built without CUDA, or, on a GPU, for a transcript of more
+        than 639 labels.
     """
     if not len(logits.values):  # as in native
         return logits.values.sum((1, 2))
     labels = labels.cpu()
-    # What cannot fit is passed with one label: the GPU kernels would leave its cost unwritten.
+    # A transcript that cannot fit is passed with one label: the GPU kernels would leave its cost unwritten.
     possible = feasible(logits.lengths, labels, label_lengths)
     sizes = torch.where(possible, label_lengths, 0).clamp(min=1)
     filled = _fill(labels, label_lengths, (blank + 1) % logits.values.shape[2])
@@ -124,9 +127,11 @@ def warpctc(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int
 def scan(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0) -> Tensor:
     """The CTC loss by the forward recursion over time, in plain tensor operations.
 
-    Differentiable any number of times and under ``torch.func``'s transforms, ``vmap`` included; slow. Graves et al.,
-    equations 6 to 8, in log space: state s of the 2L + 1 (labels with blanks around them) is reached from itself, from
-    s - 1, and from s - 2 when both hold different labels.
+    Slow, but differentiable any number of times and under all transforms of ``torch.func``, ``vmap`` included.
+
+    The states are the labels with blanks before, between and after them, 2L + 1 in all. State s is reached from s,
+    from s - 1, and from s - 2 if the two hold different labels. Source: Graves et al. 2006, equations 6 to 8, in log
+    space.
 
     Args and returns: as for ``native``; lengths may be on any device.
     """
@@ -139,7 +144,7 @@ def scan(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 
     valid = _mask(logits.lengths, num_frames, device)
 
     position = torch.arange(states.shape[1], device=device)
-    # Before the first frame all probability is in the first blank, from which the first two states are reached.
+    # Before the first frame all probability is in the first blank: it reaches the first two states.
     alpha = torch.where(position == 0, log_probs.new_zeros(()), _IMPOSSIBLE).expand_as(states)
     for frame in range(num_frames):
         from_previous = F.pad(alpha[:, :-1], (1, 0), value=_IMPOSSIBLE)
@@ -154,14 +159,20 @@ def scan(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 
     return torch.where(possible, losses, torch.inf)
 
 
-IMPLEMENTATIONS = {"native": native, "warpctc": warpctc, "scan": scan}
+IMPLEMENTATIONS: dict[str, Criterion] = {"native": native, "warpctc": warpctc, "scan": scan}
 
 
 def ctc_loss(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0, impl: str = "native") -> Tensor:
-    """The CTC loss of each utterance by the implementation named ``impl``; the rest as for ``native``.
+    """The CTC loss of each utterance by ``impl``: ``"native"``, ``"warpctc"`` or ``"scan"``.
+
+    Other arguments and the result are as for ``native``.
 
     Raises:
-      InputError: when there is no such implementation, or it is not installed.
+      InputError: for an unknown implementation, or if it is not installed.
+
+    >>> logits = Logits(values=torch.zeros(1, 3, 5), lengths=torch.tensor([3]))
+    >>> ctc_loss(logits, torch.tensor([[1, 2]]), torch.tensor([2]), impl="scan")
+    tensor([3.2189])
     """
     if impl not in IMPLEMENTATIONS:
         raise InputError(f"model.ctc: {impl!r} is not one of {', '.join(IMPLEMENTATIONS)}")
@@ -169,13 +180,12 @@ def ctc_loss(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: in
 
 
 def smoothed(criterion: Criterion, *, share: float) -> Criterion:
-    """A criterion that also punishes distributions far from uniform, which CTC alone makes ever more peaked.
+    """Adds label smoothing to a criterion: a penalty on overconfident distributions.
 
-    The loss of an utterance becomes ``(1 - share) * criterion + share * sum over its frames of KL(uniform || p)``; +inf
-    stays, with its gradient of zero.
+    The loss of an utterance becomes ``(1 - share) * criterion + share * sum over its frames of KL(uniform || p)``. A
+    loss of +inf stays +inf with zero gradient.
 
-    Source: label smoothing for CTC, Kim et al. 2018, "Improved Training for Online End-to-End Speech Recognition
-    Systems", Interspeech.
+    Source: Kim et al. 2018, "Improved Training for Online End-to-End Speech Recognition Systems", Interspeech.
     """
 
     def losses(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0) -> Tensor:
@@ -190,7 +200,7 @@ def smoothed(criterion: Criterion, *, share: float) -> Criterion:
 
 
 class _WarpCTC(torch.autograd.Function):
-    """Costs [B] and their gradients [B, T', V] with respect to the activations; the library computes both at once."""
+    """Costs [B] and their gradients [B, T', V]; the library computes both in one call."""
 
     @staticmethod
     def forward(
@@ -205,7 +215,7 @@ class _WarpCTC(torch.autograd.Function):
             )
         inputs = activations.detach().transpose(0, 1).to(device, torch.float32).contiguous()
         gradients = torch.zeros_like(inputs)
-        # The binding drops the library's status, so a cost that was never written has to be seen by its value.
+        # The binding drops the library's error status: NaN marks a cost that was never written.
         costs = torch.full((len(activations),), torch.nan, dtype=torch.float32, device="cpu")
         compute(inputs, gradients, labels, label_lengths, lengths, len(activations), costs, blank)
         return costs.to(activations), gradients.transpose(0, 1).to(activations)
@@ -222,9 +232,10 @@ class _WarpCTC(torch.autograd.Function):
 
 
 class _WarpCTCGradient(torch.autograd.Function):
-    """The product of cotangent and stored gradients, which knows that these depend on the activations.
+    """The product of cotangent and stored gradients. Its backward pass refuses second derivatives.
 
-    torch's ``once_differentiable`` looks at the cotangent alone and would let a second derivative pass as zero.
+    torch's ``once_differentiable`` checks the cotangent alone: a second derivative with respect to the activations
+    would silently be zero.
     """
 
     @staticmethod
@@ -233,11 +244,11 @@ class _WarpCTCGradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keeps nothing: there is no way back."""
+        """Keeps nothing: ``backward`` raises."""
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> None:
-        raise RuntimeError("warp-ctc gives first derivatives only; for second ones use ctc.scan (--model.ctc=scan)")
+        raise RuntimeError("warp-ctc has no second derivatives; use ctc.scan (--model.ctc=scan)")
 
 
 def _binding(entry: str) -> Any:
@@ -258,7 +269,7 @@ def _binding(entry: str) -> Any:
 
 
 def _mask(lengths: Tensor, size: int, device: torch.device) -> Tensor:
-    """[B, size] bool on ``device``: which positions lie within the lengths."""
+    """[B, size] bool on ``device``: true at positions within the lengths."""
     return torch.arange(size, device=device) < lengths.to(device, non_blocking=True)[:, None]
 
 
@@ -268,12 +279,12 @@ def _without_padding(logits: Logits) -> Tensor:
 
 
 def log_probs_of(logits: Logits) -> Tensor:
-    """Natural logarithms of the labels' probabilities [B, T', V], those of the uniform distribution in the padding."""
+    """Natural logarithms of the labels' probabilities, [B, T', V]; uniform in the padding."""
     return F.log_softmax(_without_padding(logits), dim=2)
 
 
 def _fill(labels: Tensor, label_lengths: Tensor, filler: int) -> Tensor:
-    """Labels [B, L + 1] with ``filler`` instead of the padding, so that each row holds at least one valid index."""
+    """Labels [B, L + 1] with ``filler`` as padding, so that each row has at least one valid index."""
     padded = F.pad(labels, (0, 1))
     return torch.where(_mask(label_lengths, padded.shape[1], padded.device), padded, filler)
 
@@ -281,9 +292,9 @@ def _fill(labels: Tensor, label_lengths: Tensor, filler: int) -> Tensor:
 def _settle(
     losses: Tensor, log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor, blank: int
 ) -> Tensor:
-    """Replaces the losses of the transcripts that an operator was spared: empty ones, and those that cannot fit.
+    """Replaces the losses of empty transcripts (blanks only) and of transcripts that cannot fit (+inf).
 
-    What is replaced gets a cotangent of exactly zero, and the operators' own gradients are finite there.
+    The operator's losses of these transcripts get a cotangent of exactly zero, and its gradients there are finite.
     """
     valid = _mask(lengths, log_probs.shape[1], log_probs.device)
     silence = -torch.where(valid, log_probs[:, :, blank], 0.0).sum(dim=1)

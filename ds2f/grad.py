@@ -1,11 +1,12 @@
 """Gradients as functions of parameter trees, by two engines that give the same bits.
 
-``func`` is ``torch.func.vjp`` whose backward pass runs under ``torch.no_grad()``. ``torch.func.grad`` is not used: it
-always records the backward pass, and fused recurrent kernels then fall apart into small differentiable operations,
-four times slower. ``autograd`` is ``torch.autograd.grad`` on detached leaves, for cards: cuDNN's recurrent operators
-ask for the memory of their weights, which the wrappers of ``torch.func`` do not have ("Cannot access storage of
-TensorWrapper"), and Ascend overrides composite operators without a derivative of their own, for which ``torch.func``
-silently gives zeros.
+``func`` is ``torch.func.vjp`` with a backward pass under ``torch.no_grad()``, for CPUs. ``torch.func.grad`` always
+records the backward pass: fused recurrent kernels then decompose into small differentiable operations, four times
+slower.
+
+``autograd`` is ``torch.autograd.grad`` on detached leaves, for CUDA and NPUs. cuDNN's recurrent operators read the
+memory of their weights, which ``torch.func``'s wrappers lack ("Cannot access storage of TensorWrapper"). Ascend
+overrides composite operators without a derivative; ``torch.func`` silently returns zeros for them.
 """
 
 import itertools
@@ -25,26 +26,35 @@ Vjp = Callable[[StageFn, Any, Any], tuple[Any, Any, Pullback]]  # (fn, params, x
 
 
 def engine_for(device: torch.device) -> str:
-    """The engine that the fused recurrent operators of a device work with: ``"func"`` on CPUs, else ``"autograd"``."""
+    """The engine for the fused recurrent operators of a device: ``"func"`` on CPUs, ``"autograd"`` elsewhere."""
     return "func" if device.type == "cpu" else "autograd"
 
 
 def value_and_grad(fn: Callable[..., Any], *, has_aux: bool = False, engine: str = "func") -> Callable[..., Any]:
     """Makes a function that returns ``fn``'s value and its gradient with respect to the first argument.
 
-    The order of the result is JAX's: ``(value, grads)``, or ``((value, aux), grads)`` with ``has_aux``.
+    The result has JAX's order: ``(value, grads)``, or ``((value, aux), grads)`` with ``has_aux``.
 
     Args:
       fn: ``fn(params, *args, **kwargs)`` returning a scalar tensor, or ``(scalar, aux)`` with ``has_aux``; ``params``
         is a pytree of floating-point tensors.
-      has_aux: whether ``fn`` returns auxiliary outputs, a pytree of tensors, which are passed on detached.
-      engine: ``"func"`` or ``"autograd"``; ``engine_for`` says which suits a device.
+      has_aux: whether ``fn`` returns auxiliary outputs, a pytree of tensors; they are returned detached.
+      engine: ``"func"`` or ``"autograd"``; ``engine_for`` chooses by device.
 
     Returns:
-      A function with ``fn``'s arguments. Gradients have the structure, shapes and dtypes of ``params``, are detached,
-      may be written to, and are zero where the value does not depend on a leaf. It is a leaf: it runs the backward pass
-      without a graph, so it cannot be differentiated or vmapped, and raises ``RuntimeError`` when somebody tries. For
-      that, take ``torch.func.grad`` with the scan kernel and ``ctc.scan``.
+      A function with ``fn``'s arguments. Gradients have the structure, shapes and dtypes of ``params``. They are
+      detached, own their memory, and are zero where the value does not depend on a leaf.
+
+    Raises:
+      ValueError: for an unknown engine.
+      RuntimeError: from the returned function under another transform or with inputs that require gradients, since its
+        backward pass has no graph. For second derivatives and vmap use ``torch.func.grad`` with the scan kernel and
+        ``ctc.scan``.
+
+    >>> def loss(params, x):
+    ...     return (params["w"] * x).sum()
+    >>> value_and_grad(loss)({"w": torch.tensor([1.0, 2.0])}, torch.tensor([3.0, 4.0]))
+    (tensor(11.), {'w': tensor([3., 4.])})
     """
     vjp = _engine(engine)
 
@@ -69,27 +79,32 @@ def staged_value_and_grad(
     engine: str = "func",
     remat: bool = False,
 ) -> Callable[[Any, Any], tuple[tuple[Tensor, dict[str, Any]], Any]]:
-    """Differentiates a chain of stages one by one, handing out each stage's gradients as soon as they exist.
+    """Differentiates a chain of stages one by one and passes on each stage's gradients as soon as they exist.
 
     Args:
-      stages: the chain; stage ``s`` maps its subtree of the parameters and ``x`` to ``(y, aux)``, where ``x`` and ``y``
-        are tensors or tuples of them, and the last ``y`` is the scalar value. A stage without parameters needs no entry
-        in ``params``. No two names are the same, and no two stages share parameters.
+      stages: the chain. A stage maps its subtree of the parameters and ``x`` to ``(y, aux)``; ``x`` and ``y`` are
+        tensors or tuples of tensors, and the last ``y`` is the scalar value. A stage without parameters needs no entry
+        in ``params``. Stages have distinct names and share no parameters.
       on_grads: called as ``on_grads(name, grads)`` from the last stage to the first, before the backward pass of the
-        stage below starts. A tree that it returns takes the place of the stage's gradients.
-      engine: ``"func"`` or ``"autograd"``; ``engine_for`` says which suits a device.
-      remat: keep the stages' inputs alone, and run each stage's forward pass again right before its backward pass
-        (Chen et al. 2016, "Training deep nets with sublinear memory cost"). The same bits as without, if the stages are
-        functions: the same arguments, the same results. Stages that sum over ranks do so twice, in the same order on
-        all of them.
+        previous stage in the chain starts. A tree that it returns replaces the stage's gradients.
+      engine: ``"func"`` or ``"autograd"``; ``engine_for`` chooses by device.
+      remat: rematerialisation: keep the stages' inputs only, and repeat each stage's forward pass right before its
+        backward pass (Chen et al. 2016, "Training deep nets with sublinear memory cost"). The same bits as without, if
+        the stages are pure. An all-reduce within a stage then runs twice, in the same order on all ranks.
 
     Returns:
-      A function ``(params, x) -> ((value, aux by stage), grads)``; the gradients have the structure of ``params``, as
-      far as the stages cover it. ``x``, the first stage's input, is not differentiated. One stage is
-      ``value_and_grad``; more give the same bits. The same restrictions hold.
+      A function ``(params, x) -> ((value, aux by stage), grads)``. The gradients have the structure of ``params``, as
+      far as the stages cover it. ``x``, the first stage's input, is not differentiated. The result has the
+      bits and the restrictions of ``value_and_grad`` on the composed function.
 
     Raises:
-      ValueError: when two stages have one name; the function it returns, when two share parameters.
+      ValueError: when two stages have one name; from the returned function, when two share parameters.
+
+    >>> double = Stage("double", lambda params, x: (params["w"] * x, {}))
+    >>> total = Stage("total", lambda params, x: (x.sum(), {}))
+    >>> differentiate = staged_value_and_grad([double, total], on_grads=lambda name, grads: print(name, grads))
+    >>> (value, _), grads = differentiate({"double": {"w": torch.tensor(2.0)}}, torch.tensor([3.0, 4.0]))
+    double {'w': tensor(7.)}
     """
     vjp = _engine(engine)
     names = [stage.name for stage in stages]
@@ -101,7 +116,7 @@ def staged_value_and_grad(
         _refuse_sharing([name for name in names if tree.subtree(params, name) is not None])
         auxiliary: dict[str, Any] = {}
         pullbacks: list[tuple[str, Pullback]] = []
-        y: Any = ()  # what flows between the stages; the first one's input is not differentiated
+        y: Any = ()  # passes from stage to stage; the first stage's input is not differentiated
         for index, stage in enumerate(stages):
             fn = stage.fn if index else _with_input(stage.fn, x)
             run = _keeping_inputs(vjp) if remat and stage is not stages[-1] else vjp
@@ -112,18 +127,18 @@ def staged_value_and_grad(
         while pullbacks:
             name, pullback = pullbacks.pop()
             stage_grads, cotangent = pullback(cotangent)
-            del pullback  # and with it what the stage's backward pass read
+            del pullback  # frees the tensors that the stage's backward pass has read
             if tree.subtree(params, name) is not None:
                 replaced = on_grads(name, stage_grads) if on_grads is not None else None
                 grads = tree.grafted(grads, name, stage_grads if replaced is None else replaced)
-            del stage_grads  # which the next stage's backward pass would otherwise find still there
+            del stage_grads  # frees memory before the next backward pass
         return (value, auxiliary), grads
 
     return wrapped
 
 
 def _refuse_sharing(names: Sequence[str]) -> None:
-    """Raises where the parameters of one stage lie among another's: the gradient of one would replace the other's."""
+    """Raises if two stages share parameters: the gradients of one would replace the gradients of the other."""
     for name, other in itertools.permutations(names, 2):
         if not name or other.startswith(f"{name}/"):
             raise ValueError(
@@ -136,9 +151,10 @@ def _with_input(fn: StageFn, x: Any) -> StageFn:
 
 
 def _keeping_inputs(vjp: Vjp) -> Vjp:
-    """The same engine, but that its pullback runs ``fn`` again rather than keep what the backward pass reads.
+    """An engine with rematerialisation: its pullback runs ``fn`` again and keeps no intermediate tensors.
 
-    The first run is recorded too, and the record dropped: without one, operators may choose another way to compute.
+    The first run is recorded too and the record dropped: without recording, operators may choose another algorithm,
+    with other bits.
     """
 
     def keeping(fn: StageFn, params: Any, x: Any) -> tuple[Any, Any, Pullback]:
@@ -166,7 +182,7 @@ def _vjp_func(fn: StageFn, params: Any, x: Any) -> tuple[Any, Any, Pullback]:
         pullback = partial(_pull, tree.leaves(value), *tree.flatten((p, y)))
         return value, tuple(leaves)
 
-    # vjp's own cotangent function does what _pull does, but imports torch's compiler first: seconds of every start.
+    # vjp's own cotangent function is _pull, but imports torch's compiler first, which takes seconds.
     value, _, aux_leaves = torch.func.vjp(recorded, params, x, has_aux=True)  # type: ignore[misc]
     return value, unflatten_aux(list(aux_leaves)), pullback
 
@@ -180,9 +196,9 @@ def _vjp_autograd(fn: StageFn, params: Any, x: Any) -> tuple[Any, Any, Pullback]
     return tree.map(torch.Tensor.detach, value), tree.map(torch.Tensor.detach, aux), pullback
 
 
-@torch.no_grad()  # otherwise the backward pass is recorded, and the fused kernels' becomes composite
+@torch.no_grad()  # a recorded backward pass would decompose the fused kernels
 def _pull(outputs: list[Tensor], inputs: list[Tensor], unflatten: Callable[[list[Any]], Any], cotangent: Any) -> Any:
-    """Pulls the cotangents of recorded outputs back to the inputs, zeros where nothing depends on one."""
+    """Pulls the cotangents of recorded outputs back to the inputs; zeros for inputs that no output depends on."""
     pairs = [pair for pair in zip(outputs, tree.leaves(cotangent), strict=True) if pair[0].requires_grad]
     if not inputs or not pairs:
         return unflatten([torch.zeros_like(leaf) for leaf in inputs])
@@ -192,7 +208,7 @@ def _pull(outputs: list[Tensor], inputs: list[Tensor], unflatten: Callable[[list
 
 
 def _apart(grads: Sequence[Tensor]) -> list[Tensor]:
-    """Gives every gradient memory of its own: for the terms of a sum, autograd hands out one tensor several times."""
+    """Gives every gradient memory of its own: for the terms of a sum, autograd returns one tensor several times."""
     taken, apart = set(), []
     for leaf in grads:
         memory = leaf.untyped_storage()

@@ -1,6 +1,7 @@
-"""What training minimises, as a chain of pure stages: the model, a criterion, and what regularises both."""
+"""The training loss as a chain of pure stages: model, criterion, regularisation."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -9,18 +10,25 @@ from torch import Tensor
 
 from ds2f import augment, ctc, rng, tree
 from ds2f.config import AugmentationConfig, ModelConfig
-from ds2f.ctc import Criterion
 from ds2f.model import deepspeech2
 from ds2f.precision import FULL, Policy
-from ds2f.types import Batch, Logits, Params, Stage, Stats, identity
+from ds2f.types import Batch, Criterion, Logits, Params, Stage, Stats, identity
 
 
 @attrs.frozen
 class Objective:
-    """What ``train_step`` differentiates: the model in training mode, then a criterion, as a chain of stages.
+    """The loss that ``train_step`` differentiates: the model in training mode and a criterion, as a chain of stages.
 
-    It is called like any loss, ``objective(params, stats, batch, key=key) -> (losses [B], moments)``: losses per
-    utterance in natural log, and the batch-norm moments of the batch (a tree of ``Moments`` shaped like ``stats``).
+    An objective is a ``types.Loss``: ``objective(params, stats, batch, key=key) -> (losses [B], moments)``. In
+    pseudocode, for an objective of ``objective(cfg)``::
+
+        views  = [batch.features], or two masked copies                  # consistency
+        h      = conv(views), then rnn_0 ... rnn_{n-1}                   # model, training mode
+        z      = output(h)                                               # logits
+        z_mid  = intermediate(h of the middle layer)                     # intermediate_ctc = i > 0
+        ctc(z) = (1 - s) * criterion(z) + s * sum KL(uniform || p)       # label_smoothing = s
+        total  = (1 - i) * ctc(z) + i * ctc(z_mid)
+        losses = mean of total over views + consistency * divergence(z)  # [B], natural log
 
     Attributes:
       stages: ``(stats, batch, *, key) -> list[Stage]``, from ``batch.features`` to the losses.
@@ -38,27 +46,37 @@ class Objective:
 def objective(
     cfg: ModelConfig,
     *,
-    criterion: Criterion = ctc.native,
+    criterion: Criterion | None = None,
     policy: Policy = FULL,
     kernel: Any = None,
     reduce_moments: Callable[[Tensor], Tensor] = identity,
     augmentation: AugmentationConfig | None = None,
 ) -> Objective:
-    """Makes the function that ``train_step`` differentiates.
+    """Makes the loss that ``train_step`` differentiates; ``Objective`` gives it as pseudocode.
 
     Args:
-      cfg: the ``model`` section.
-      criterion: ``(logits, labels, label_lengths, *, blank) -> [B]`` losses, +inf with zero gradient for an utterance
-        that must not count: ``ctc.native``, ``ctc.warpctc``, ``ctc.scan`` or your own. It is smoothed if
-        ``cfg.label_smoothing`` is positive, and also judges the middle layer if ``cfg.intermediate_ctc`` is (Lee and
-        Watanabe 2021, "Intermediate Loss Regularization for CTC-based Speech Recognition"; the layer that reads it is
-        its own here). With ``cfg.consistency``, an utterance's loss is the mean over two views of it, and that times
-        their ``divergence`` is added (Yao et al. 2024, "CR-CTC: Consistency regularization on CTC", arXiv:2410.05101).
+      cfg: the ``model`` section. ``label_smoothing``, ``intermediate_ctc`` and ``consistency`` regularise the loss.
+      criterion: the loss of logits; ``None`` for the CTC implementation ``cfg.ctc``.
       policy: dtypes of the forward pass.
-      kernel: a recurrent kernel; ``None`` takes the one that ``cfg.kernel`` names.
-      reduce_moments: a differentiable sum over ranks, ``collectives.all_reduce``, for synchronised batch norm.
-      augmentation: the SpecAugment masks of the two views, which the features should not have yet; ``None`` for none.
+      kernel: a recurrent kernel; ``None`` for the kernel ``cfg.kernel``.
+      reduce_moments: a differentiable all-reduce, ``collectives.all_reduce``, for synchronised batch norm.
+      augmentation: SpecAugment masks of the two views of ``cfg.consistency``; the features must not be masked yet.
+        ``None`` for no masks.
+
+    Sources: intermediate CTC, Lee and Watanabe 2021, "Intermediate Loss Regularization for CTC-based Speech
+    Recognition" (here the middle layer has its own linear layer onto the labels); consistency, Yao et al. 2024,
+    "CR-CTC: Consistency regularization on CTC", arXiv:2410.05101; label smoothing, see ``ctc.smoothed``.
+
+    >>> cfg = ModelConfig(hidden_size=8, hidden_layers=1)
+    >>> params, stats = deepspeech2.init(cfg, key=0)
+    >>> features = torch.randn(1, cfg.num_bins, 40, generator=rng.generator(1))
+    >>> labels = torch.tensor([[9, 10, 2]])
+    >>> batch = Batch(features, torch.tensor([40]), labels, torch.tensor([3]), torch.tensor([0]), torch.tensor(1.0))
+    >>> losses, moments = objective(cfg)(params, stats, batch)
+    >>> losses.shape, sorted(moments)
+    (torch.Size([1]), ['conv', 'output'])
     """
+    criterion = criterion or partial(ctc.ctc_loss, impl=cfg.ctc)
     if cfg.label_smoothing:
         criterion = ctc.smoothed(criterion, share=cfg.label_smoothing)
     views = 2 if cfg.consistency else 1
@@ -96,37 +114,37 @@ def objective(
             intermediate=True,
         )
         if cfg.consistency:
-            first = _seeing_twice(first, batch, masks, key)
+            first = _on_two_views(first, batch, masks, key)
         return [first, *others, Stage("losses", losses)]
 
     return Objective(stages)
 
 
 def divergence(logits: Logits) -> Tensor:
-    """How much what is said of each utterance differs between its two views.
+    """The divergence between the label distributions of an utterance's two views.
 
     Args:
-      logits: values [2 B, T', V], one view of all utterances after the other; lengths [2 B].
+      logits: values [2 B, T', V], first the first view of all utterances, then the second; lengths [2 B].
 
     Returns:
-      [B]: the mean of KL(a || b) and KL(b || a), natural log, summed over an utterance's frames. What stands before
-      the bars is taken as it is: gradients flow into the other, which is drawn towards it.
+      [B]: the mean of KL(a || b) and KL(b || a), natural log, summed over an utterance's frames. The first argument of
+      each KL is a constant target; gradients flow into the second argument only.
     """
-    log_probs = ctc.log_probs_of(logits)  # uniform in the padding of both, which adds nothing
-    one, other = log_probs.detach().tensor_split(2)
-    towards = torch.cat((other, one))
-    each = (towards.exp() * (towards - log_probs)).sum(dim=(1, 2))
-    return each.view(2, len(one)).mean(dim=0)
+    log_probs = ctc.log_probs_of(logits)  # uniform in the padding of both views: adds zero
+    first, second = log_probs.detach().tensor_split(2)
+    targets = torch.cat((second, first))
+    each = (targets.exp() * (targets - log_probs)).sum(dim=(1, 2))
+    return each.view(2, len(first)).mean(dim=0)
 
 
-def _seeing_twice(first: Stage, batch: Batch, masks: AugmentationConfig, key: int | None) -> Stage:
-    """The stage on two views of its features, each with masks of its own, which depend on the key and the utterance.
+def _on_two_views(first: Stage, batch: Batch, masks: AugmentationConfig, key: int | None) -> Stage:
+    """The model's first stage on two masked views of its features. Masks depend on the key and the utterance.
 
-    They are made within the model's first stage instead of in one before it, whose output would be differentiated by.
+    A separate stage for the masks would make the views an input that the first stage is differentiated by.
     """
     if key is None:
         raise ValueError(
-            "two views are drawn from a key and got none: pass key=rng.fold_in(seed, step), new every step"
+            "the views of model.consistency are drawn from a key: pass key=rng.fold_in(seed, step), new every step"
         )
     ids = batch.ids.tolist()
     keys = [rng.fold_in(key, "view", view, utterance) for view in range(2) for utterance in ids]
@@ -139,5 +157,5 @@ def _seeing_twice(first: Stage, batch: Batch, masks: AugmentationConfig, key: in
 
 
 def moments_of(auxiliary: dict[str, Any]) -> Any:
-    """The moments tree out of what the stages of a chain leave; a single stage leaves the whole tree."""
+    """The moments tree from the auxiliary outputs of a chain; a chain of one stage returns the whole tree at once."""
     return auxiliary[""] if "" in auxiliary else {name: measured for name, measured in auxiliary.items() if measured}

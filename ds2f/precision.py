@@ -1,9 +1,9 @@
-"""Mixed precision as explicit values: which dtype each part of the model computes in, and the loss scale.
+"""Mixed precision as explicit values: the dtypes of the forward pass, and the loss scale.
 
-The levels are Apex's: O0 is fp32 throughout; O1 computes products (convolutions, recurrent layers, the output
-layer) in half precision and keeps what flows between them in fp32; O2 lets half precision flow and keeps fp32 for
-batch norm, the softmax and the master weights. Parameters, statistics and gradients are fp32 at every level: a cast
-inside the differentiated function makes the half-precision copy, so its gradient arrives in fp32.
+The levels are Apex's. O0 is fp32 throughout. O1 computes products (convolutions, recurrent layers, output layer) in
+half precision and keeps activations in fp32. O2 keeps activations in half precision too; batch norm, the softmax and
+the master weights stay in fp32. Parameters, statistics and gradients are fp32 at every level: the differentiated
+function casts parameters to half precision, so their gradients are fp32.
 """
 
 from typing import NamedTuple
@@ -18,12 +18,12 @@ __all__ = ["FULL", "LossScale", "Policy", "adjust", "dtype_name", "init_scale", 
 
 
 class Policy(NamedTuple):
-    """Dtypes of the forward pass, and whether it may take operators of its own."""
+    """Dtypes of the forward pass, and whether fused operators may be used."""
 
-    compute: torch.dtype  # convolutions, recurrent layers, output layer
-    activation: torch.dtype  # what flows between them; batch norm's arithmetic is never below float32
-    # Convolutions with channels innermost, and batch norm with a backward pass of its own: faster on CPUs, but leaves,
-    # which are neither vmapped nor differentiated twice.
+    compute: torch.dtype  # of convolutions, recurrent layers, output layer
+    activation: torch.dtype  # of tensors between layers; batch norm computes in at least float32
+    # Convolutions in channels-last memory format, and model/fused_norm.py: faster on CPUs, but without vmap and second
+    # derivatives.
     fused: bool = False
 
 
@@ -35,8 +35,14 @@ def policy(opt_level: str, dtype: torch.dtype) -> Policy:
 
     Args:
       opt_level: ``"O0"``, ``"O1"`` or ``"O2"``.
-      dtype: the half-precision type that O1 and O2 use: ``torch.bfloat16`` or ``torch.float16`` (or ``torch.float32``
-        on a device without a fast one, which makes every level O0).
+      dtype: half-precision dtype of O1 and O2, ``torch.bfloat16`` or ``torch.float16``. With ``torch.float32``, for
+        devices without fast half precision, every level is O0.
+
+    Raises:
+      ValueError: for another level.
+
+    >>> policy("O1", torch.bfloat16)
+    Policy(compute=torch.bfloat16, activation=torch.float32, fused=False)
     """
     levels = {"O0": FULL, "O1": Policy(dtype, torch.float32), "O2": Policy(dtype, dtype)}
     if opt_level not in levels:
@@ -54,7 +60,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def init_scale(cfg: ApexConfig, device: torch.device | str = "cpu") -> LossScale:
-    """The loss scale at the first step: ``cfg.loss_scale``, or ``cfg.initial_scale`` when that is ``dynamic``."""
+    """The loss scale of the first step: ``cfg.loss_scale``, or ``cfg.initial_scale`` if the scale is dynamic."""
     value = cfg.initial_scale if cfg.dynamic else float(cfg.loss_scale)
     return LossScale(
         value=torch.tensor(value, dtype=torch.float32, device=device),
@@ -63,18 +69,27 @@ def init_scale(cfg: ApexConfig, device: torch.device | str = "cpu") -> LossScale
 
 
 def adjust(scale: LossScale, finite: Tensor, *, cfg: ApexConfig) -> LossScale:
-    """The scale for the next step.
+    """The loss scale of the next step.
 
-    A static scale stays. A dynamic one halves after a step with a non-finite gradient, down to ``cfg.min_scale``, and
-    doubles after ``cfg.growth_interval`` finite steps in a row, up to ``cfg.max_scale``.
+    A static scale is constant. A dynamic scale halves after a step with a non-finite gradient, down to
+    ``cfg.min_scale``. It doubles after ``cfg.growth_interval`` finite steps in a row, up to ``cfg.max_scale``.
 
     Args:
-      scale: the scale that the step used.
-      finite: boolean scalar tensor, the step's verdict.
+      scale: the loss scale of this step.
+      finite: boolean scalar tensor: whether this step's gradients were finite.
       cfg: the ``apex`` section.
 
     Returns:
-      A new ``LossScale``; nothing is read on the host.
+      A new ``LossScale``. Nothing is read on the host.
+
+    >>> cfg = ApexConfig(loss_scale="dynamic", growth_interval=2)
+    >>> scale = LossScale(value=torch.tensor(1024.0), good_steps=torch.tensor(0, dtype=torch.int32))
+    >>> for finite in (False, True, True):
+    ...     scale = adjust(scale, torch.tensor(finite), cfg=cfg)
+    ...     print(scale.value.item())
+    512.0
+    512.0
+    1024.0
     """
     if not cfg.dynamic:
         return scale

@@ -1,8 +1,20 @@
-"""One step of training and one of evaluation: flat pure functions over one state.
+"""One training step and one evaluation step: pure functions over one state.
 
-``train_step`` reads top to bottom in the order that all ranks follow: scaled gradients, a sum over the ranks, one
-verdict on finiteness, clipping, the optimizer, selection by the verdict, adjustment of the loss scale. Nothing in it
-waits for the device (but torch's CTC on CUDA, which copies the lengths there).
+The host never waits for the device within a step, except in torch's CTC on CUDA, which copies the lengths.
+
+>>> cfg = Config(model=ModelConfig(hidden_size=8, hidden_layers=1))
+>>> tx, loss = optim.adamw(1e-3), objective(cfg.model)
+>>> features = torch.randn(1, cfg.model.num_bins, 40, generator=rng.generator(1))  # [B, F, T]
+>>> labels = torch.tensor([[9, 10, 2]])
+>>> batch = Batch(features, torch.tensor([40]), labels, torch.tensor([3]), torch.tensor([0]), torch.tensor(1.0))
+>>> state = init_state(cfg, tx, key=0)
+>>> for step in range(2):
+...     state, metrics = train_step(state, batch, loss=loss, tx=tx, cfg=cfg, key=rng.fold_in(0, step))
+>>> state.step, metrics.finite
+(tensor(2), tensor(True))
+>>> logits, _ = eval_step(*state.model, batch, cfg=cfg.model)
+>>> logits.values.shape  # [B, T', V]
+torch.Size([1, 20, 29])
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +27,6 @@ from torch import Tensor
 from ds2f import optim, precision, rng, tree
 from ds2f.buckets import Buckets, sum_over_ranks
 from ds2f.config import Config, ModelConfig
-from ds2f.ctc import Criterion
 from ds2f.grad import engine_for, staged_value_and_grad
 from ds2f.model import batch_norm, deepspeech2
 from ds2f.objective import Objective, moments_of, objective
@@ -24,7 +35,9 @@ from ds2f.types import (
     SINGLE,
     Batch,
     Collectives,
+    Criterion,
     Logits,
+    Loss,
     Params,
     Stage,
     Stats,
@@ -32,15 +45,16 @@ from ds2f.types import (
     TrainState,
 )
 
-__all__ = ["Loss", "Objective", "eval_step", "init_state", "objective", "train_step"]
-
-Loss = Callable[..., tuple[Tensor, Any]]
+__all__ = ["Objective", "eval_step", "init_state", "objective", "train_step"]
 
 
 def init_state(cfg: Config, tx: optim.GradientTransformation, *, key: int) -> TrainState:
-    """The state before the first step, on the CPU: step 0, fresh parameters, zeroed optimizer state.
+    """The state before the first step, on the CPU: step 0, drawn parameters, fresh optimizer state.
 
-    With ``optim.average_decay`` it holds averages, which start at the parameters.
+    Args:
+      cfg: ``model``, ``apex`` (the first loss scale) and ``optim.average_decay`` (whether to keep averages) are read.
+      tx: the optimizer.
+      key: the parameters are drawn from it.
     """
     params, stats = deepspeech2.init(cfg.model, key=rng.fold_in(key, "init"))
     return TrainState(
@@ -66,43 +80,51 @@ def train_step(
     overlap: bool = True,
     overflowed: Callable[[], Tensor] | None = None,
 ) -> tuple[TrainState, StepMetrics]:
-    """Takes one optimizer step on the global batch of which ``batch`` is this rank's share.
+    """Takes one optimizer step on the global batch; ``batch`` is this rank's shard.
 
-    The gradient is that of the mean loss over the feasible utterances of the global batch: each rank differentiates
-    scale * sum(loss * weight), and the ranks' gradients are summed. A step whose summed gradient is not finite on any
-    rank leaves parameters, statistics, averages and optimizer state as they were on all of them.
+    All ranks run, in this order::
+
+        for micro_batch in shard:
+            grads  += d/dparams  scale * sum(losses * weight)    # losses of +inf do not count
+        grads       = all_reduce(float32(grads))                 # stage by stage, during the backward pass
+        norm        = global_norm(grads) / scale
+        finite      = norm is finite, on all ranks
+        grads       = grads / scale * min(1, max_norm / norm)    # unscale and clip
+        if finite: apply the optimizer, update batch-norm statistics and averages
+        scale       = adjust(scale, finite)
+
+    ``grads`` is thus the gradient of the mean loss over the feasible utterances of the global batch.
 
     Args:
       state: the state before the step.
-      batch: this rank's utterances, on the state's device (lengths on the CPU), or a list of micro-batches whose
-        gradients are added up.
-      loss: an ``objective``, whose stages' gradients are summed over the ranks while the backward pass goes on; or any
-        function ``(params, stats, batch, *, key) -> (losses [B], moments)``; or a list of stages from
-        ``batch.features`` to the losses, made for this batch, which is then the only one.
+      batch: this rank's shard, on the state's device (lengths on the CPU), or a list of micro-batches.
+      loss: an ``objective``, whose gradients are reduced stage by stage during the backward pass; or any other
+        ``types.Loss``; or, for a single batch, a list of stages from its ``features`` to the losses.
       tx: the optimizer.
-      collectives: sums over the ranks.
-      cfg: ``apex`` (loss scale and type of the sums), ``optim.max_norm``, ``optim.average_decay`` (of the averages, if
-        the state holds any), ``training.engine`` and ``model.sync_batch_norm`` (the loss's moments are those of all
-        ranks) are read.
-      key: what dropout is drawn from; a new one every step, the same on all ranks, which draw differently from it.
-      donate: reuse the buffers of ``state.params``, ``state.opt_state`` and ``state.average``, which must not be used
-        afterwards. The result has the same bits as without.
-      overlap: whether the backward pass goes on during the sums; the same bits either way.
-      overflowed: reads whether the device noted an overflow since the step began, a boolean scalar, where infinities
-        do not show in the gradients; None where they do.
+      collectives: the ranks' all-reduce operations.
+      cfg: ``apex`` (loss scale and dtype of the all-reduce), ``optim.max_norm``, ``optim.average_decay`` (for averages,
+        if the state holds any), ``training.engine``, ``model.remat`` and ``model.sync_batch_norm`` (the moments of
+        ``loss`` are already global) are read.
+      key: random key of the step: new every step, the same on all ranks. Each micro-batch of each rank gets its own
+        key derived from it.
+      donate: reuse the buffers of ``state.params``, ``state.opt_state`` and ``state.average``; the caller must not use
+        them afterwards. The result has the same bits as without.
+      overlap: run the all-reduce during the backward pass; the same bits either way.
+      overflowed: returns, as a boolean scalar tensor, whether the device has noted an overflow since the step began,
+        for devices whose gradients do not show infinities. ``None`` for other devices.
 
     Returns:
       The new state and the step's metrics, all on the device.
 
     Raises:
-      ValueError: when a list of stages, which knows one batch, meets several.
+      ValueError: for a list of stages with several micro-batches.
     """
     grads, value, losses, moments = _global_gradients(
         state, batch, loss=loss, collectives=collectives, cfg=cfg, key=key, overlap=overlap
     )
 
-    # The norm is finite exactly if all gradients are (or it overflows, and the step would be no good either), so one
-    # pass over the gradients serves the verdict and the clipping, and one more unscales and clips.
+    # The norm is finite only if all gradients are finite: one pass over the gradients gives both the verdict and the
+    # norm for clipping. A second pass unscales and clips.
     grad_norm = tree.global_norm(grads) / state.loss_scale.value
     finite = torch.isfinite(grad_norm)
     finite = collectives.all_finite(finite if overflowed is None else finite & ~overflowed())
@@ -136,11 +158,11 @@ def _global_gradients(
     key: int | None,
     overlap: bool,
 ) -> tuple[Params, Tensor, Tensor, Any]:
-    """Differentiates the scaled loss and sums over the ranks.
+    """Differentiates the scaled loss and runs the all-reduce.
 
     Returns:
-      The gradients (still scaled) and the value, summed over micro-batches and ranks; this rank's losses; the moments
-      of the global batch.
+      The gradients (still scaled) and the loss, both summed over micro-batches and ranks; this rank's losses; the
+      moments of the global batch.
     """
     micro_batches = [batch] if isinstance(batch, Batch) else list(batch)
     if isinstance(loss, list) and len(micro_batches) > 1:
@@ -150,7 +172,7 @@ def _global_gradients(
         engine = engine_for(state.loss_scale.value.device)
     buckets = Buckets(collectives, dtype=cfg.apex.reduce_dtype)
     value, losses, moments = torch.zeros_like(state.loss_scale.value), [], None
-    totals: dict[str, Any] = {}  # by stage, of the micro-batches so far
+    totals: dict[str, Any] = {}  # gradients by stage, summed over the micro-batches so far
 
     def accumulate(name: str, stage_grads: Any) -> Any:
         if name in totals:
@@ -158,21 +180,21 @@ def _global_gradients(
         return totals.setdefault(name, stage_grads)
 
     def reduce(name: str, stage_grads: Any) -> Any:
-        """Takes the last micro-batch's gradients of a stage, as soon as they exist."""
+        """Starts the all-reduce of a stage's gradients; called in the backward pass of the last micro-batch."""
         accumulate(name, stage_grads)
         summed = buckets.start(totals.pop(name))
         if not overlap:
             buckets.wait()
         return summed
 
-    for index, share in enumerate(micro_batches):
-        drawn_from = _share_key(key, collectives.rank + collectives.size * index)
-        chain = _chain(loss, state.stats, share, key=drawn_from)
-        scaled = Stage("scaled", partial(_scaled_sum, factor=share.weight * state.loss_scale.value))
+    for index, micro_batch in enumerate(micro_batches):
+        own_key = _micro_batch_key(key, collectives.rank + collectives.size * index)
+        chain = _chain(loss, state.stats, micro_batch, key=own_key)
+        scaled = Stage("scaled", partial(_scaled_sum, factor=micro_batch.weight * state.loss_scale.value))
         on_grads = reduce if index == len(micro_batches) - 1 else accumulate
         differentiate = staged_value_and_grad([*chain, scaled], on_grads=on_grads, engine=engine, remat=cfg.model.remat)
-        grads: Any = None  # what a sum over the ranks has taken over is not kept
-        (scaled_value, auxiliary), grads = differentiate(state.params, share.features)
+        grads: Any = None  # frees the previous micro-batch's gradients
+        (scaled_value, auxiliary), grads = differentiate(state.params, micro_batch.features)
         value = value + scaled_value
         losses.append(auxiliary.pop("scaled"))
         measured = moments_of(auxiliary)
@@ -184,9 +206,9 @@ def _global_gradients(
     return grads, value, torch.cat(losses), moments
 
 
-def _share_key(key: int | None, share: int) -> int | None:
-    """What a share of the global batch draws from: another key for each, whichever rank takes it."""
-    return key if key is None or share == 0 else rng.fold_in(key, "share", share)
+def _micro_batch_key(key: int | None, index: int) -> int | None:
+    """The key of a micro-batch by its index in the global batch, whichever rank computes it."""
+    return key if key is None or index == 0 else rng.fold_in(key, "share", index)
 
 
 def _chain(loss: Loss | list[Stage], stats: Stats, batch: Batch, *, key: int | None) -> list[Stage]:
@@ -198,7 +220,7 @@ def _chain(loss: Loss | list[Stage], stats: Stats, batch: Batch, *, key: int | N
 
 
 def _scaled_sum(_: Params, losses: Tensor, *, factor: Tensor) -> tuple[Tensor, Tensor]:
-    # +inf marks a transcript that cannot fit and does not count; NaN stays and fails the step.
+    # A transcript that cannot fit has a loss of +inf and does not count. NaN fails the step.
     counted = torch.where(losses == torch.inf, torch.zeros_like(losses), losses)
     return counted.sum() * factor, losses
 
@@ -212,11 +234,19 @@ def eval_step(
     policy: Policy = FULL,
     criterion: Criterion | None = None,
 ) -> tuple[Logits, Tensor]:
-    """Scores a batch in evaluation mode.
+    """Computes logits and losses of a batch in evaluation mode.
+
+    Args:
+      params: the parameters.
+      stats: running statistics of batch norm.
+      batch: utterances, on the device of ``params`` (lengths on the CPU).
+      cfg: the ``model`` section.
+      policy: dtypes of the forward pass.
+      criterion: the loss of logits; ``None`` for no losses.
 
     Returns:
-      The logits and the loss of each utterance ([B] float32, natural log, +inf where the transcript cannot fit; empty
-      without ``criterion``).
+      The logits, and the loss of each utterance: [B] float32, natural log, +inf where the transcript cannot fit; empty
+      without ``criterion``.
     """
     with torch.no_grad():
         logits, _ = deepspeech2.apply(params, stats, batch.features, batch.lengths, cfg=cfg, train=False, policy=policy)

@@ -1,7 +1,7 @@
-"""The one door to pytrees: nested dicts, lists, tuples and NamedTuples of tensors.
+"""Pytrees: nested dicts, lists, tuples and NamedTuples of tensors.
 
-optree flattens dictionaries in the order of their sorted keys, whatever the order of insertion, so that the flat order
-of a tree is a property of its structure. torch's own pytree module does not; nothing outside this file may flatten.
+Only this module flattens trees. optree sorts dictionary keys, so the flat order of a tree depends on its structure
+alone. torch's own pytree module keeps the order of insertion instead.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,18 +21,31 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 
 
 def leaves(tree: Tree) -> list[Any]:
-    """The leaves of ``tree`` in its flat order."""
+    """The leaves of ``tree`` in flat order.
+
+    >>> leaves({"b": 1, "a": [2, 3]})
+    [2, 3, 1]
+    """
     return optree.tree_leaves(tree)
 
 
 def flatten(tree: Tree) -> tuple[list[Any], Callable[[list[Any]], Tree]]:
-    """Returns the leaves in flat order and the function that puts such a list back into the structure."""
+    """The leaves in flat order, and the function that builds the same structure from a list of new leaves.
+
+    >>> flat, unflatten = flatten({"b": 1, "a": [2, 3]})
+    >>> unflatten([10 * leaf for leaf in flat])
+    {'b': 10, 'a': [20, 30]}
+    """
     flat, spec = optree.tree_flatten(tree)
     return flat, lambda new_leaves: optree.tree_unflatten(spec, new_leaves)
 
 
 def flatten_with_paths(tree: Tree) -> dict[str, Any]:
-    """Returns the leaves by path, in flat order; a path reads like ``params/rnn_0/forward/w_ih``."""
+    """The leaves by path, in flat order.
+
+    >>> flatten_with_paths({"rnn_0": {"forward": {"w_ih": 1}}, "conv": [2, 3]})
+    {'conv/0': 2, 'conv/1': 3, 'rnn_0/forward/w_ih': 1}
+    """
     accessors, flat, _ = optree.tree_flatten_with_accessor(tree)
     return {"/".join(_name(entry) for entry in path): leaf for path, leaf in zip(accessors, flat, strict=True)}
 
@@ -42,10 +55,10 @@ def _name(entry: optree.PyTreeEntry) -> str:
 
 
 def unflatten_like(tree: Tree, by_path: dict[str, Any]) -> Tree:
-    """Puts leaves named by path into the structure of ``tree``.
+    """Builds the structure of ``tree`` from leaves by path; the inverse of ``flatten_with_paths``.
 
     Raises:
-      KeyError: when the paths are not exactly those of ``tree``; the message lists every missing and unknown path.
+      KeyError: when the paths differ from the paths of ``tree``; the message lists every missing and unknown path.
     """
     wanted = flatten_with_paths(tree)
     missing, unknown = sorted(wanted.keys() - by_path.keys()), sorted(by_path.keys() - wanted.keys())
@@ -55,7 +68,11 @@ def unflatten_like(tree: Tree, by_path: dict[str, Any]) -> Tree:
 
 
 def subtree(tree: Tree, path: str, *, default: Tree = None) -> Tree:
-    """What nested dictionaries hold at a path such as ``rnn_0/forward``; the empty path is the tree itself."""
+    """The branch of nested dictionaries at ``path``, or ``default``; the empty path is the tree itself.
+
+    >>> subtree({"rnn_0": {"forward": {"w_ih": 1}}}, "rnn_0/forward")
+    {'w_ih': 1}
+    """
     for key in filter(None, path.split("/")):
         if key not in tree:
             return default
@@ -64,7 +81,11 @@ def subtree(tree: Tree, path: str, *, default: Tree = None) -> Tree:
 
 
 def grafted(tree: Tree, path: str, branch: Tree) -> Tree:
-    """Nested dictionaries with ``branch`` at a path that ``subtree`` finds; dictionaries on the way are made new."""
+    """A copy of nested dictionaries with ``branch`` at ``path``; missing dictionaries on the path are created.
+
+    >>> grafted({"conv": 2}, "rnn_0/forward", {"w_ih": 1})
+    {'conv': 2, 'rnn_0': {'forward': {'w_ih': 1}}}
+    """
     key, _, rest = path.partition("/")
     return {**tree, key: grafted(tree.get(key, {}), rest, branch)} if key else branch
 
@@ -75,7 +96,7 @@ def zeros_like(tree: Tree) -> Tree:
 
 
 def cast(tree: Tree, dtype: torch.dtype) -> Tree:
-    """Casts every floating-point leaf to ``dtype`` and leaves the others as they are."""
+    """Casts every floating-point leaf to ``dtype``; other leaves stay unchanged."""
     return map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, tree)
 
 
@@ -85,7 +106,13 @@ def to(tree: Tree, device: torch.device | str) -> Tree:
 
 
 def select(condition: Tensor, on_true: Tree, on_false: Tree) -> Tree:
-    """Chooses between two trees of the same structure by one boolean scalar tensor, without reading it on the host."""
+    """Returns ``on_true`` or ``on_false``, trees of one structure, by a boolean scalar tensor.
+
+    The tensor is not read on the host.
+
+    >>> select(torch.tensor(False), {"w": torch.ones(2)}, {"w": torch.zeros(2)})
+    {'w': tensor([0., 0.])}
+    """
     return map(lambda a, b: torch.where(condition, a, b), on_true, on_false)
 
 
@@ -96,7 +123,7 @@ def add(first: Tree, second: Tree) -> Tree:
 
 
 def mean(trees: Iterable[Tree]) -> Tree:
-    """The mean of trees of one structure, added up in float64; a single one stays as it is, to the last bit."""
+    """The mean of one or more trees of one structure, summed in float64. A single tree is returned unchanged."""
     total, last, count = None, None, 0
     for last in trees:
         wide = cast(last, torch.float64)
@@ -106,13 +133,20 @@ def mean(trees: Iterable[Tree]) -> Tree:
 
 
 def scale_(tree: Tree, factor: Tensor) -> Tree:
-    """Multiplies every leaf by a scalar tensor, in place, and returns the tree; for trees that nobody else holds."""
+    """Multiplies every leaf by a scalar tensor, in place, and returns the tree.
+
+    The caller must own the leaves: nobody else may hold them.
+    """
     torch._foreach_mul_(leaves(tree), factor)
     return tree
 
 
 def global_norm(tree: Tree) -> Tensor:
-    """The Euclidean norm over all leaves together: a float32 scalar tensor (float64 when a leaf is)."""
+    """The Euclidean norm over all elements of all leaves: a float32 scalar tensor (float64 if any leaf is float64).
+
+    >>> global_norm({"a": torch.tensor([3.0]), "b": torch.tensor([4.0])})
+    tensor(5.)
+    """
     flat = leaves(tree)
     if not flat:
         return torch.zeros((), dtype=torch.float32, device="cpu")
@@ -121,7 +155,7 @@ def global_norm(tree: Tree) -> Tensor:
 
 
 def all_finite(tree: Tree) -> Tensor:
-    """Whether every element of every leaf is finite: a boolean scalar tensor."""
+    """Whether every element of every leaf is finite, as a boolean scalar tensor."""
     flat = leaves(tree)
     if not flat:
         return torch.ones((), dtype=torch.bool, device="cpu")
@@ -129,5 +163,5 @@ def all_finite(tree: Tree) -> Tensor:
 
 
 def size(tree: Tree) -> int:
-    """The number of elements in all leaves together."""
+    """The number of elements of all leaves together."""
     return sum(leaf.numel() for leaf in leaves(tree))

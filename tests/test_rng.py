@@ -46,17 +46,18 @@ def test_every_bit_of_a_key_is_used() -> None:
 
 
 @hypothesis.given(keys, st.integers(0, 20))
-def test_split_gives_distinct_keys_that_differ_from_their_parent(key: int, num: int) -> None:
-    parts = rng.split(key, num)
+def test_numbered_keys_are_distinct_and_differ_from_their_parent(key: int, num: int) -> None:
+    parts = [rng.fold_in(key, index) for index in range(num)]
     assert len({key, *parts}) == num + 1
 
 
-def test_a_longer_split_begins_like_a_shorter_one() -> None:
-    assert rng.split(5, 7)[:3] == rng.split(5, 3)
+def test_numbered_keys_do_not_depend_on_their_number() -> None:
+    longer, shorter = ([rng.fold_in(5, index) for index in range(num)] for num in (7, 3))
+    assert longer[:3] == shorter
 
 
 def test_generators_of_different_keys_draw_uncorrelated_numbers() -> None:
-    draws = torch.stack([torch.randn(4000, generator=rng.generator(key)) for key in rng.split(0, 4)])
+    draws = torch.stack([torch.randn(4000, generator=rng.generator(key)) for key in map(rng.fold_in, range(4))])
     correlation = torch.corrcoef(draws) - torch.eye(4)
     assert correlation.abs().max() < 0.08  # five standard deviations of 1 / sqrt(4000)
 
