@@ -1,7 +1,7 @@
 """Checkpoints of a run, and what evaluation needs of them: ``load_config`` and ``load_model``.
 
-``manager`` writes and reads checkpoints, ``retention`` knows which are whole and which are kept, ``integrity`` holds
-every file to its digest, and ``orbax_io`` stores the arrays.
+``manager`` writes and reads checkpoints, ``retention`` decides which ones stay, ``integrity`` compares every file with
+its digest, and ``orbax_io`` stores the arrays.
 """
 
 import logging
@@ -23,7 +23,7 @@ def load_config(run_dir: Path | str) -> Config:
     """Reads ``config.json`` of a run.
 
     Raises:
-      InputError: when there is no run in ``run_dir``, or its configuration is damaged or a newer version's.
+      InputError: when ``run_dir`` holds no run, or its configuration is damaged or of a newer version.
     """
     path = Path(run_dir) / "config.json"
     try:
@@ -35,25 +35,25 @@ def load_config(run_dir: Path | str) -> Config:
 def load_model(
     run_dir: Path | str, *, which: str | int = "best", warn: Callable[[str], None] = _LOG.warning
 ) -> tuple[Config, Params, Stats]:
-    """Loads what evaluation needs from a run directory: the moving averages, where its checkpoints hold any.
+    """Loads a run's model for evaluation: the moving averages, if its checkpoints hold them.
 
-    Of several checkpoints the mean is taken, leaf by leaf and in float64: of the parameters (Polyak and Juditsky 1992;
-    Izmailov et al. 2018) and of the batch-norm statistics, means and variances alike. The mean model's activations are,
-    to first order, the mean of the models' activations: their mean is the mean of the means, and their variance at most
-    the mean of the variances, nearly reached since neighbouring checkpoints' activations go together. The variance
-    of the mixture, which adds the spread of the means, would be that of a model drawn anew for every frame.
+    Several checkpoints are averaged leaf by leaf in float64: parameters (Polyak and Juditsky 1992; Izmailov et al.
+    2018) and batch-norm statistics, means and variances alike. To first order, the mean model's activations are the
+    mean of the models' activations. Their mean is the mean of the means. Their variance is at most the mean of the
+    variances, and close to it, since the activations of neighbouring checkpoints correlate. The variance of the
+    mixture, which adds the spread of the means, would belong to a model drawn anew for every frame.
 
     Args:
       run_dir: the run's folder.
       which: ``"best"`` (by validation error; of a run without a validation set, the last epoch's), ``"last"``, or the
-        number of a checkpoint; ``"best:5"`` or ``"last:5"`` for the mean of so many.
-      warn: told of damaged checkpoints that are passed over, and when there are fewer than asked for.
+        number of a checkpoint; ``"best:5"`` or ``"last:5"`` for the mean of five.
+      warn: called with a message for each damaged checkpoint, and when there are fewer than asked for.
 
     Returns:
       The run's configuration, parameters and batch-norm statistics, on the CPU.
 
     Raises:
-      InputError: when there is no such run or whole checkpoint.
+      InputError: when there is no such run, or no such checkpoint that is whole.
     """
     cfg = load_config(run_dir)
     checkpoints = Checkpoints(run_dir, folder=cfg.checkpointing.folder, read_only=True, warn=warn)

@@ -9,7 +9,7 @@ _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)  # numpy has none of its own
 
 
 def fits(stored: tuple[str, list[int]], leaf: Tensor) -> bool:
-    """Whether a stored leaf has the shape of ``leaf`` and every value of its type is one of ``leaf``'s type."""
+    """Whether a stored leaf (dtype, shape) has the shape of ``leaf``, and a dtype that widens to its dtype."""
     dtype = getattr(torch, stored[0])
     widens = dtype.is_floating_point == leaf.dtype.is_floating_point
     return stored[1] == list(leaf.shape) and (
@@ -18,12 +18,12 @@ def fits(stored: tuple[str, list[int]], leaf: Tensor) -> bool:
 
 
 def from_tensor(leaf: Tensor) -> np.ndarray:
-    """The same memory as a numpy array."""
+    """A numpy array over the tensor's memory."""
     return leaf.view(torch.int16).numpy().view(_BFLOAT16) if leaf.dtype == torch.bfloat16 else leaf.numpy()
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
-    """The same memory as a tensor, if it may be written to."""
+    """A tensor over the array's memory, or over a copy if the memory is read-only."""
     array = np.require(array, requirements=["C", "W"])
     if array.dtype == _BFLOAT16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)

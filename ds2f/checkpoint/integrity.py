@@ -1,8 +1,8 @@
-"""Digests: whether the files of a folder are, all of them and to the last bit, what was written.
+"""Digests, which tell whether all files of a folder are complete and unchanged to the last bit.
 
-``digests.json`` lists every file of its folder with its size and SHA-256. It is written last and appears at once, so
-that a folder without it is unfinished, and one that does not agree with it is damaged. Folders are ``epath.Path``,
-local or in a bucket.
+``digests.json`` lists every file of its folder with its size and SHA-256. It is written last, by an atomic write: a
+folder without it is unfinished, and a folder that differs from it is damaged. Folders are ``epath.Path``, local or in a
+bucket.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ class _Digest(NamedTuple):
 
 
 def write(folder: epath.Path) -> None:
-    """Writes ``digests.json`` over all files below ``folder``, once they are safe on the disk.
+    """Writes ``digests.json`` over all files below ``folder``, after flushing them to the disk.
 
-    One thread reads the files, so that a training step that runs at the same time keeps its processor cores.
+    One thread reads the files, so that a training step beside it keeps its processor cores.
 
     Raises:
       OSError: when a file cannot be read or ``digests.json`` cannot be written.
@@ -47,20 +47,21 @@ def finished(folder: epath.Path) -> bool:
 
 
 def fault(folder: epath.Path, *, only: Iterable[str] | None = None) -> str | None:
-    """What is wrong with a finished folder.
+    """Compares a finished folder with its digests.
 
     Args:
-      folder: holds ``digests.json``.
-      only: the files to look at, relative to ``folder``; ``None`` looks at all, and for files that were not written.
+      folder: the folder, with its ``digests.json``.
+      only: the files to compare, relative to ``folder``; ``None``: all files, and also report files that ``write`` did
+        not see.
 
     Returns:
-      The path of a wrong file and what is wrong with it; ``None`` when every bit is as it was written.
+      The path of a wrong file and its fault; ``None`` when every bit is as it was written.
 
     Raises:
-      OSError: when a file is there and cannot be read, which says nothing about what it holds.
+      OSError: when a file exists but cannot be read, which tells nothing about its content.
     """
     if not finished(folder):
-        return f"{folder / FILE}: missing, though written last; so the rest may be unfinished"
+        return f"{folder / FILE}: missing, though written last; the other files may be unfinished"
     listed = _listed(folder)
     if listed is None:
         return f"{folder / FILE}: damaged"
@@ -81,17 +82,17 @@ def fault(folder: epath.Path, *, only: Iterable[str] | None = None) -> str | Non
 
 
 def _listed(folder: epath.Path) -> dict[str, _Digest] | None:
-    """What ``digests.json`` says; ``None`` when a byte of it is not as ``write`` leaves it."""
+    """The entries of ``digests.json``; ``None`` when a byte differs from the text that ``write`` makes of them."""
     stored = (folder / FILE).read_bytes()
     try:
         listed = {name: _Digest(*entry) for name, entry in json.loads(stored)["files"].items()}
         return listed if stored == _text(listed).encode() else None
-    except (ValueError, KeyError, TypeError, AttributeError):  # what flipped bits make of JSON
+    except (ValueError, KeyError, TypeError, AttributeError):  # from JSON with flipped bits
         return None
 
 
 def _text(listed: dict[str, _Digest]) -> str:
-    """The one way in which a list is written, with a digest of itself: no byte of it can change unnoticed."""
+    """The text of ``digests.json``, with a digest of the entries, so that no byte can change unnoticed."""
     entries = json.dumps(listed, indent=1, sort_keys=True)
     return f'{{"files": {entries},\n"sha256": "{hashlib.sha256(entries.encode()).hexdigest()}"}}\n'
 
@@ -117,7 +118,7 @@ def _digests(folder: epath.Path, names: list[str], *, threads: int) -> list[_Dig
 
 
 def _sha256(path: epath.Path, *, start: int) -> str:
-    """Of the ``_PART`` bytes from ``start`` on, or what there is of them."""
+    """SHA-256 of the ``_PART`` bytes from ``start`` on, or of fewer at the end of the file."""
     digest, left = hashlib.sha256(), _PART
     with path.open("rb") as file:
         file.seek(start)

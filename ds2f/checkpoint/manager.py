@@ -1,8 +1,8 @@
-"""Checkpoints: a TrainState and its position in the data, to and from a folder, through orbax.
+"""Checkpoints: writes a TrainState and the progress in the data to a folder, and reads them back, through orbax.
 
-In a checkpoint's folder ``state/`` holds every leaf under its path, ``position.json`` the position, and ``run.json``
-the score, the version of the code, the configuration, and every leaf's type and shape. Orbax is in ``orbax_io`` and is
-imported when a checkpoint is first written or read. ``retention`` knows which checkpoints are whole.
+In a checkpoint's folder, ``state/`` holds every leaf under its path, ``position.json`` the progress, and ``run.json``
+the score, the version of the code, the configuration, and every leaf's dtype and shape. ``orbax_io`` imports orbax when
+a checkpoint is first written or read. ``retention`` decides which checkpoints are whole.
 """
 
 import json
@@ -38,8 +38,8 @@ _STATE, _POSITION = "state", "position.json"
 class Checkpoints:
     """The checkpoints of one run.
 
-    One process writes; others may read the same folder with ``read_only``. A thread of its own writes, from a copy, so
-    that the caller of ``save`` goes on at once; every method waits first for what is being written.
+    One process writes; others may read the same folder with ``read_only``. ``save`` copies the state, and a thread
+    writes the copy while the caller goes on. Every method first waits for a running write.
     """
 
     def __init__(
@@ -53,22 +53,22 @@ class Checkpoints:
         read_only: bool = False,
         warn: Callable[[str], None] = _LOG.warning,
     ) -> None:
-        """Opens the folder, which is made when it is missing.
+        """Opens the folder, and makes it if it is missing.
 
         Args:
           run_dir: the run's folder.
-          folder: where the checkpoints are, any path that orbax takes; empty: ``run_dir/checkpoints``.
-          keep: how many of the newest checkpoints are kept; never fewer than two, lest a damaged one be the last.
-          keep_best: how many of those with the best scores are kept besides.
-          cfg: stored in every checkpoint, for whoever finds it.
-          read_only: change nothing; the run may be writing a checkpoint at this moment.
-          warn: told of checkpoints that could not be written, from the thread that writes, and of those passed over.
+          folder: folder of the checkpoints, any path that orbax takes; empty: ``run_dir/checkpoints``.
+          keep: number of the newest checkpoints to keep; at least two are kept, in case the newest is damaged.
+          keep_best: number of the checkpoints with the best scores to keep besides.
+          cfg: stored in every checkpoint, as information.
+          read_only: change nothing; the run may be writing a checkpoint at the same time.
+          warn: called with a message for each failed write, on the writing thread, and for each skipped checkpoint.
 
         Raises:
           InputError: when the folder cannot be written.
         """
         path = epath.Path(folder or Path(run_dir) / "checkpoints")
-        self._folder = path if path.is_absolute() else path.resolve()  # resolving would spoil a bucket's name
+        self._folder = path if path.is_absolute() else path.resolve()  # resolve() would change a bucket's name
         self._cfg, self._warn = cfg, warn
         self._retention = retention.Retention(
             self._folder, keep=max(keep, 2), keep_best=max(keep_best, 1), read_only=read_only, warn=warn
@@ -79,21 +79,21 @@ class Checkpoints:
 
     @cached_property
     def _store(self) -> ArrayStore:
-        """Made by whoever needs it first: the writing thread, or who reads when that thread has nothing to do."""
+        """Made at its first use, by the writing thread, or by a reader after waiting for that thread."""
         return ArrayStore()
 
-    def save(self, iteration: int, state: TrainState, position: Progress, *, score: float | None = None) -> None:
-        """Copies the state and has the copy written; waits only for a checkpoint that is still being written.
+    def save(self, iteration: int, state: TrainState, progress: Progress, *, score: float | None = None) -> None:
+        """Copies the state and starts to write the copy; waits only for a write that is still running.
 
-        What the file system refuses, such as on a full disk, is told to ``warn``: the checkpoints before are untouched,
-        what the attempt left is removed, and the next one is tried again.
+        When the file system refuses the write, such as on a full disk, ``warn`` gets the reason. Earlier checkpoints
+        stay untouched, the unfinished one is removed, and the next one is tried again.
 
         Args:
           iteration: batches seen since the start of the run; names the checkpoint.
           state: the state, on any device.
-          position: where in the data the run stands, JSON values.
-          score: what the best checkpoint is chosen by, lower is better; ``None`` when it was not validated. (A run
-            without a validation set gives its later epochs lower ones.)
+          progress: the progress in the data, JSON values.
+          score: the best checkpoint has the lowest score; ``None`` without a validation. (A run without a validation
+            set gives later epochs lower scores.)
         """
         self.wait()
         leaves = tree.flatten_with_paths(state)
@@ -104,15 +104,15 @@ class Checkpoints:
             "config": None if self._cfg is None else config.to_dict(self._cfg),
             "leaves": {path: [dtype_name(leaf.dtype), list(leaf.shape)] for path, leaf in leaves.items()},
         }
-        texts = {_POSITION: json.dumps(position), retention.RUN: json.dumps(run)}
+        texts = {_POSITION: json.dumps(progress), retention.RUN: json.dumps(run)}
         arrays = {path: from_tensor(self._copy(path, leaf)) for path, leaf in leaves.items() if leaf.numel()}
         self._under_way = self._thread.submit(self._write, iteration, arrays, texts)
 
     def wait(self) -> bool:
-        """Waits for the checkpoint that is being written; an error that is not the file system's is raised here.
+        """Waits for a running write, and raises its error unless the file system caused it.
 
         Returns:
-          Whether it is whole; false when ``warn`` was told why not. True when none was being written.
+          Whether the checkpoint is whole; false after a failed write, whose reason ``warn`` got. True without a write.
         """
         under_way, self._under_way = self._under_way, None
         return under_way is None or under_way.result()
@@ -136,21 +136,21 @@ class Checkpoints:
         return found[0] if found else None
 
     def find_all(self, which: str | int = "last") -> list[int]:
-        """The iterations that ``which`` means, all of them whole to the last bit.
+        """The iterations of the checkpoints that ``which`` names, all of them whole to the last bit.
 
-        Damaged and unfinished checkpoints on the way are passed over: ``warn`` is told of each, with the name of the
-        file, and once a whole one is found they are removed.
+        Damaged and unfinished checkpoints in between are passed over. ``warn`` gets the name of each faulty file, and
+        once a whole checkpoint is found the faulty ones are removed.
 
         Args:
-          which: ``"last"``, or ``"best"`` (the last, when none has a score); ``"last:5"`` or ``"best:5"`` for as many
-            of them; or a number.
+          which: ``"last"``, or ``"best"`` (the last, when none has a score); ``"last:5"`` or ``"best:5"`` for five of
+            them; or a number.
 
         Returns:
           Iterations, the newest or the best first; fewer than asked for when there are no more.
 
         Raises:
-          InputError: when there are checkpoints and all that would do are damaged, naming the files; when ``which`` is
-            none of the above.
+          InputError: when every checkpoint that ``which`` names is damaged, with the files' names, or when ``which``
+            has another form.
         """
         self.wait()
         return self._retention.find(which)
@@ -159,30 +159,28 @@ class Checkpoints:
         """The numbers of all checkpoints, whole or not, the newest first."""
         return list(dict.fromkeys(entry.iteration for entry in self._retention.entries()))
 
-    def restore(self, iteration: int, like: Any, *, prefix: str = "") -> tuple[Any, Progress]:
+    def restore(self, iteration: int, like: TrainState) -> tuple[TrainState, Progress]:
         """Reads a checkpoint into the structure of ``like``, on the CPU.
 
         Args:
           iteration: which checkpoint.
-          like: a ``TrainState`` (or, with ``prefix``, one of its fields) of the same structure; only structure, shapes
-            and types are taken from it. A narrower stored type is widened; all else comes back bit for bit.
-          prefix: the path below which the wanted leaves lie: ``"params/"``.
+          like: gives structure, shapes and dtypes, not values. A narrower stored dtype is widened; all else comes back
+            bit for bit.
+
+        Returns:
+          The state, and the progress in the data.
 
         Raises:
-          InputError: when the checkpoint is missing or damaged, naming the file, or when its leaves do not have the
-            structure, the shapes and the types of ``like``.
+          InputError: when the checkpoint is missing or damaged, with the file's name, or when its leaves do not have
+            the structure, the shapes and the dtypes of ``like``.
         """
-        (restored,), position = self.restore_parts(iteration, {prefix: like})
-        return restored, position
-
-    def restore_parts(self, iteration: int, parts: Mapping[str, Any]) -> tuple[list[Any], Progress]:
-        """Reads several parts of one checkpoint: what ``restore`` gives for every prefix and tree in ``parts``."""
         self.wait()
         path = self._retention.whole(iteration)
-        return self._read(path, parts), json.loads((path / _POSITION).read_text())
+        (restored,) = self._read(path, {"": like})
+        return restored, json.loads((path / _POSITION).read_text())
 
     def restore_model(self, iteration: int, cfg: ModelConfig) -> tuple[Params, Stats]:
-        """Reads what ``TrainState.model`` was, of a model of ``cfg``."""
+        """Reads ``TrainState.model`` of a checkpoint: parameters and statistics, or their averages, for ``cfg``."""
         self.wait()
         path = self._retention.whole(iteration)
         averaged = any(name.startswith("average/") for name in retention.about(path)["leaves"])
@@ -191,7 +189,7 @@ class Checkpoints:
         return params, stats
 
     def _read(self, path: epath.Path, parts: Mapping[str, Any]) -> list[Any]:
-        """Reads the parts of a whole checkpoint."""
+        """Reads trees from a whole checkpoint, each with the prefix of its leaves' paths."""
         leaves = retention.about(path)["leaves"]
         stored = {name: leaf for name, leaf in leaves.items() if name.startswith(tuple(parts))}
         flat = {prefix: tree.flatten_with_paths(like) for prefix, like in parts.items()}
@@ -217,11 +215,6 @@ class Checkpoints:
             for prefix, like in parts.items()
         ]
 
-    def about(self, iteration: int) -> dict[str, Any]:
-        """What a whole checkpoint says about itself: ``iteration``, ``score``, ``version``, ``config``, ``leaves``."""
-        self.wait()
-        return retention.about(self._retention.whole(iteration))
-
     def _copy(self, path: str, leaf: Tensor) -> Tensor:
         """Copies a leaf to the host, into the same memory at every save: fresh memory costs more than the copy."""
         buffer = self._buffers.get(path)
@@ -241,8 +234,8 @@ class Checkpoints:
             if cause is None:
                 raise
             self._warn(
-                f"checkpoint {iteration} was not written: {cause}. Training goes on, with the checkpoints before it; "
-                f"make room in {self._folder}, or mend what is wrong with it, and the next one will be kept."
+                f"checkpoint {iteration} was not written: {cause}. Training goes on, with the checkpoints before it. "
+                f"Free space in {self._folder} or repair it; the next checkpoint is tried again."
             )
             return False
         self._retention.clear(path)
@@ -251,7 +244,7 @@ class Checkpoints:
     def _fill(self, path: epath.Path, arrays: dict[str, np.ndarray], texts: dict[str, str]) -> None:
         try:
             path.mkdir(parents=True)
-            retention.require_room(path, sum(array.nbytes for array in arrays.values()))
+            retention.require_free(path, sum(array.nbytes for array in arrays.values()))
             self._store.save(path / _STATE, arrays)
             for name, text in texts.items():
                 (path / name).write_text(text)

@@ -1,7 +1,7 @@
-"""Arrays by name in a folder, through orbax.
+"""Named arrays in a folder, through orbax.
 
-This is the only module that knows orbax, and jax, which comes with it and is kept on the CPU. Both are imported when an
-``ArrayStore`` is made: it takes a second, which no first step should wait for.
+The only module that uses orbax, and jax, which comes with orbax and stays on the CPU. Making an ``ArrayStore`` imports
+both. The import takes a second, so it waits until after the first training step.
 """
 
 import logging
@@ -25,14 +25,14 @@ class ArrayStore:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file it touches, and what it raises
 
         class Arrays(ocp.type_handlers.NumpyHandler):
-            """How orbax writes arrays, but that the end of all of them is awaited before the first error is raised.
+            """orbax's handler of arrays, but it waits for all arrays before it raises the first error.
 
-            Otherwise those that are still being written when one fails go on in a folder that is being removed, and
-            complain that nobody waits for them.
+            Otherwise, after one array failed, orbax would write the others into a folder that is being removed, and
+            asyncio would warn of errors that nobody retrieved.
             """
 
             def __init__(self) -> None:
-                super().__init__(deepcopy_host_arrays=False)  # what it gets is a copy already
+                super().__init__(deepcopy_host_arrays=False)  # the arrays are copies already
                 self._errors: list[Exception] = []
 
             async def _open_and_write(self, *args: Any, **kwargs: Any) -> None:
@@ -48,16 +48,16 @@ class ArrayStore:
                     raise self._errors[0]
 
         registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, Arrays()))
-        # Without compression, which costs time and makes next to nothing of weights.
+        # Compression costs time and hardly shrinks weights.
         handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
         self._checkpointer, self._args = ocp.Checkpointer(handler), ocp.args
 
     def save(self, folder: epath.Path, arrays: dict[str, np.ndarray]) -> None:
-        """Writes the arrays into a folder, which is made."""
+        """Writes the arrays into a new folder."""
         self._checkpointer.save(folder, args=self._args.PyTreeSave(arrays))
 
     def restore(self, folder: epath.Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Reads some of the arrays in a folder."""
+        """Reads the arrays ``names`` of a folder."""
         wanted = dict.fromkeys(names, 0)
         return self._checkpointer.restore(folder, args=self._args.PyTreeRestore(item=wanted, partial_restore=True))
 

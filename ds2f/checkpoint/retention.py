@@ -1,8 +1,20 @@
-"""The folder of a run's checkpoints: which of them are whole, which is the best, and which may go.
+"""Retention: which checkpoints of a run are whole, which is the best, and which are removed.
 
-Each checkpoint is a folder named by its iteration. A checkpoint without ``integrity.json`` is unfinished, one at odds
-with it is damaged (see ``integrity``), and neither is ever handed out. When an iteration is written again it goes to a
-folder of its own, ``12.1`` beside ``12``, so that nothing whole is removed before the next one is whole.
+Each checkpoint is a folder named by its iteration. A checkpoint without ``digests.json`` is unfinished, a checkpoint
+that differs from it is damaged (see ``integrity``), and neither is ever restored. An iteration that is written again
+gets a folder of its own, ``12.1`` beside ``12``, so that nothing whole is removed before the next checkpoint is whole.
+
+The algorithm::
+
+    clear(written), after each write:
+        newest = the first ``keep`` whole checkpoints, from the highest iteration down
+        best   = the first ``keep_best`` whole checkpoints, from the lowest score up, the older of equals first
+        remove every checkpoint except newest, best and written
+    find("best:N" or "last:N"), before a restore:
+        candidates = checkpoints with a score, from the lowest up; for "last", from the highest iteration down
+        found = the first N whole candidates of different iterations; for "best", if there are none, the last one
+        if found is empty and a candidate is damaged: raise, with the names of the damaged files
+        warn of every faulty candidate that was met, and remove it if found is not empty
 """
 
 import errno
@@ -19,8 +31,8 @@ from ds2f.checkpoint import integrity
 from ds2f.errors import InputError
 from ds2f.files import is_local
 
-RUN = "run.json"  # what a checkpoint says about itself; "score" is what the best is chosen by
-# tensorstore's errors are ValueErrors with the system's words in them, or a status when the path is in a bucket.
+RUN = "run.json"  # a checkpoint's own description; the best checkpoint has the lowest "score"
+# tensorstore raises ValueErrors with the system's message in them, or for a bucket with a status.
 _CODES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE)
 _STATUSES = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 _NAME = re.compile(r"(\d+)(?:\.(\d+))?")
@@ -41,22 +53,22 @@ class Retention:
     def __init__(
         self, folder: epath.Path, *, keep: int, keep_best: int, read_only: bool, warn: Callable[[str], None]
     ) -> None:
-        """Makes the folder when it is missing, and tries whether it can be written.
+        """Makes the folder if it is missing, and tests that it can be written.
 
         Args:
-          folder: where the checkpoints are.
-          keep: how many of the newest whole checkpoints are kept.
-          keep_best: how many of those with the best scores are kept besides.
+          folder: the folder of the checkpoints.
+          keep: number of the newest whole checkpoints to keep.
+          keep_best: number of the whole checkpoints with the best scores to keep besides.
           read_only: change nothing.
-          warn: told of checkpoints that are passed over.
+          warn: called with a message for each checkpoint that is passed over.
 
         Raises:
-          InputError: when the folder cannot be written: a run that cannot keep anything should not begin.
+          InputError: when the folder cannot be written; a run without checkpoints should not begin.
         """
         self._folder, self._keep, self._keep_best = folder, keep, keep_best
         self._read_only, self._warn = read_only, warn
-        self._sound: set[epath.Path] = set()  # those that this process has written or found whole
-        self._unreadable: set[epath.Path] = set()  # those of which this process does not know
+        self._sound: set[epath.Path] = set()  # checkpoints that this process has written or found whole
+        self._unreadable: set[epath.Path] = set()  # checkpoints that this process could not read
         if not read_only:
             _prove_writable(folder)
 
@@ -71,12 +83,12 @@ class Retention:
         )
 
     def new(self, iteration: int) -> epath.Path:
-        """A folder for another checkpoint of ``iteration``; it is not made."""
+        """The path of a new folder for a checkpoint of ``iteration``."""
         taken = [entry.attempt for entry in self.entries() if entry.iteration == iteration]
         return self._folder / (f"{iteration}.{max(taken) + 1}" if taken else f"{iteration}")
 
     def find(self, which: str | int) -> list[int]:
-        """The iterations of the checkpoints that ``which`` means; ``Checkpoints.find_all`` says how it goes."""
+        """The iterations of the checkpoints that ``which`` names; see ``Checkpoints.find_all``."""
         word, count = _parse(which)
         faults: dict[StoredCheckpoint, str] = {}
         entries = [entry for entry in self.entries() if word in ("best", "last", str(entry.iteration))]
@@ -95,10 +107,10 @@ class Retention:
         return [entry.iteration for entry in found]
 
     def whole(self, iteration: int) -> epath.Path:
-        """The folder of a checkpoint, every bit of which is as it was written.
+        """The folder of a checkpoint, after comparing every bit with what was written.
 
         Raises:
-          InputError: when there is none, or it is damaged; the message names the file.
+          InputError: when the checkpoint is missing or damaged; the message names the file.
         """
         entries = [entry for entry in self.entries() if entry.iteration == iteration]
         faults: dict[StoredCheckpoint, str] = {}
@@ -109,10 +121,9 @@ class Retention:
         return found[0].path
 
     def clear(self, written: epath.Path) -> None:
-        """Removes what need not be kept, now that ``written`` is whole.
+        """Removes the checkpoints that need not be kept, now that ``written`` is whole.
 
-        What is kept has been found whole by this process: a damaged checkpoint keeps no place that a whole one could
-        have had.
+        This process has found every kept checkpoint whole, so that no damaged one takes the place of a whole one.
         """
         self._sound.add(written)
         faults: dict[StoredCheckpoint, str] = {}
@@ -129,9 +140,9 @@ class Retention:
                 self.discard(entry.path)
 
     def discard(self, path: epath.Path) -> None:
-        """Removes a checkpoint, the file that makes it whole first; what cannot be removed is reported.
+        """Removes a checkpoint, its ``digests.json`` first; ``warn`` gets the reason when that fails.
 
-        One that could not be read stays: a disk or a network that fails for a while does not make it worthless.
+        A checkpoint that could not be read stays: the disk or the network may work again later.
         """
         if self._read_only or path in self._unreadable:
             return
@@ -144,10 +155,10 @@ class Retention:
     def _ranked(
         self, entries: Iterable[StoredCheckpoint], faults: dict[StoredCheckpoint, str]
     ) -> list[StoredCheckpoint]:
-        """Those that have a score, the best first; among equals the oldest, as a run itself judges."""
+        """The checkpoints with a score, the best first; among equals the oldest, as in training."""
         scores = {}
         for entry in entries:
-            fault = self._fault(entry.path, only=[RUN])  # a score is trusted as little as anything else
+            fault = self._fault(entry.path, only=[RUN])  # the score's file may be damaged, too
             if fault is not None:
                 faults[entry] = fault
             elif (score := about(entry.path)["score"]) is not None:
@@ -162,13 +173,13 @@ class Retention:
         *,
         trust: bool = False,
     ) -> list[StoredCheckpoint]:
-        """The first ``count`` whole ones of different iterations; what is wrong with others is added to ``faults``.
+        """The first ``count`` whole checkpoints of different iterations; adds the faults of others to ``faults``.
 
         Args:
-          entries: in the order of preference.
-          count: how many are wanted.
-          faults: entries that are known to be of no use, with the reason.
-          trust: do not look again through those that were whole before.
+          entries: checkpoints in the order of preference.
+          count: the number wanted.
+          faults: checkpoints known as faulty, with the fault.
+          trust: skip the comparison of checkpoints that this process has found whole before.
         """
         found: dict[int, StoredCheckpoint] = {}
         for entry in entries:
@@ -185,7 +196,7 @@ class Retention:
         return list(found.values())
 
     def _fault(self, path: epath.Path, only: Sequence[str] | None = None) -> str | None:
-        """What is wrong with a checkpoint, or with some of its files."""
+        """The fault of a checkpoint, or of some of its files; None: whole."""
         try:
             fault = integrity.fault(path, only=only)
         except OSError as error:
@@ -196,16 +207,16 @@ class Retention:
 
 
 def about(path: epath.Path) -> dict[str, Any]:
-    """What the checkpoint in ``path`` says about itself."""
+    """Reads a checkpoint's ``run.json``: ``iteration``, ``score``, ``version``, ``config``, ``leaves``."""
     stored: dict[str, Any] = json.loads((path / RUN).read_text())
     return stored
 
 
-def require_room(folder: epath.Path, size: int) -> None:
-    """Refuses to begin with what the disk cannot hold: filling it would fail whoever else writes to it, too.
+def require_free(folder: epath.Path, size: int) -> None:
+    """Raises when the disk cannot hold ``size`` bytes more: on a full disk, other writers would fail, too.
 
     Raises:
-      OSError: when fewer than ``size`` bytes are free. A bucket is always large enough.
+      OSError: when fewer than ``size`` bytes are free. A bucket always has enough.
     """
     if is_local(folder) and shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(folder))
@@ -225,7 +236,7 @@ def _prove_writable(folder: epath.Path) -> None:
 
 
 def _parse(which: str | int) -> tuple[str, int]:
-    """``best`` or ``last`` and how many, or a number (without leading zeros)."""
+    """``best`` or ``last``, or a number without leading zeros, and the number of checkpoints."""
     match = _WHICH.fullmatch(str(which))
     if match is None:
         raise InputError(
@@ -235,7 +246,7 @@ def _parse(which: str | int) -> tuple[str, int]:
 
 
 def refusal(error: Exception) -> str | None:
-    """What the file system has against writing; ``None`` when the error is not the file system's."""
+    """The file system's reason for refusing a write; ``None`` when the error has another cause."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     words = (*map(os.strerror, _CODES), *_STATUSES)

@@ -226,8 +226,8 @@ def test_of_two_attempts_at_one_iteration_the_later_whole_one_counts(tmp_path, s
 def test_a_checkpoint_says_which_configuration_and_code_wrote_it(tmp_path):
     checkpoints = Checkpoints(tmp_path, cfg=CFG)
     checkpoints.save(3, make_state(), {}, score=4.5)
-    about = checkpoints.about(3)
     checkpoints.close()
+    about = retention.about(tmp_path / "checkpoints" / "3")
     assert config.from_dict(about["config"]) == CFG
     assert (about["version"], about["score"], about["iteration"]) == (ds2f.__version__, 4.5, 3)
     assert about["leaves"]["params/output/weight"] == ["float32", [29, 4]]
@@ -511,7 +511,7 @@ def test_on_a_full_disk_the_run_goes_on_and_the_next_checkpoint_is_kept_once_the
     small_disk, said, foreseen, monkeypatch, capfd
 ):
     if not foreseen:  # another process takes the room while the checkpoint is written
-        monkeypatch.setattr(retention, "require_room", lambda folder, size: None)
+        monkeypatch.setattr(retention, "require_free", lambda folder, size: None)
     checkpoints, state = Checkpoints(small_disk, warn=said.append), make_state()
     checkpoints.save(1, state, {}, score=1.0)
     assert checkpoints.wait()
@@ -645,7 +645,8 @@ def test_a_run_from_before_there_were_averages_is_read(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(settings))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, make_state(value=5.0), {})
-    leaves = checkpoints.about(1)["leaves"]
+    checkpoints.wait()
+    leaves = retention.about(tmp_path / "checkpoints" / "1")["leaves"]
     assert {path.partition("/")[0] for path in leaves} == {"step", "params", "stats", "opt_state", "loss_scale"}
     assert_same_bits(checkpoints.restore(1, make_state())[0], make_state(value=5.0))
     checkpoints.close()

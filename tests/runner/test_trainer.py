@@ -331,7 +331,7 @@ def test_a_run_that_could_write_no_checkpoint_still_has_results(tone_corpus, tmp
     def refuse(folder, size):
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
-    monkeypatch.setattr("ds2f.checkpoint.retention.require_room", refuse)
+    monkeypatch.setattr("ds2f.checkpoint.retention.require_free", refuse)
     cfg = config(tone_corpus, training=TrainingConfig(epochs=1, evaluate_test=True))
     results = run(cfg, tmp_path / "run")
     log = log_of(tmp_path / "run")
