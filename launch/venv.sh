@@ -2,10 +2,11 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Makes or reuses .venv and installs the project into it with the extra $1 (test or quickstart).
-# Nothing is installed again until setup.cfg changes.
+# Makes or reuses .venv and installs the project into it with the extra $1 (test or quickstart). Further arguments go to
+# pip. Nothing is installed again until setup.cfg changes.
 use_venv() {
   local extra=$1 stamp=".venv/installed-$1"
+  shift
   if [[ ! -x .venv/bin/python ]]; then
     if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       echo "Python 3.11 or newer is needed; python3 is $(python3 --version 2>&1 || true)." >&2
@@ -18,7 +19,7 @@ use_venv() {
   PYTHON=$PWD/.venv/bin/python
   if ! cmp -s setup.cfg "$stamp"; then
     echo "Installing the project with its '$extra' packages into .venv"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@" --editable ".[$extra]"
     cp setup.cfg "$stamp"
   fi
 }
