@@ -12,9 +12,11 @@ from launch import flags
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ds2f.data.loading import Loader
     from ds2f.decode import Decoder, LanguageModel
     from ds2f.precision import Policy
     from ds2f.runner.device.backend import Backend
+    from ds2f.runner.evaluator import Evaluation
     from ds2f.runner.splits import Split
     from ds2f.types import Params, Stats
 
@@ -27,6 +29,7 @@ class Opened(NamedTuple):
     params: "Params"
     stats: "Stats"
     split: "Split"
+    loader: "Loader"
 
 
 def define() -> None:
@@ -81,10 +84,29 @@ def open_run(cfg: Config, run_dir: Path, *, split: str, which: str, console: "Co
     from ds2f.runner.device.backend import open_backend
     from ds2f.runner.splits import Split
 
+    data = Split.read(split, cfg)
     backend = open_backend(cfg.device)
-    data = Split.open(split, cfg)  # first: its workers must not inherit orbax's threads
+    loader = data.load(cfg)  # before the checkpoint: its processes must not inherit orbax's threads
     params, stats = load_model(run_dir, which=which, warn=partial(print, file=sys.stderr))[1:]
     for remark in data.dataset.remarks:
         console.print(str(remark), markup=False)
     placed = tree.to(params, backend.device), tree.to(stats, backend.device)
-    return Opened(backend, backend.policy(cfg.apex), *placed, data)
+    return Opened(backend, backend.policy(cfg.apex), *placed, data, loader)
+
+
+def evaluate(run: Opened, cfg: Config, decoder: "Decoder") -> "Evaluation":
+    """Transcribes the opened set and counts the errors of its transcripts."""
+    from ds2f import ctc
+    from ds2f.runner import evaluator
+
+    return evaluator.evaluate(
+        run.params,
+        run.stats,
+        run.loader.epoch(),
+        run.split.references,
+        cfg=cfg.model,
+        policy=run.policy,
+        backend=run.backend,
+        criterion=partial(ctc.ctc_loss, impl=cfg.model.ctc),
+        decoder=decoder,
+    )

@@ -1,7 +1,6 @@
 """Evaluates a trained model: python -m launch.evaluate --run_dir=runs/an4_1p [--lm.path=lm.arpa]."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -29,10 +28,9 @@ def main(_: list[str]) -> None:
 
     output, results = flags.output_file("save_output"), flags.output_file("save_results")
 
-    from ds2f import ctc
     from ds2f.checkpoint import load_config
     from ds2f.files import write_atomically
-    from ds2f.runner.evaluator import as_results, evaluate
+    from ds2f.runner.evaluator import as_results
     from ds2f.runner.telemetry import errors_table, terminal
 
     stored = load_config(run_dir)
@@ -42,17 +40,7 @@ def main(_: list[str]) -> None:
     split = run.split
     if stored.data.train_on_val and chosen.split != "test":
         console.print(f"this run was trained on the {chosen.split} set too (data.train_on_val)", markup=False)
-    found = evaluate(
-        run.params,
-        run.stats,
-        split.loader.epoch(),
-        split.references,
-        cfg=cfg.model,
-        policy=run.policy,
-        backend=run.backend,
-        criterion=partial(ctc.ctc_loss, impl=cfg.model.ctc),
-        decoder=decoder,
-    )
+    found = decoding.evaluate(run, cfg, decoder)
     if output:
         rows = [
             {"audio": str(split.utterances[row].audio), "reference": split.references[row], "transcript": text}

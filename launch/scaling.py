@@ -30,8 +30,8 @@ BASE = Config(
 
 FLAGS = absl_flags.FLAGS
 flags.define(
-    only=("device", "model", "apex", "training.seed", "training.engine", "data.batch_size", "nproc_per_node")
-    + ("rdzv_timeout", "collective_timeout", "max_restarts")
+    only=("device", "model", "optim", "apex", "augmentation", "training.seed", "training.engine", "data.batch_size")
+    + ("nproc_per_node", "rdzv_timeout", "collective_timeout", "max_restarts")
 )
 FLAGS.set_default("nproc_per_node", BASE.nproc_per_node)
 FLAGS.set_default("data.batch_size", BASE.data.batch_size)
@@ -85,7 +85,8 @@ def _run(cfg: Config, cases: Sequence[Case]) -> int:
     from ds2f.runner.device.backend import open_backend
     from ds2f.runner.distributed import worker
     from ds2f.runner.distributed.collectives import open_group
-    from launch.slow_network import make_step, trace_events
+    from ds2f.runner.spans import trace_text
+    from launch.slow_network import make_step
 
     job = worker.job()
     backend = open_backend(cfg.device, local_rank=job.local_rank, local_ranks=job.local_ranks)
@@ -94,14 +95,14 @@ def _run(cfg: Config, cases: Sequence[Case]) -> int:
     )
     take = make_step(cfg, backend, group)
     results, last = measure(take, group, rounds=FLAGS.rounds, delay=FLAGS.delay)
-    traces = group.gather(trace_events(last, group.rank))
+    events = [event for events in group.gather(last.events) for event in events]
     if group.rank == 0:
         results = {"ranks": group.size, "device": backend.description, "batch_size": cfg.data.batch_size} | results
         results["predictions"] = predict(results, cases)
         _show(results, Console(highlight=False, soft_wrap=True))
-        for flag, content in (("json", results), ("trace", [event for events in traces for event in events])):
+        for flag, text in (("json", json.dumps(results, indent=2) + "\n"), ("trace", trace_text(events))):
             if path := flags.output_file(flag):
-                write_atomically(path, json.dumps(content, indent=2) + "\n")
+                write_atomically(path, text)
     group.close()
     return 0
 

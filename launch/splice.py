@@ -91,7 +91,7 @@ def _heard(cfg: "Config", run_dir: Path) -> tuple[decoding.Opened, dict[int, lis
     run = decoding.open_run(cfg, run_dir, split="train", which=FLAGS.which, console=terminal())
     labels, frame = cfg.model.labels, cfg.model.time_stride * cfg.spect.window_stride
     heard = {}
-    for batch in run.split.loader.epoch():
+    for batch in run.loader.epoch():
         placed = run.backend.place(batch)
         logits, _ = eval_step(run.params, run.stats, placed, cfg=cfg.model, policy=run.policy)
         scores = logits.values.float().cpu().numpy()

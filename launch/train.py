@@ -5,7 +5,7 @@ from pathlib import Path
 
 import attrs
 
-from ds2f.config import Config
+from ds2f.config import Config, manifest_path, splits_of
 from launch import flags
 
 flags.define()
@@ -17,62 +17,68 @@ def main(_: list[str]) -> int:
     run_dir = Path(cfg.run_dir or f"runs/{flags.flagfile_name() or 'train'}")
     cfg = attrs.evolve(cfg, run_dir=str(run_dir))
 
+    from ds2f.data import manifests
     from ds2f.runner.distributed import agent, worker
 
     starts_ranks = cfg.nproc_per_node > 1 or cfg.node_range != (1, 1)
     if worker.is_worker(starts_ranks=starts_ranks):
         return worker.work(lambda: train(cfg, run_dir))
+    if cfg.node_range == (1, 1):  # among several machines, a mistake on one has to end the job on all: its ranks tell
+        for split in splits_of(cfg):
+            manifests.require(manifest_path(cfg, split))
     if starts_ranks:
         return agent.launch(cfg, [sys.executable, "-m", "launch.train", *sys.argv[1:]])
     return train(cfg, run_dir)
 
 
 def train(cfg: Config, run_dir: Path) -> int:
-    """Runs one rank of the training and prints its results."""
-    from ds2f.runner.device import autotune
+    """Runs one rank: configuration, data, device and ranks, run folder, program, state, loop. Returns its exit status.
+
+    A mistake in the command ends before anything is written and before anything slow.
+    """
+    from ds2f.runner import program, splits
     from ds2f.runner.device.backend import open_backend
-    from ds2f.runner.distributed import worker
+    from ds2f.runner.distributed import consistency, worker
     from ds2f.runner.distributed.collectives import open_group
     from ds2f.runner.distributed.signals import Stopped
-    from ds2f.runner.run_dir import claim_run_dir
-    from ds2f.runner.telemetry import BufferedTelemetry, Telemetry
+    from ds2f.runner.rank0_checkpoints import RankZeroCheckpoints
+    from ds2f.runner.run_dir import claim, settle_on_rank0
+    from ds2f.runner.telemetry import open_telemetry
     from ds2f.runner.trainer import Trainer
+
+    data = splits.read_all(cfg)
 
     job = worker.job()
     backend = open_backend(cfg.device, local_rank=job.local_rank, local_ranks=job.local_ranks)
     group = open_group(
         backend.collectives, device=backend.device, timeout=cfg.collective_timeout, rdzv_timeout=cfg.rdzv_timeout
     )
+    consistency.require_same_settings(group, cfg, compute=backend.policy(cfg.apex).compute)
+    consistency.require(group, splits.digests(data), remedy="Give all machines the same data.")
 
-    def kernel(cfg: Config) -> str:
-        dtype = backend.policy(cfg.apex).compute
-        return autotune.choose(cfg.model, batch_size=cfg.data.batch_size, dtype=dtype, backend=backend)
-
+    cfg = settle_on_rank0(run_dir, cfg, group, job=job.id, restarted=job.restarts > 0)
+    loaders = splits.load_all(data, cfg, backend, group)
+    steps = loaders["train"].steps
+    cfg = program.resolve_kernel(cfg, backend, group, steps=steps * cfg.training.epochs)
     remarks: list[str] = []
     if group.rank == 0:
-        cfg = claim_run_dir(
-            run_dir,
-            cfg,
-            flags.flagfile_text,
-            say=remarks.append,
-            ranks=group.size,
-            job=job.id,
-            restarted=job.restarts > 0,
-            choose_kernel=kernel,
-        )
-    root = group.gather(cfg)[0]  # rank 0 knows what the run's folder held, and has chosen for all
-    cfg = attrs.evolve(
-        cfg,
-        model=attrs.evolve(cfg.model, kernel=root.model.kernel),
-        data=attrs.evolve(cfg.data, global_batch_size=root.data.global_batch_size),
-        checkpointing=root.checkpointing,
-    )
+        claim(run_dir, cfg, flags.flagfile_text, job=job.id, say=remarks.append)
+
     status = 0
-    with Telemetry(run_dir, cfg) if group.rank == 0 else BufferedTelemetry() as telemetry:
+    with open_telemetry(run_dir, cfg, rank=group.rank) as telemetry:
         for remark in remarks:
             telemetry.say(remark)
+        trainer = Trainer(
+            program.build(cfg, backend, group, steps_per_epoch=steps),
+            data,
+            loaders,
+            run_dir=run_dir,
+            checkpoints=RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.say),
+            telemetry=telemetry,
+        )
+        trainer.restore()
         try:
-            Trainer(cfg, run_dir, telemetry, group=group, backend=backend).run()
+            trainer.run()
         except Stopped as stopped:
             if group.rank == 0:
                 telemetry.say(str(stopped))

@@ -61,7 +61,13 @@ def main(_: list[str]) -> None:
     lm = decoding.language_model(lm_cfg, labels)
     run = decoding.open_run(cfg, run_dir, split="val", which=chosen.which, console=console)
     scored = tuner.compute_logits(
-        run.params, run.stats, run.split, cfg=cfg.model, policy=run.policy, backend=run.backend
+        run.params,
+        run.stats,
+        run.loader.epoch(),
+        run.split.references,
+        cfg=cfg.model,
+        policy=run.policy,
+        backend=run.backend,
     )
 
     def measure(weight: float, word_score: float) -> "ErrorCounts":

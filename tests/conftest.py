@@ -68,6 +68,15 @@ def write_tones(folder, name, text, seed):
     return f"{name}.wav,{name}.txt\n"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_folder(tmp_path_factory):
+    """Programs under test keep nothing in the user's cache folder and find nothing there."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("XDG_CACHE_HOME") if before is None else os.environ.update(XDG_CACHE_HOME=before)
+
+
 @pytest.fixture(scope="session")
 def tone_corpus(tmp_path_factory):
     """A data path with the manifests of a corpus called ``tones``: 10 training, 3 validation, 3 test utterances."""

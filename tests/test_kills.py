@@ -13,6 +13,7 @@ import time
 import pytest
 import torch
 from killing import ROOT, Moment, Run, differences, last_checkpoint, metrics, parent
+from training import run_training
 from waiting import wait_for
 
 from ds2f import checkpoint
@@ -29,8 +30,6 @@ from ds2f.config import (
 )
 from ds2f.runner import trainer
 from ds2f.runner.distributed.signals import Stopped
-from ds2f.runner.run_dir import claim_run_dir
-from ds2f.runner.telemetry import Telemetry
 
 ARCHIVE = ROOT.parent / "shared/data"
 BOTH = (
@@ -254,12 +253,8 @@ def test_a_request_during_any_evaluation_costs_nothing(tone_corpus, tmp_path, mo
         )
     )
 
-    def train(run_dir):
-        with Telemetry(run_dir, claim_run_dir(run_dir, cfg, lambda _: "")) as telemetry:
-            return trainer.Trainer(cfg, run_dir, telemetry).run()
-
     whole, evaluate = tmp_path / "undisturbed", trainer.evaluate
-    train(whole)
+    run_training(cfg, whole)
     best, last = (checkpoint.load_model(whole, which=which)[1] for which in ("best", "last"))
     assert not torch.equal(best["output"]["weight"], last["output"]["weight"])
     for interrupted in range(4):  # after the first epoch, after the second, and the best model on two sets
@@ -272,7 +267,7 @@ def test_a_request_during_any_evaluation_costs_nothing(tone_corpus, tmp_path, mo
 
         monkeypatch.setattr(trainer, "evaluate", interrupt)
         with pytest.raises(Stopped) as stopped:
-            train(run_dir)
+            run_training(cfg, run_dir)
         assert stopped.value.status == 143
-        train(run_dir)
+        run_training(cfg, run_dir)
         assert differences(whole, run_dir) == [], f"evaluation {interrupted}"

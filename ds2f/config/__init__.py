@@ -43,6 +43,7 @@ __all__ = [
     "read_labels",
     "resolve",
     "sections",
+    "splits_of",
     "to_dict",
 ]
 
@@ -134,6 +135,11 @@ def manifest_path(cfg: Config, split: str) -> Path:
     """
     named = getattr(cfg.data, f"{split}_manifest")
     return Path(named) if named else Path(cfg.data_path) / f"{cfg.data.dataset}_{split}_manifest.csv"
+
+
+def splits_of(cfg: Config) -> tuple[str, ...]:
+    """The sets whose manifests a training reads: ``train``, then ``val`` and ``test`` where they are used."""
+    return ("train", "val", "test") if cfg.training.evaluate_test else ("train", "val")
 
 
 def resolve(cfg: Config) -> Config:

@@ -143,3 +143,7 @@ class VisualizationConfig:
 
     tensorboard: bool = setting(True, "Write TensorBoard scalars to run_dir/tensorboard.")
     progress: bool = setting(True, "Show a progress bar on a terminal.")
+    trace: bool = setting(
+        False,
+        "Write the time of every stage of three training steps, of all ranks, to run_dir/trace.json, for Perfetto.",
+    )

@@ -53,9 +53,7 @@ def read(path: str | Path) -> list[Utterance]:
         message lists the first of them with their lines.
     """
     path = Path(path)
-    rows, repeated = _distinct(_rows(path))
-    if not rows:
-        raise InputError(f"{path}: the manifest names no recordings; write it again with python -m launch.prepare")
+    rows, repeated = _require_rows(path)
     if repeated:
         _log.warning("%s: %d repeated row(s) dropped", path, repeated)
     utterances: list[Utterance] = []
@@ -71,6 +69,23 @@ def read(path: str | Path) -> list[Utterance]:
     if silent := sum(not utterance.transcript for utterance in utterances):
         _log.warning("%s: %d transcript(s) are empty", path, silent)
     return utterances
+
+
+def require(path: str | Path) -> None:
+    """Reads the rows of a manifest, but none of the files that they name: a quick check before slow work.
+
+    Raises:
+      InputError: the manifest is missing, empty or malformed.
+    """
+    _require_rows(Path(path))
+
+
+def _require_rows(path: Path) -> tuple[list[_Row], int]:
+    """The distinct rows of a manifest, at least one, and the number of repeated ones."""
+    rows, repeated = _distinct(_rows(path))
+    if not rows:
+        raise InputError(f"{path}: the manifest names no recordings; write it again with python -m launch.prepare")
+    return rows, repeated
 
 
 def write(path: str | Path, rows: Iterable[tuple[Path, Path]]) -> None:

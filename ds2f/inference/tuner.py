@@ -1,7 +1,7 @@
 """Tuning of a decoder's weights: the logits of a split are computed once and decoded many times."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -12,9 +12,8 @@ from ds2f.decode import Decoder
 from ds2f.metrics import ErrorCounts
 from ds2f.precision import Policy
 from ds2f.runner.device.backend import Backend
-from ds2f.runner.splits import Split
 from ds2f.steps import eval_step
-from ds2f.types import Logits, Params, Stats
+from ds2f.types import Batch, Logits, Params, Stats
 
 
 class ScoredBatch(NamedTuple):
@@ -38,11 +37,18 @@ class Trial(NamedTuple):
 
 
 def compute_logits(
-    params: Params, stats: Stats, split: Split, *, cfg: ModelConfig, policy: Policy, backend: Backend
+    params: Params,
+    stats: Stats,
+    batches: Iterable[Batch],
+    references: Mapping[int, str],
+    *,
+    cfg: ModelConfig,
+    policy: Policy,
+    backend: Backend,
 ) -> list[ScoredBatch]:
     """Computes the logits of a whole split and keeps them in memory; ``params`` are on the backend's device."""
-    references, found = split.references, []
-    for batch in split.loader.epoch():
+    found = []
+    for batch in batches:
         logits, _ = eval_step(params, stats, backend.place(batch), cfg=cfg, policy=policy)
         values: Tensor = logits.values.float().cpu()
         found.append(ScoredBatch(Logits(values, logits.lengths), [references[row] for row in batch.ids.tolist()]))

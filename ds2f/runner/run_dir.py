@@ -1,4 +1,4 @@
-"""The folder of a run: who may use it, and the settings that it is written with."""
+"""The folder of a run: whether it may be used, and the settings that are written to it."""
 
 import errno
 import json
@@ -11,78 +11,107 @@ from ds2f import config
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.files import write_atomically
+from ds2f.runner.distributed.collectives import Group
+from ds2f.runner.splits import global_batch
+
+_CONFIG, _JOB = "config.json", "job.txt"
 
 
-def claim_run_dir(
-    run_dir: Path,
-    cfg: Config,
-    flags_text: Callable[[Config], str],
-    *,
-    say: Callable[[str], None] = lambda _: None,
-    ranks: int = 1,
-    job: str = "",
-    restarted: bool = False,
-    choose_kernel: Callable[[Config], str] = lambda cfg: cfg.model.kernel,
-) -> Config:
-    """Makes the run's folder and writes its settings: the first thing that a run does, on rank 0 alone.
+def settle(run_dir: Path, cfg: Config, *, ranks: int = 1, job: str = "", restarted: bool = False) -> Config:
+    """Completes the settings by what the run's folder holds. Nothing is written.
 
     Args:
       run_dir: the folder; it may exist, but a run that it holds is only continued when
         ``checkpointing.load_auto_checkpoint`` is set, or when the same job wrote it.
       cfg: the settings.
-      flags_text: makes a flagfile that repeats a run, written to ``flags.txt``.
-      say: told which flags a continued run began with other values of.
-      ranks: how many there are.
+      ranks: the number of ranks.
       job: a name that all starts of one job share; empty when there is none.
       restarted: whether this start follows another one of the same job.
-      choose_kernel: finds what ``model.kernel=auto`` means; a continued run keeps its kernel, and with it its bits.
 
     Returns:
-      The settings as written to ``config.json``: with the recurrent kernel, with the global batch, which a continued
-      run keeps whatever the number of ranks, and with ``checkpointing.load_auto_checkpoint`` where the job has been
-      here before.
+      The settings with the global batch and the recurrent kernel of a continued run, whatever the number of ranks, and
+      with ``checkpointing.load_auto_checkpoint`` where the job has been here before.
 
     Raises:
-      InputError: when the folder holds another run, cannot be written, or holds a run of another model or global batch.
+      InputError: when the folder holds another run, or a run of another model or global batch.
     """
-    stored, metrics, claim = run_dir / "config.json", run_dir / "metrics.jsonl", run_dir / "job.txt"
-    same_job = restarted or bool(job and claim.exists() and claim.read_text(encoding="utf-8") == job)
+    stored, claim_file = run_dir / _CONFIG, run_dir / _JOB
+    same_job = restarted or bool(job and claim_file.exists() and claim_file.read_text(encoding="utf-8") == job)
     if same_job:
         cfg = attrs.evolve(cfg, checkpointing=attrs.evolve(cfg.checkpointing, load_auto_checkpoint=True))
-    begun = metrics.exists() and metrics.stat().st_size > 0  # a run that failed before its first step is no run
+    begun = _begun(run_dir)
     if begun and not cfg.checkpointing.load_auto_checkpoint:
         raise InputError(
             f"{run_dir} already holds a run. Go on with it: --checkpointing.load_auto_checkpoint. "
             "Start another: --run_dir=OTHER (or remove the folder)."
         )
-    global_batch = cfg.data.global_batch_size or cfg.data.batch_size * ranks
+    size = global_batch(cfg, ranks)
     before = config.load(stored) if cfg.checkpointing.load_auto_checkpoint and stored.exists() else None
     if before is not None:
         if cfg.model.kernel == "auto":
-            cfg = _with_kernel(cfg, before.model.kernel)
+            cfg = attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel=before.model.kernel))
         if begun:
             _require_same_run(run_dir, before, cfg)
         if begun or same_job:
-            global_batch = before.data.global_batch_size or global_batch
-    cfg = attrs.evolve(cfg, data=attrs.evolve(cfg.data, global_batch_size=global_batch))
-    cfg = _with_kernel(cfg, choose_kernel(cfg))
-    if begun and before is not None:
-        _tell_changes(run_dir, flags_text(before), flags_text(cfg), say)
+            size = before.data.global_batch_size or size
+    return attrs.evolve(cfg, data=attrs.evolve(cfg.data, global_batch_size=size))
+
+
+def settle_on_rank0(run_dir: Path, cfg: Config, group: Group, *, job: str = "", restarted: bool = False) -> Config:
+    """Has rank 0 call ``settle``, whose folder other ranks need not see, and returns on all ranks what it decided.
+
+    Raises:
+      InputError: on rank 0, as ``settle``.
+    """
+    if group.rank == 0:
+        cfg = settle(run_dir, cfg, ranks=group.size, job=job, restarted=restarted)
+    decided = group.gather(cfg)[0]
+    return attrs.evolve(
+        cfg,
+        model=attrs.evolve(cfg.model, kernel=decided.model.kernel),
+        data=attrs.evolve(cfg.data, global_batch_size=decided.data.global_batch_size),
+        checkpointing=decided.checkpointing,
+    )
+
+
+def claim(
+    run_dir: Path,
+    cfg: Config,
+    flags_text: Callable[[Config], str],
+    *,
+    job: str = "",
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Makes the run's folder and writes the settings to it, once they are known to be good. Rank 0 alone calls it.
+
+    Args:
+      run_dir: the folder.
+      cfg: the settings, as ``settle`` returns them and with a recurrent kernel.
+      flags_text: makes a flagfile that repeats a run, written to ``flags.txt``.
+      job: as for ``settle``.
+      say: told which flags of a continued run have other values than before.
+
+    Raises:
+      InputError: when the folder cannot be written.
+    """
+    if _begun(run_dir) and (run_dir / _CONFIG).exists():
+        _tell_changes(run_dir, flags_text(config.load(run_dir / _CONFIG)), flags_text(cfg), say)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(stored, json.dumps(config.to_dict(cfg), indent=2) + "\n")
+        write_atomically(run_dir / _CONFIG, json.dumps(config.to_dict(cfg), indent=2) + "\n")
         write_atomically(run_dir / "flags.txt", flags_text(cfg))
         if job:
-            write_atomically(claim, job)
+            write_atomically(run_dir / _JOB, job)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InputError(f"--run_dir={run_dir} cannot be written: {error}. Give another folder.") from error
-    return cfg
 
 
-def _with_kernel(cfg: Config, kernel: str) -> Config:
-    return attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel=kernel))
+def _begun(run_dir: Path) -> bool:
+    """Whether the folder holds a run: an attempt that failed before its first step is none."""
+    metrics = run_dir / "metrics.jsonl"
+    return metrics.exists() and metrics.stat().st_size > 0
 
 
 def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:

@@ -1,5 +1,6 @@
 """A run in words and figures: what it says when it begins, after an epoch, and at its end."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,8 @@ import attrs
 import torch
 
 from ds2f.config import Config
-from ds2f.precision import Policy
-from ds2f.runner.device.backend import Backend
 from ds2f.runner.evaluator import Evaluation, as_results
+from ds2f.runner.program import Program
 from ds2f.runner.progress import TrainProgress
 from ds2f.runner.splits import Split, global_batch, micro_batches
 from ds2f.runner.telemetry import duration
@@ -19,23 +19,30 @@ _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 @attrs.frozen
 class Summary:
-    """What stays the same of a run while its position moves on."""
+    """What stays the same of a run while its progress moves on."""
 
-    cfg: Config
+    program: Program
     run_dir: Path
-    policy: Policy
-    ranks: int
-    backend: Backend
+
+    @property
+    def cfg(self) -> Config:
+        """The configuration."""
+        return self.program.cfg
+
+    @property
+    def ranks(self) -> int:
+        """The number of ranks."""
+        return self.program.group.size
 
     @property
     def amp(self) -> str:
         """The optimisation level and what it came to, as in ``O2 bf16``."""
-        return f"{self.cfg.apex.opt_level} {_NAMES[self.policy.compute]}"
+        return f"{self.cfg.apex.opt_level} {_NAMES[self.program.policy.compute]}"
 
-    def greeting(self, data: dict[str, Split], *, parameters: int) -> list[str]:
+    def greeting(self, data: Mapping[str, Split], *, parameters: int, steps: int) -> list[str]:
         """What is trained, on what, and on which data: two lines, and a third where half precision was a bad choice."""
         cfg, ranks = self.cfg, self.ranks
-        parts, steps = ranks * micro_batches(cfg, ranks), data["train"].loader.steps
+        parts = ranks * micro_batches(cfg, ranks)
         utterances, length = len(data["train"].dataset.examples), duration(data["train"].seconds)
         if "val" in data:
             sets = f"{utterances} training utterances ({length}), {len(data['val'].dataset.examples)} for validation"
@@ -45,54 +52,55 @@ class Summary:
             f"{self.run_dir}: {cfg.model.hidden_layers} x {cfg.model.hidden_size} "
             f"{'bidirectional ' if cfg.model.bidirectional else ''}{cfg.model.rnn_type}, "
             f"{parameters / 1e6:.1f} M parameters, {self.amp}, "
-            f"{f'{ranks} ranks, each ' if ranks > 1 else ''}{self.backend.description}",
+            f"{f'{ranks} ranks, each ' if ranks > 1 else ''}{self.program.backend.description}",
             f"{sets}; {steps} steps of {'at most ' if cfg.data.max_frames else ''}{global_batch(cfg, ranks)} an epoch"
             f"{f' in {parts} shares' if parts > 1 else ''}, {cfg.training.epochs} epochs",
         ]
-        if self.policy.compute != self.backend.fast_dtype == torch.float32:
+        compute = self.program.policy.compute
+        if compute != self.program.backend.fast_dtype == torch.float32:
             lines.append(
-                f"{_NAMES[self.policy.compute]} is slower than fp32 on this processor, its products many times; "
+                f"{_NAMES[compute]} is slower than fp32 on this processor, its products many times; "
                 "--apex.dtype=auto takes what is fast"
             )
         return lines
 
     def epoch(
-        self, position: TrainProgress, *, loss: float, found: Evaluation | None, best: bool, speed: float, rate: float
+        self, progress: TrainProgress, *, loss: float, found: Evaluation | None, best: bool, speed: float, rate: float
     ) -> str:
         """How an epoch, or what was run of it, went."""
-        line = f"epoch {position.epoch}/{self.cfg.training.epochs}"
-        line += f" and {position.batch} steps  loss {loss:.3f}" if position.batch else f"  loss {loss:.3f}"
+        line = f"epoch {progress.epoch}/{self.cfg.training.epochs}"
+        line += f" and {progress.batch} steps  loss {loss:.3f}" if progress.batch else f"  loss {loss:.3f}"
         if found is not None:
             line += f"  val loss {found.loss:.3f}  WER {found.counts.wer:.2f} %  CER {found.counts.cer:.2f} %"
         return f"{line}{' *' if best else ''}  {speed:.1f} utt/s  lr {rate:.2e}"
 
     def results(
-        self, position: TrainProgress, evaluations: dict[str, Evaluation], *, steps: int, wall_seconds: float
+        self, progress: TrainProgress, evaluations: dict[str, Evaluation], *, steps: int, wall_seconds: float
     ) -> dict[str, Any]:
         """The content of ``results.json``; launch/README.md defines its fields."""
-        seconds = max(position.training_seconds, 1e-9)
+        seconds = max(progress.training_seconds, 1e-9)
         found: dict[str, Any] = {
             "name": self.run_dir.name,
             "ranks": self.ranks,
-            "device": self.backend.description,
+            "device": self.program.backend.description,
             "amp": self.amp,
             "torch": torch.__version__,
             "seed": self.cfg.training.seed,
-            "epochs": position.epoch,
+            "epochs": progress.epoch,
             "steps": steps,
-            "skipped_steps": position.skipped_steps,
+            "skipped_steps": progress.skipped_steps,
             "batch_size": global_batch(self.cfg, self.ranks),
             "wall_seconds": round(wall_seconds, 1),
-            "utterances_per_second": round(position.utterances / seconds, 3),
-            "audio_seconds_per_second": round(position.audio_seconds / seconds, 3),
+            "utterances_per_second": round(progress.utterances / seconds, 3),
+            "audio_seconds_per_second": round(progress.audio_seconds / seconds, 3),
         }
         return found | {split: as_results(evaluation.counts) for split, evaluation in evaluations.items()}
 
-    def how_to_go_on(self, position: TrainProgress, *, kept: bool) -> str:
+    def how_to_go_on(self, progress: TrainProgress, *, kept: bool) -> str:
         """What a run that stopped on request says last; ``kept`` is whether its checkpoint could be written."""
         state = "everything is kept" if kept else "what came after the last checkpoint is lost"
         return (
-            f"stopped in epoch {position.epoch + 1} after batch {position.batch}; {state}. "
+            f"stopped in epoch {progress.epoch + 1} after batch {progress.batch}; {state}. "
             f"Go on with: python -m launch.train --flagfile={self.run_dir / 'flags.txt'} --run_dir={self.run_dir} "
             "--checkpointing.load_auto_checkpoint"
         )

@@ -191,6 +191,11 @@ class BufferedTelemetry(Telemetry):
         """Does nothing: rank 0 has the same results."""
 
 
+def open_telemetry(run_dir: Path, cfg: Config, *, rank: int = 0) -> Telemetry:
+    """The telemetry of a rank: rank 0 writes to the run's folder, the others leave their lines to it."""
+    return Telemetry(run_dir, cfg) if rank == 0 else BufferedTelemetry()
+
+
 class StepProgress:
     """A progress bar with free text behind it."""
 

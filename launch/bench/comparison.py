@@ -12,7 +12,7 @@ from ds2f.errors import InputError
 from ds2f.runner.device.backend import Backend
 from ds2f.types import Batch
 from launch.bench.baselines import Baseline
-from launch.bench.ours import Ours, policy_of
+from launch.bench.ours import Ours
 from launch.synthetic_batches import make_batch
 
 TOLERANCE = 1e-3  # relative, in fp32
@@ -42,7 +42,7 @@ def make(name: str, cfg: Config, backend: Backend) -> Program:
     """
     if name == "ours":
         return Ours(cfg, backend)
-    return make_baseline(name, cfg, half=policy_of(cfg, backend).compute, device=backend.device)
+    return make_baseline(name, cfg, half=backend.policy(cfg.apex).compute, device=backend.device)
 
 
 def make_baseline(name: str, cfg: Config, *, half: torch.dtype, device: torch.device) -> Baseline:

@@ -7,11 +7,12 @@ from typing import Any
 from rich.console import Console
 
 from ds2f.config import Config
+from ds2f.runner import program
 from ds2f.runner.device.backend import open_backend
 from ds2f.runner.splits import Split
 from launch.bench.machine import model_of
 from launch.bench.options import Options
-from launch.bench.ours import Ours, resolved
+from launch.bench.ours import Ours
 
 _STEP, _PADDING = 95, 8  # percent: at least, at most
 
@@ -26,12 +27,13 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
       InputError: when the training manifest or what it names cannot be used.
     """
     backend = open_backend(cfg.device)
-    cfg = resolved(cfg, backend)
-    split = Split.open("train", cfg, train=True, pin_memory=backend.pin_memory, start_method=backend.start_method)
-    program = Ours(cfg, backend)
+    cfg = program.resolve_kernel(cfg, backend)
+    split = Split.read("train", cfg, train=True)
+    loader = split.load(cfg, pin_memory=backend.pin_memory, start_method=backend.start_method)
+    ours = Ours(cfg, backend)
     stepping = waiting = 0.0
     steps = utterances = frames = computed = 0
-    batches = iter(islice(split.loader.epoch(), options.steps or None))
+    batches = iter(islice(loader.epoch(), options.steps or None))
     began = time.perf_counter()
     while True:
         asked = time.perf_counter()
@@ -40,19 +42,19 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
         waiting += got - asked
         if batch is None:
             break
-        program.step(backend.place(batch))
+        ours.step(backend.place(batch))
         backend.synchronize()
         stepping += time.perf_counter() - got
         steps, utterances = steps + 1, utterances + len(batch.ids)
         frames += int(batch.lengths.sum())
         computed += batch.features.shape[0] * batch.features.shape[2]
     seconds = time.perf_counter() - began
-    split.loader.close()
+    loader.close()
     return {
         **model_of(cfg),
         "workers": cfg.data.num_workers,
         "steps": steps,
-        "steps_of_the_epoch": split.loader.steps,
+        "steps_of_the_epoch": loader.steps,
         "utterances": utterances,
         "seconds": seconds,
         "utterances_per_second": utterances / seconds,

@@ -12,7 +12,6 @@ from ds2f.precision import dtype_name
 from ds2f.runner.device.backend import Backend, open_backend
 from launch.bench.machine import model_of, seconds_of, spread
 from launch.bench.options import Options
-from launch.bench.ours import policy_of
 
 SIZE = 2048
 _SECONDS = 0.3  # of one measurement, at least one product
@@ -47,13 +46,13 @@ class Product:
 
 def limit_of(cfg: Config, backend: Backend) -> Product:
     """The product that the limit is measured by: 2048 x 2048 x 2048 in the type that the step computes in."""
-    return Product((SIZE, SIZE, SIZE), policy_of(cfg, backend).compute, backend)
+    return Product((SIZE, SIZE, SIZE), backend.policy(cfg.apex).compute, backend)
 
 
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
     """The limit, and beside it the product that a frame of a recurrent layer asks for, in turns."""
     backend = open_backend(cfg.device)
-    dtype, units = policy_of(cfg, backend).compute, cfg.model.hidden_size
+    dtype, units = backend.policy(cfg.apex).compute, cfg.model.hidden_size
     large, recurrent = limit_of(cfg, backend), Product((cfg.data.batch_size, units, 4 * units), dtype, backend)
     pairs = [(large.flops_per_second(), recurrent.flops_per_second()) for _ in range(options.rounds)]
     limits, rates = zip(*pairs, strict=True)

@@ -31,11 +31,11 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     for workers in _WORKERS:
         with tempfile.TemporaryDirectory() as folder:
             own = _with_cache_in(cfg, folder, workers)
-            split = Split.open("train", own, train=True)
+            loader = Split.read("train", own, train=True).load(own)
             for cache in ("cold", "warm"):
-                batches = islice(split.loader.epoch(), options.steps or None)
+                batches = islice(loader.epoch(), options.steps or None)
                 found.append({"workers": workers, "cache": cache} | _drain(batches, cfg.spect.window_stride))
-            split.loader.close()
+            loader.close()
     return {"batch_size": cfg.data.batch_size, "epochs": found}
 
 

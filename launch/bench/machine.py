@@ -4,7 +4,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,16 +14,16 @@ import ds2f
 from ds2f.config import Config
 from ds2f.precision import dtype_name
 from ds2f.processes import cpu_count
+from ds2f.runner.device import processor
 from ds2f.runner.device.backend import Backend
-from launch.bench.ours import policy_of
 
 
 def describe(cfg: Config, backend: Backend) -> dict[str, Any]:
     """Machine, versions, thread counts and precision, ready for JSON."""
-    policy = policy_of(cfg, backend)
+    policy = backend.policy(cfg.apex)
     return {
         "device": backend.description,
-        "processor": _processor(),
+        "processor": processor.name(),
         "processors": cpu_count(),
         "load": os.getloadavg()[0],
         "system": platform.platform(),
@@ -78,11 +77,3 @@ def model_of(cfg: Config) -> dict[str, Any]:
         "ctc": model.ctc,
         "batch_size": cfg.data.batch_size,
     }
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells."""
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -18,14 +18,13 @@ from ds2f.types import Batch
 from launch.bench import comparison
 from launch.bench.machine import model_of
 from launch.bench.options import Options
-from launch.bench.ours import policy_of
 from launch.synthetic_batches import epoch_batches
 
 
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
     """Lets every contestant train on batches of as many lengths as there are rounds, short ones first."""
     backend = open_backend(cfg.device)
-    half, device = policy_of(cfg, backend).compute, backend.device
+    half, device = backend.policy(cfg.apex).compute, backend.device
     found: dict[str, int | None] = {}
     for name in options.contestants:
         context = multiprocessing.get_context("spawn")

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -22,18 +21,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ds2f import config, ctc, optim
+from ds2f import config
 from ds2f.config import Config
 from ds2f.data.sampling import shard
 from ds2f.processes import cpu_count
+from ds2f.runner import program
 from ds2f.runner.device.backend import Backend, open_backend
 from ds2f.runner.distributed import agent, worker
 from ds2f.runner.distributed.collectives import ALONE, Group, open_group
-from ds2f.steps import init_state, objective, train_step
+from ds2f.runner.spans import ALL_REDUCE, Spans
 from ds2f.types import Batch, Handle
 from launch.bench.machine import model_of, spread
 from launch.bench.options import Options
-from launch.bench.ours import policy_of
 from launch.synthetic_batches import epoch_batches, make_batch
 
 RANKS = 8
@@ -95,12 +94,13 @@ def compare(cfg: Config, backend: Backend, group: Group, *, rounds: int, warmup:
     Raises:
       RuntimeError: on rank 0, when the first step has another gradient over the ranks than in one process.
     """
-    together, alone = _stepper(cfg, backend), _stepper(cfg, backend)
-    shares = [_shares(cfg, lengths, group.size) for lengths in _lengths(cfg, group.size, rounds)]
+    cfg = program.resolve_kernel(cfg, backend, group)
+    together, alone = _stepper(cfg, backend, group), _stepper(cfg, backend, ALONE)
+    shards = [_shards(cfg, lengths, group.size) for lengths in _lengths(cfg, group.size, rounds)]
     own, processors = torch.get_num_threads(), cpu_count()
     taken: dict[str, list[Phases]] = {"ranks": [], "overlapped": [], "one": []}
     for index in range(-warmup, rounds):
-        parts, found = shares[max(index, 0)], {}
+        parts, found = shards[max(index, 0)], {}
         found["ranks"] = _timed(together, parts[group.rank : group.rank + 1], HeldBack(group))
         found["overlapped"] = _timed(together, parts[group.rank : group.rank + 1], HeldBack(group, hold=False))
         if group.rank == 0:
@@ -128,8 +128,8 @@ def _lengths(cfg: Config, ranks: int, rounds: int) -> list[list[int]]:
     return [batch.lengths.tolist() for batch in epoch_batches(whole, rounds)]
 
 
-def _shares(cfg: Config, lengths: list[int], ranks: int) -> list[Batch]:
-    """The shares of a global batch, as the loader deals them out."""
+def _shards(cfg: Config, lengths: list[int], ranks: int) -> list[Batch]:
+    """The shards of a global batch, as the loader deals them out."""
     dealt = (shard(range(len(lengths)), index=rank, count=ranks) for rank in range(ranks))
     batches = [make_batch(cfg, [lengths[row] for row in rows], key=rank) for rank, rows in enumerate(dealt)]
     return [batch._replace(weight=torch.tensor(1 / len(lengths))) for batch in batches]
@@ -141,7 +141,8 @@ class HeldBack:
     def __init__(self, group: Group, *, hold: bool = True) -> None:
         """Takes the ranks that sum; a single one has nothing to sum."""
         self.group, self.rank, self.size = group, group.rank, group.size
-        self.summing = self.judged = 0.0  # seconds of waiting for sums; when the verdict was asked for
+        self.spans = Spans()  # of waiting for all-reduces
+        self.judged = 0.0  # when the verdict was asked for
         self._held: list[_Sum] | None = [] if hold else None
 
     def all_reduce(self, values: Tensor) -> Tensor:
@@ -180,27 +181,21 @@ class _Sum:
 
     def wait(self) -> None:
         self._owner.start_held()
-        started = time.perf_counter()
-        self._handle.wait()
-        self._owner.summing += time.perf_counter() - started
+        with self._owner.spans.span(ALL_REDUCE):
+            self._handle.wait()
 
 
 Take = Callable[[list[Batch], HeldBack], Tensor]
 
 
-def _stepper(cfg: Config, backend: Backend) -> Take:
+def _stepper(cfg: Config, backend: Backend, group: Group) -> Take:
     """Makes a function that takes a training step on micro-batches and returns the norm of its gradient."""
-    tx = optim.from_config(cfg.optim, cfg.optim.learning_rate, fused=backend.fused_optimizer)
-    criterion = partial(ctc.ctc_loss, impl=cfg.model.ctc)
-    loss = objective(cfg.model, criterion=criterion, policy=policy_of(cfg, backend))
-    state = backend.place_state(init_state(cfg, tx, key=cfg.training.seed))
+    ours = program.build(cfg, backend, group)
+    state = backend.place_state(ours.init())
 
     def take(batches: list[Batch], collectives: HeldBack) -> Tensor:
         nonlocal state
-        placed = [backend.place(batch) for batch in batches]
-        state, metrics = train_step(
-            state, placed, loss=loss, tx=tx, collectives=collectives, cfg=cfg, key=0, donate=True
-        )
+        state, metrics = ours.step(state, batches, key=0, collectives=collectives)
         backend.synchronize()
         return metrics.grad_norm
 
@@ -212,8 +207,9 @@ def _timed(take: Take, batches: list[Batch], collectives: HeldBack) -> Phases:
     norm = take(batches, collectives)
     used = time.process_time() - used
     ended = _meet(collectives.group)
-    computed = collectives.judged - started - collectives.summing
-    return Phases(computed, collectives.summing, ended - collectives.judged, used, float(norm))
+    summing = collectives.spans.seconds().get(ALL_REDUCE, 0.0)
+    computed = collectives.judged - started - summing
+    return Phases(computed, summing, ended - collectives.judged, used, float(norm))
 
 
 def _meet(group: Group) -> float:

@@ -10,6 +10,7 @@ from rich.table import Table
 from torch import profiler
 
 from ds2f.config import Config
+from ds2f.runner import program
 from ds2f.runner.device.backend import Backend, open_backend
 from ds2f.types import Batch
 from launch.bench import comparison
@@ -18,7 +19,6 @@ from launch.bench.flops import training_flops
 from launch.bench.limit import limit_of
 from launch.bench.machine import model_of, seconds_of, spread
 from launch.bench.options import Options
-from launch.bench.ours import resolved
 from launch.synthetic_batches import epoch_batches, padding_share
 
 
@@ -40,14 +40,14 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
       RuntimeError: when the contestants do not compute the same, or a loss is not finite.
     """
     backend = open_backend(cfg.device)
-    cfg = resolved(cfg, backend)
+    cfg = program.resolve_kernel(cfg, backend)
     agreement = comparison.require_agreement(cfg, backend)
     batches = [backend.place(batch) for batch in epoch_batches(cfg, options.rounds)]
     programs = comparison.line_up(options.contestants, cfg, backend)
     limit = limit_of(cfg, backend)
     for _ in range(options.warmup):
-        for name, program in programs.items():
-            _step(name, program, batches[0], backend)
+        for name, contestant in programs.items():
+            _step(name, contestant, batches[0], backend)
     taken: dict[str, list[_Taken]] = {name: [] for name in programs}
     limits = []
     for index, batch in enumerate(batches):

@@ -1,7 +1,6 @@
 """Where the transcripts come from that are looked at: a run's model, or a file of ``launch.evaluate --save_output``."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 from ds2f.errors import InputError
@@ -20,25 +19,13 @@ def of_run(run_dir: Path, *, split: str, which: str) -> list[Transcript]:
     Raises:
       InputError: when there is no such run or checkpoint, or its data cannot be used.
     """
-    from ds2f import ctc
     from ds2f.checkpoint import load_config
-    from ds2f.runner.evaluator import evaluate
     from ds2f.runner.telemetry import terminal
 
     cfg = flags.config_from_flags(load_config(run_dir))
     decoder = decoding.decoder(cfg.model.labels)
     run = decoding.open_run(cfg, run_dir, split=split, which=which, console=terminal())
-    found = evaluate(
-        run.params,
-        run.stats,
-        run.split.loader.epoch(),
-        run.split.references,
-        cfg=cfg.model,
-        policy=run.policy,
-        backend=run.backend,
-        criterion=partial(ctc.ctc_loss, impl=cfg.model.ctc),
-        decoder=decoder,
-    )
+    found = decoding.evaluate(run, cfg, decoder)
     return [
         Transcript(str(run.split.utterances[row].audio), run.split.references[row], text)
         for row, text in sorted(found.transcripts.items())

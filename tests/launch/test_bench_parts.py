@@ -14,6 +14,7 @@ from ds2f import ctc, steps, tree
 from ds2f.config import Config, DataConfig, ModelConfig, OptimConfig
 from ds2f.model import deepspeech2
 from ds2f.runner.device.backend import open_backend
+from ds2f.runner.spans import Spans
 from launch.bench import decoding_speed, epoch, feature_speed, limit, loader, memory, stages, step
 from launch.bench.flops import training_flops
 from launch.bench.options import Options
@@ -115,13 +116,7 @@ def test_the_timed_step_is_the_step_and_its_parts_add_up(engine: str, remat: boo
     assert "rnn_0/backward" in shown(stages, result)
 
     backend = open_backend("cpu")
-    marks = stages.Marks(backend)
-    timed = Ours(
-        cfg,
-        backend,
-        around_loss=lambda loss: stages.noted_loss(loss, marks),
-        around_optimizer=lambda tx: stages.noted_optimizer(tx, marks),
-    )
+    timed = Ours(cfg, backend, spans=Spans(backend.synchronize))
     plain, batch = Ours(cfg, backend), make_batch(cfg, [50, 41])
     for _ in range(2):
         assert torch.equal(timed.step(batch), plain.step(batch))

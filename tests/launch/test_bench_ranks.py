@@ -64,7 +64,7 @@ def test_a_step_that_is_not_the_same_is_no_comparison() -> None:
 
 def test_the_shares_are_the_global_batch() -> None:
     lengths = [90, 80, 70, 60, 50]
-    shares = ranks._shares(CFG, lengths, 2)
+    shares = ranks._shards(CFG, lengths, 2)
     assert [share.lengths.tolist() for share in shares] == [[90, 70, 50], [80, 60]]
     assert all(float(share.weight) == pytest.approx(1 / 5) for share in shares)
     assert torch.equal(shares[0].features, make_batch(CFG, [90, 70, 50], key=0).features)

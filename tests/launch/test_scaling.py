@@ -54,8 +54,8 @@ def test_two_ranks_start_their_sums_before_the_backward_pass_ends(launch, tmp_pa
     events = json.loads((tmp_path / "trace.json").read_text())
     for rank in (0, 1):
         rows = {event["name"]: event for event in events if event["pid"] == rank}
-        last = rows["backward conv"]
-        assert rows["sum output"]["ts"] < last["ts"] + last["dur"]
+        last = rows["conv backward"]
+        assert rows["all-reduce output"]["ts"] < last["ts"] + last["dur"]
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,8 @@ def test_mistakes_end_in_one_message_and_status_1(launch, tmp_path, module, flag
     assert code == 1
     assert expected in err
     assert "Traceback" not in err
+    if module == "train":
+        assert {path.name for path in tmp_path.iterdir()} <= {".out", ".err"}, "a mistake leaves nothing behind"
     if module == "train" and "nowhere" in flags[0]:
         assert launch(module, *flags, folder=tmp_path).err == err, "the failed start must not stand in the way"
 
@@ -127,8 +129,8 @@ def test_mistakes_end_in_one_message_and_status_1(launch, tmp_path, module, flag
         ),
     ],
 )
-def test_a_launchers_rank_without_a_job_ends_with_one_message(tmp_path, more, expected):
-    command = [sys.executable, "-m", "launch.train", *TINY, "--rdzv_timeout=0.5"]
+def test_a_launchers_rank_without_a_job_ends_with_one_message(tone_corpus, tmp_path, more, expected):
+    command = [sys.executable, "-m", "launch.train", *TINY, f"--data_path={tone_corpus}", "--rdzv_timeout=0.5"]
     done = subprocess.run(command, cwd=tmp_path, env=variables(more), capture_output=True, text=True, timeout=120)
     assert done.returncode > 0
     assert expected in done.stderr

@@ -37,16 +37,17 @@ def spelling_the_length(logits, labels):
 
 def test_an_evaluation_counts_the_hypotheses_of_its_decoder(cfg):
     params, stats = deepspeech2.init(cfg.model, key=1)
-    split, backend = Split.open("val", cfg), open_backend("cpu")
+    split, backend = Split.read("val", cfg), open_backend("cpu")
+    loader = split.load(cfg)
     given = {"cfg": cfg.model, "policy": backend.policy(cfg.apex), "backend": backend}
     given["criterion"] = partial(ctc.ctc_loss, impl="native")
-    found = evaluate(params, stats, split.loader.epoch(), split.references, decoder=spelling_the_length, **given)
+    found = evaluate(params, stats, loader.epoch(), split.references, decoder=spelling_the_length, **given)
     assert {"".join(sorted(set(text))) for text in found.transcripts.values()} == {"A"}
     assert found.counts.char_errors == sum(
         len(found.transcripts[row]) - reference.count("A") for row, reference in split.references.items()
     )
-    plain = evaluate(params, stats, split.loader.epoch(), split.references, **given)
-    greedy = evaluate(params, stats, split.loader.epoch(), split.references, decoder=decode.greedy, **given)
+    plain = evaluate(params, stats, loader.epoch(), split.references, **given)
+    greedy = evaluate(params, stats, loader.epoch(), split.references, decoder=decode.greedy, **given)
     assert plain == greedy
 
 

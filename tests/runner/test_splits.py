@@ -17,12 +17,13 @@ def test_a_model_that_makes_no_error_is_counted_none_however_its_corpus_is_spelt
     (tmp_path / "test2.txt").write_text("\n")
     (tmp_path / "tones_test_manifest.csv").write_text("".join(rows))
     data = DataConfig(dataset="tones", num_workers=0, cache_features=False, unknown_characters=policy)
-    split = Split.open("test", resolve(Config(data_path=str(tmp_path), device="cpu", data=data)))
+    cfg = resolve(Config(data_path=str(tmp_path), device="cpu", data=data))
+    split = Split.read("test", cfg)
     spelt = {0: "ENTER FIVE", 1: "RUBOUT PLEASE", 2: "", 3: "STOP"}
     if policy == "drop_utterance":
         del spelt[1]
     assert split.references == spelt
-    for batch in split.loader.epoch():
+    for batch in split.load(cfg).epoch():
         for row, labels, length in zip(batch.ids.tolist(), batch.labels, batch.label_lengths.tolist(), strict=True):
             learnt = "".join(LABELS[index] for index in labels[:length].tolist())
             assert metrics.count_errors(split.references[row], learnt).char_errors == 0

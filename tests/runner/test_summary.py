@@ -7,22 +7,21 @@ import attrs
 import pytest
 import torch
 
-from ds2f import precision
-from ds2f.config import Config
+from ds2f.config import Config, ModelConfig
+from ds2f.runner import program
 from ds2f.runner.device.backend import Backend
 from ds2f.runner.summary import Summary
+
+FUSED = ModelConfig(kernel="fused")  # without timing kernels
 
 
 def greeting(fast_dtype, requested):
     cfg = Config()
     cfg = attrs.evolve(cfg, apex=attrs.evolve(cfg.apex, opt_level="O2", dtype=requested))
     backend = Backend("cpu", torch.device("cpu"), "CPU (some)", fast_dtype)
-    policy = precision.policy("O2", backend.dtype(requested))
-    train = SimpleNamespace(
-        loader=SimpleNamespace(steps=3), dataset=SimpleNamespace(examples=[None] * 60), seconds=120.0
-    )
-    summary = Summary(cfg, Path("runs/mine"), policy, ranks=1, backend=backend)
-    return summary.greeting({"train": train}, parameters=1_400_000)
+    train = SimpleNamespace(dataset=SimpleNamespace(examples=[None] * 60), seconds=120.0)
+    summary = Summary(program.build(attrs.evolve(cfg, model=FUSED), backend), Path("runs/mine"))
+    return summary.greeting({"train": train}, parameters=1_400_000, steps=3)
 
 
 @pytest.mark.parametrize(

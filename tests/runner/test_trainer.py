@@ -10,6 +10,7 @@ import attrs
 import pytest
 import torch
 from etils import epath
+from training import claim_run, open_trainer, run_training
 
 from ds2f import checkpoint, ctc, tree
 from ds2f.checkpoint import integrity
@@ -32,13 +33,17 @@ from ds2f.runner.device.backend import open_backend
 from ds2f.runner.distributed import consistency
 from ds2f.runner.distributed.signals import Stopped
 from ds2f.runner.evaluator import evaluate
-from ds2f.runner.run_dir import claim_run_dir
 from ds2f.runner.splits import Split
 from ds2f.runner.telemetry import Telemetry
-from ds2f.runner.trainer import Trainer
 from ds2f.steps import Objective
 from ds2f.types import Averages
 from launch import flags
+
+
+def opened(cfg, run_dir):
+    """A trainer in a folder that is claimed here."""
+    return open_trainer(claim_run(run_dir, cfg), run_dir)
+
 
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
 
@@ -58,19 +63,9 @@ def config(data_path, **sections):
     return resolve(attrs.evolve(base, **sections))
 
 
-def claim(run_dir, cfg, **how):
-    return claim_run_dir(run_dir, cfg, lambda _: "", **how)
-
-
-def run(cfg, run_dir):
-    cfg = claim(run_dir, cfg)
-    with Telemetry(run_dir, cfg) as telemetry:
-        return Trainer(cfg, run_dir, telemetry).run()
-
-
 def test_a_run_leaves_its_results_its_settings_and_its_best_model(tone_corpus, tmp_path):
     cfg = config(tone_corpus)
-    results = run(cfg, tmp_path / "run")
+    results = run_training(cfg, tmp_path / "run")
     assert results == json.loads((tmp_path / "run/results.json").read_text())
     assert (results["ranks"], results["epochs"], results["steps"], results["skipped_steps"]) == (1, 2, 6, 0)
     assert results["test"]["chars"] == sum(
@@ -96,11 +91,11 @@ def add_wall_seconds(folder, seconds):
 
 def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_bits(tone_corpus, tmp_path):
     cfg = config(tone_corpus)
-    run(cfg, tmp_path / "whole")
-    run(attrs.evolve(cfg, training=attrs.evolve(cfg.training, max_steps=4)), tmp_path / "halved")
+    run_training(cfg, tmp_path / "whole")
+    run_training(attrs.evolve(cfg, training=attrs.evolve(cfg.training, max_steps=4)), tmp_path / "halved")
     add_wall_seconds(tmp_path / "halved/checkpoints/4", 1000)
     resumed = attrs.evolve(cfg, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
-    results = run(resumed, tmp_path / "halved")
+    results = run_training(resumed, tmp_path / "halved")
     assert results["steps"] == 6
     assert 1000 < results["wall_seconds"] < 2000
     whole, halved = (checkpoint.load_model(tmp_path / name, which="last")[1:] for name in ("whole", "halved"))
@@ -115,25 +110,25 @@ def test_an_averaged_run_of_two_views_stopped_in_mid_epoch_and_resumed_ends_with
     two_views = ModelConfig(hidden_size=8, hidden_layers=1, dropout=0.1, consistency=0.2)
     masks = AugmentationConfig(frequency_masks=2, time_masks=2)
     cfg = config(tone_corpus, optim=AVERAGED, model=two_views, augmentation=masks)
-    whole = open_trainer(cfg, tmp_path / "whole")
+    whole = opened(cfg, tmp_path / "whole")
     whole.run()
-    run(attrs.evolve(cfg, training=attrs.evolve(cfg.training, max_steps=4)), tmp_path / "halved")
+    run_training(attrs.evolve(cfg, training=attrs.evolve(cfg.training, max_steps=4)), tmp_path / "halved")
     resumed = attrs.evolve(cfg, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
-    halved = open_trainer(resumed, tmp_path / "halved")
+    halved = opened(resumed, tmp_path / "halved")
     halved.run()
     states = [tree.flatten_with_paths(trainer._state) for trainer in (whole, halved)]
     assert any(path.startswith("average/stats/") for path in states[0])
     for path, leaf in states[0].items():
         assert torch.equal(leaf, states[1][path]), path
-    unmasked = open_trainer(attrs.evolve(cfg, augmentation=AugmentationConfig()), tmp_path / "unmasked")
+    unmasked = opened(attrs.evolve(cfg, augmentation=AugmentationConfig()), tmp_path / "unmasked")
     unmasked.run()
     assert not torch.equal(unmasked._state.params["output"]["weight"], whole._state.params["output"]["weight"])
 
 
 def validation_loss(cfg, model):
-    split = Split.open("val", cfg)
+    split = Split.read("val", cfg)
     backend = open_backend("cpu")
-    batches, policy = split.loader.epoch(), backend.policy(cfg.apex)
+    batches, policy = split.load(cfg).epoch(), backend.policy(cfg.apex)
     return evaluate(
         *model, batches, split.references, cfg=cfg.model, policy=policy, backend=backend, criterion=ctc.native
     ).loss
@@ -141,7 +136,7 @@ def validation_loss(cfg, model):
 
 def test_what_is_validated_kept_and_handed_out_is_the_average(tone_corpus, tmp_path):
     cfg = config(tone_corpus, optim=AVERAGED, training=TrainingConfig(epochs=1))
-    trainer = open_trainer(cfg, tmp_path / "run")
+    trainer = opened(cfg, tmp_path / "run")
     trainer.run()
     state = trainer._state
     lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
@@ -157,16 +152,16 @@ def test_what_is_validated_kept_and_handed_out_is_the_average(tone_corpus, tmp_p
 def test_ranks_compare_their_averages_too(tone_corpus, tmp_path, monkeypatch):
     compared = []
     monkeypatch.setattr(consistency, "require_same_params", lambda group, params: compared.append(params))
-    trainer = open_trainer(config(tone_corpus, optim=AVERAGED), tmp_path / "run")
+    trainer = opened(config(tone_corpus, optim=AVERAGED), tmp_path / "run")
     trainer.run()
     ours = {leaf.data_ptr() for leaf in tree.leaves((trainer._state.params, trainer._state.average))}
     assert {leaf.data_ptr() for leaf in tree.leaves(compared[-1])} == ours
 
 
 def test_averages_of_a_run_that_starts_from_another_start_at_its_weights(tone_corpus, tmp_path):
-    run(config(tone_corpus, training=TrainingConfig(epochs=1)), tmp_path / "first")
+    run_training(config(tone_corpus, training=TrainingConfig(epochs=1)), tmp_path / "first")
     start = CheckpointingConfig(continue_from=str(tmp_path / "first"))
-    trainer = open_trainer(config(tone_corpus, optim=AVERAGED, checkpointing=start), tmp_path / "second")
+    trainer = opened(config(tone_corpus, optim=AVERAGED, checkpointing=start), tmp_path / "second")
     _, *weights = checkpoint.load_model(tmp_path / "first")
     for held in ((trainer._state.params, trainer._state.stats), trainer._state.model):
         for path, leaf in tree.flatten_with_paths(tuple(weights)).items():
@@ -175,19 +170,19 @@ def test_averages_of_a_run_that_starts_from_another_start_at_its_weights(tone_co
 
 def test_a_folder_that_holds_a_run_is_not_written_over(tone_corpus, tmp_path):
     cfg = config(tone_corpus)
-    claim(tmp_path, cfg)
-    claim(tmp_path, cfg)  # nothing was trained yet
+    claim_run(tmp_path, cfg)
+    claim_run(tmp_path, cfg)  # nothing was trained yet
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(InputError, match="load_auto_checkpoint"):
-        claim(tmp_path, attrs.evolve(cfg, device="auto"))
+        claim_run(tmp_path, attrs.evolve(cfg, device="auto"))
     other = attrs.evolve(
         cfg,
         model=attrs.evolve(cfg.model, hidden_size=9),
         checkpointing=CheckpointingConfig(load_auto_checkpoint=True),
     )
     with pytest.raises(InputError, match=r"model\.hidden_size"):
-        claim(tmp_path, other)
+        claim_run(tmp_path, other)
     assert (tmp_path / "config.json").read_bytes() == before
 
 
@@ -195,7 +190,7 @@ def test_an_utterance_too_short_for_its_transcript_is_left_out_and_named(tone_co
     data = shutil.copytree(tone_corpus, tmp_path / "data")
     (data / "train3.txt").write_text("ABC" * 30)
     cfg = config(data)
-    results = run(cfg, tmp_path / "run")
+    results = run_training(cfg, tmp_path / "run")
     log = (tmp_path / "run/log.txt").read_text()
     assert log.count("left out of the loss, too short for the transcript") == 1
     assert "train3.wav" in log
@@ -204,10 +199,10 @@ def test_an_utterance_too_short_for_its_transcript_is_left_out_and_named(tone_co
 
 def test_a_step_with_nan_is_skipped_and_its_utterance_named(tone_corpus, tmp_path, monkeypatch):
     cfg = config(tone_corpus)
-    claim(tmp_path / "run", cfg)
+    claim_run(tmp_path / "run", cfg)
     with Telemetry(tmp_path / "run", cfg) as telemetry:
-        trainer = Trainer(cfg, tmp_path / "run", telemetry)
-        loader = trainer._data["train"].loader
+        trainer = open_trainer(cfg, tmp_path / "run", telemetry)
+        loader = trainer._loaders["train"]
         load = loader.epoch
 
         def poisoned(epoch, *, start=0):
@@ -241,8 +236,8 @@ class NanGradient(torch.autograd.Function):
 
 
 def test_a_step_whose_gradient_alone_is_nan_is_skipped_and_its_batch_named(tone_corpus, tmp_path):
-    trainer = open_trainer(config(tone_corpus), tmp_path / "run")
-    plain, calls = trainer._loss, iter(range(100))
+    trainer = opened(config(tone_corpus), tmp_path / "run")
+    plain, calls = trainer._program.loss, iter(range(100))
 
     def stages(stats, batch, *, key=None):
         *chain, losses = plain.stages(stats, batch, key=key)
@@ -250,7 +245,7 @@ def test_a_step_whose_gradient_alone_is_nan_is_skipped_and_its_batch_named(tone_
             return [*chain, losses]
         return [*chain, losses._replace(fn=lambda params, x: losses.fn(params, NanGradient.apply(x)))]
 
-    trainer._loss = Objective(stages)
+    trainer._program = attrs.evolve(trainer._program, loss=Objective(stages))
     results = trainer.run()
     assert (results["skipped_steps"], results["steps"]) == (1, 5)
     line = next(line for line in log_of(tmp_path / "run").splitlines() if "skipped" in line)
@@ -261,27 +256,27 @@ def test_a_step_whose_gradient_alone_is_nan_is_skipped_and_its_batch_named(tone_
 
 def test_a_global_batch_above_what_a_card_takes_comes_in_micro_batches(tone_corpus, tmp_path):
     base = config(tone_corpus)
-    results = run(attrs.evolve(base, data=attrs.evolve(base.data, global_batch_size=8)), tmp_path / "run")
+    results = run_training(attrs.evolve(base, data=attrs.evolve(base.data, global_batch_size=8)), tmp_path / "run")
     assert (results["batch_size"], results["ranks"], results["steps"]) == (8, 1, 4)
     assert "2 steps of 8 an epoch in 2 shares" in (tmp_path / "run/log.txt").read_text()
 
 
 def test_the_global_batch_of_a_run_is_kept_when_it_goes_on_with_fewer_ranks(tone_corpus, tmp_path):
     cfg = config(tone_corpus)
-    assert claim(tmp_path, cfg, ranks=8).data.global_batch_size == 32
+    assert claim_run(tmp_path, cfg, ranks=8).data.global_batch_size == 32
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     going_on = attrs.evolve(cfg, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
-    assert claim(tmp_path, going_on, ranks=2).data.global_batch_size == 32
+    assert claim_run(tmp_path, going_on, ranks=2).data.global_batch_size == 32
     other = attrs.evolve(going_on, data=attrs.evolve(cfg.data, global_batch_size=16))
     with pytest.raises(InputError, match="global batch is 32"):
-        claim(tmp_path, other, ranks=2)
+        claim_run(tmp_path, other, ranks=2)
 
 
 def test_a_run_that_never_began_decides_nothing_for_the_next(tone_corpus, tmp_path):
     cfg = config(tone_corpus, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
-    assert claim(tmp_path, cfg, ranks=8).data.global_batch_size == 32
-    assert claim(tmp_path, cfg, ranks=2).data.global_batch_size == 8
-    assert claim(tmp_path, cfg, ranks=1, restarted=True).data.global_batch_size == 8, "a machine has left the job"
+    assert claim_run(tmp_path, cfg, ranks=8).data.global_batch_size == 32
+    assert claim_run(tmp_path, cfg, ranks=2).data.global_batch_size == 8
+    assert claim_run(tmp_path, cfg, ranks=1, restarted=True).data.global_batch_size == 8, "a machine has left the job"
 
 
 @pytest.mark.parametrize(
@@ -290,19 +285,19 @@ def test_a_run_that_never_began_decides_nothing_for_the_next(tone_corpus, tmp_pa
 )
 def test_what_a_run_has_learnt_from_cannot_change_in_the_middle(tone_corpus, tmp_path, section, name, value):
     cfg = config(tone_corpus, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
-    claim(tmp_path, cfg)
+    claim_run(tmp_path, cfg)
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     other = attrs.evolve(cfg, **{section: attrs.evolve(getattr(cfg, section), **{name: value})})
     with pytest.raises(InputError, match=rf"{section}\.{name} = .* cannot become '?{value}'? in the middle"):
-        claim(tmp_path, other)
-    assert claim(tmp_path, cfg).spect == cfg.spect
+        claim_run(tmp_path, other)
+    assert claim_run(tmp_path, cfg).spect == cfg.spect
 
 
 def test_what_changes_in_the_middle_is_said(tone_corpus, tmp_path):
     said: list[str] = []
 
     def begin(cfg):
-        claim_run_dir(tmp_path, cfg, flags.flagfile_text, say=said.append)
+        claim_run(tmp_path, cfg, flags_text=flags.flagfile_text, say=said.append)
 
     begin(config(tone_corpus))
     (tmp_path / "metrics.jsonl").write_text("{}\n")
@@ -315,10 +310,10 @@ def test_what_changes_in_the_middle_is_said(tone_corpus, tmp_path):
 
 def test_a_static_loss_scale_is_what_the_flag_says_when_a_run_goes_on(tone_corpus, tmp_path):
     scale = {"opt_level": "O0", "loss_scale": "8"}
-    run(config(tone_corpus, apex=ApexConfig(**scale)), tmp_path / "run")
+    run_training(config(tone_corpus, apex=ApexConfig(**scale)), tmp_path / "run")
     more = TrainingConfig(epochs=3, log_every=2)
     on = CheckpointingConfig(load_auto_checkpoint=True)
-    run(
+    run_training(
         config(tone_corpus, apex=ApexConfig(**scale | {"loss_scale": "4"}), training=more, checkpointing=on),
         tmp_path / "run",
     )
@@ -333,47 +328,47 @@ def test_a_run_that_could_write_no_checkpoint_still_has_results(tone_corpus, tmp
 
     monkeypatch.setattr("ds2f.checkpoint.retention.require_free", refuse)
     cfg = config(tone_corpus, training=TrainingConfig(epochs=1, evaluate_test=True))
-    results = run(cfg, tmp_path / "run")
+    results = run_training(cfg, tmp_path / "run")
     log = log_of(tmp_path / "run")
     assert "checkpoint 3 was not written: No space left on device" in log
     assert "the results are those of the last step's weights" in log
     monkeypatch.undo()
-    assert results == run(cfg, tmp_path / "other") | {
+    assert results == run_training(cfg, tmp_path / "other") | {
         name: results[name] for name in results if "seconds" in name or "per_second" in name or name == "name"
     }
 
 
 def test_a_job_knows_the_folder_that_it_wrote_before(tone_corpus, tmp_path):
     cfg = config(tone_corpus)
-    assert not claim(tmp_path, cfg, job="night").checkpointing.load_auto_checkpoint
+    assert not claim_run(tmp_path, cfg, job="night").checkpointing.load_auto_checkpoint
     (tmp_path / "metrics.jsonl").write_text("{}\n")
-    assert claim(tmp_path, cfg, job="night").checkpointing.load_auto_checkpoint
-    assert claim(tmp_path, cfg, restarted=True).checkpointing.load_auto_checkpoint
+    assert claim_run(tmp_path, cfg, job="night").checkpointing.load_auto_checkpoint
+    assert claim_run(tmp_path, cfg, restarted=True).checkpointing.load_auto_checkpoint
     for job in ("day", ""):
         with pytest.raises(InputError, match="already holds a run"):
-            claim(tmp_path, cfg, job=job)
+            claim_run(tmp_path, cfg, job=job)
 
 
 def test_starting_from_another_runs_weights(tone_corpus, tmp_path):
     cfg = config(tone_corpus, training=TrainingConfig(epochs=1))
-    run(cfg, tmp_path / "first")
+    run_training(cfg, tmp_path / "first")
     with_weights = attrs.evolve(cfg, checkpointing=CheckpointingConfig(continue_from=str(tmp_path / "first")))
-    claim(tmp_path / "second", with_weights)
+    claim_run(tmp_path / "second", with_weights)
     with Telemetry(tmp_path / "second", cfg) as telemetry:
-        started = Trainer(with_weights, tmp_path / "second", telemetry)
+        started = open_trainer(with_weights, tmp_path / "second", telemetry)
         _, params, _ = checkpoint.load_model(tmp_path / "first")
         assert torch.equal(started._state.params["output"]["weight"], params["output"]["weight"])
         wider = attrs.evolve(with_weights, model=attrs.evolve(cfg.model, hidden_size=9))
         with pytest.raises(InputError, match=r"model\.hidden_size is 9 and was 8"):
-            Trainer(wider, tmp_path / "second", telemetry)
+            open_trainer(wider, tmp_path / "second", telemetry)
         louder = attrs.evolve(with_weights, spect=attrs.evolve(cfg.spect, full_scale=1000.0))
         with pytest.raises(InputError, match=r"other spectrograms: give --spect\.full_scale=1\.0 as well"):
-            Trainer(louder, tmp_path / "second", telemetry)
+            open_trainer(louder, tmp_path / "second", telemetry)
 
 
 def test_finetuning_takes_other_labels_and_says_which_are_new(tone_corpus, tmp_path):
     cfg = config(tone_corpus, training=TrainingConfig(epochs=1))
-    run(cfg, tmp_path / "first")
+    run_training(cfg, tmp_path / "first")
     _, params, _ = checkpoint.load_model(tmp_path / "first")
     labels = ("_", "A", "B", "C", "Z", "!")
     other = attrs.evolve(
@@ -382,9 +377,9 @@ def test_finetuning_takes_other_labels_and_says_which_are_new(tone_corpus, tmp_p
         checkpointing=CheckpointingConfig(continue_from=str(tmp_path / "first")),
     )
     with pytest.raises(InputError, match=r"--training\.finetune"):
-        open_trainer(other, tmp_path / "second")
+        opened(other, tmp_path / "second")
     tuned = attrs.evolve(other, training=TrainingConfig(epochs=1, finetune=True))
-    trainer = open_trainer(tuned, tmp_path / "second")
+    trainer = opened(tuned, tmp_path / "second")
     assert "the output layer is new for '!'" in log_of(tmp_path / "second")
     kept = trainer._state.params["output"]["weight"]
     assert torch.equal(kept[1], params["output"]["weight"][cfg.model.labels.index("A")])
@@ -394,18 +389,13 @@ def test_finetuning_takes_other_labels_and_says_which_are_new(tone_corpus, tmp_p
 
 def test_recordings_that_vanish_while_training_are_left_out_and_listed_at_the_end(tone_corpus, tmp_path):
     data = shutil.copytree(tone_corpus, tmp_path / "data")
-    trainer = open_trainer(config(data), tmp_path / "run")
+    trainer = opened(config(data), tmp_path / "run")
     (data / "train2.wav").unlink()
     results = trainer.run()
     assert (results["steps"], results["skipped_steps"]) == (6, 0)
     log = log_of(tmp_path / "run")
     assert "1 recording that could not be read, left out" in log
     assert "train2.wav" in log.rpartition("could not be read")[2]
-
-
-def open_trainer(cfg, run_dir):
-    cfg = claim(run_dir, cfg)
-    return Trainer(cfg, run_dir, Telemetry(run_dir, cfg))
 
 
 def log_of(run_dir):
@@ -420,7 +410,7 @@ def test_a_loss_that_jumps_turns_the_run_back_to_the_newest_checkpoint_and_on_wi
         training=TrainingConfig(epochs=2, log_every=1, rollback_spike=3.0),
         checkpointing=CheckpointingConfig(checkpoint_per_iteration=1),
     )
-    trainer = open_trainer(cfg, tmp_path / "run")
+    trainer = opened(cfg, tmp_path / "run")
     spikes = iter([False, True])
     monkeypatch.setattr(health, "spiked", lambda *_: next(spikes, False))
     results = trainer.run()
@@ -431,8 +421,8 @@ def test_a_loss_that_jumps_turns_the_run_back_to_the_newest_checkpoint_and_on_wi
 
 def test_a_run_without_a_finite_gradient_stops_with_a_diagnosis_and_keeps_its_checkpoint(tone_corpus, tmp_path):
     cfg = config(tone_corpus, training=TrainingConfig(epochs=9, log_every=1, max_skipped_steps=2))
-    trainer = open_trainer(cfg, tmp_path / "run")
-    loader = trainer._data["train"].loader
+    trainer = opened(cfg, tmp_path / "run")
+    loader = trainer._loaders["train"]
     load = loader.epoch
 
     def poisoned(epoch, *, start=0):
@@ -450,9 +440,9 @@ def test_a_run_without_a_finite_gradient_stops_with_a_diagnosis_and_keeps_its_ch
 
 def test_a_request_during_validation_keeps_the_epoch_that_is_done(tone_corpus, tmp_path):
     cfg = config(tone_corpus)
-    run(cfg, tmp_path / "whole")
-    trainer = open_trainer(cfg, tmp_path / "halved")
-    loader = trainer._data["val"].loader
+    run_training(cfg, tmp_path / "whole")
+    trainer = opened(cfg, tmp_path / "halved")
+    loader = trainer._loaders["val"]
     load = loader.epoch
 
     def interrupted(*arguments):
@@ -464,7 +454,8 @@ def test_a_request_during_validation_keeps_the_epoch_that_is_done(tone_corpus, t
     with pytest.raises(Stopped) as stopped:
         trainer.run()
     assert stopped.value.status == 143
-    results = run(attrs.evolve(cfg, checkpointing=CheckpointingConfig(load_auto_checkpoint=True)), tmp_path / "halved")
+    resumed = attrs.evolve(cfg, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
+    results = run_training(resumed, tmp_path / "halved")
     assert results["steps"] == 6
     assert log_of(tmp_path / "halved").count("epoch 1/2") == 1
     assert_same_end(tmp_path / "whole", tmp_path / "halved")
@@ -478,13 +469,13 @@ def assert_same_end(first, second):
 
 def test_a_checkpoint_is_due_by_the_clock(tone_corpus, tmp_path):
     every_step = CheckpointingConfig(checkpoint_per_minutes=1e-9, save_n_recent_models=9)
-    run(config(tone_corpus, checkpointing=every_step), tmp_path / "run")
+    run_training(config(tone_corpus, checkpointing=every_step), tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == list("123456")
 
 
 def test_the_end_may_be_the_mean_of_the_best_models(tone_corpus, tmp_path):
     cfg = config(tone_corpus, checkpointing=CheckpointingConfig(average_models=2))
-    trainer = open_trainer(cfg, tmp_path / "run")
+    trainer = opened(cfg, tmp_path / "run")
     trainer.run()
     _, mean, _ = checkpoint.load_model(tmp_path / "run", which="best:2")
     parts = [checkpoint.load_model(tmp_path / "run", which=number)[1] for number in (3, 6)]
@@ -507,7 +498,7 @@ def test_training_on_both_sets_validates_nothing_and_ends_with_the_last_models_m
         return evaluate(*model_and_data, **how)
 
     monkeypatch.setattr("ds2f.runner.trainer.evaluate", recording)
-    results = run(both_sets(tone_corpus), tmp_path / "run")
+    results = run_training(both_sets(tone_corpus), tmp_path / "run")
     assert "val" not in results
     assert results["test"]["words"] > 0
     assert results["steps"] == 3 * 4  # of 13 utterances, 4 a step
@@ -528,9 +519,9 @@ def test_training_on_both_sets_validates_nothing_and_ends_with_the_last_models_m
 
 def test_a_checkpoint_in_mid_epoch_is_none_of_the_last_models_of_a_run_without_validation(tone_corpus, tmp_path):
     cfg = both_sets(tone_corpus, epochs=2, evaluate_test=False)
-    assert "test" not in run(cfg, tmp_path / "whole")
-    trainer = open_trainer(cfg, tmp_path / "halved")
-    loader = trainer._data["train"].loader
+    assert "test" not in run_training(cfg, tmp_path / "whole")
+    trainer = opened(cfg, tmp_path / "halved")
+    loader = trainer._loaders["train"]
     load = loader.epoch
 
     def interrupted(epoch, *, start=0):
@@ -544,7 +535,7 @@ def test_a_checkpoint_in_mid_epoch_is_none_of_the_last_models_of_a_run_without_v
         trainer.run()
     assert (tmp_path / "halved/checkpoints/7").exists()
     load_auto = attrs.evolve(cfg.checkpointing, load_auto_checkpoint=True)
-    run(attrs.evolve(cfg, checkpointing=load_auto), tmp_path / "halved")
+    run_training(attrs.evolve(cfg, checkpointing=load_auto), tmp_path / "halved")
     ends = [checkpoint.load_model(tmp_path / name, which="best:2")[1:] for name in ("whole", "halved")]
     for path, leaf in tree.flatten_with_paths(ends[0]).items():
         assert torch.equal(leaf, tree.flatten_with_paths(ends[1])[path]), path
@@ -552,18 +543,18 @@ def test_a_checkpoint_in_mid_epoch_is_none_of_the_last_models_of_a_run_without_v
 
 def test_rows_of_both_sets_have_numbers_of_their_own(tone_corpus):
     cfg = both_sets(tone_corpus)
-    split = Split.open("train", cfg, train=True)
+    split = Split.read("train", cfg, train=True)
     assert [each.id for each in split.utterances] == list(range(13))
     assert [example.row for example in split.dataset.examples] == list(range(13))
     assert [each.audio.stem for each in split.utterances[9:]] == ["train9", "val0", "val1", "val2"]
-    seen = sorted(row for batch in split.loader.epoch(0) for row in batch.ids.tolist())
+    seen = sorted(row for batch in split.load(cfg).epoch(0) for row in batch.ids.tolist())
     assert seen == list(range(13))
 
 
 def test_an_utterance_of_the_validation_set_that_is_trained_on_is_named(tone_corpus, tmp_path):
     data = shutil.copytree(tone_corpus, tmp_path / "data")
     (data / "val1.txt").write_text("ABC" * 30)
-    run(both_sets(data, epochs=1, evaluate_test=False), tmp_path / "run")
+    run_training(both_sets(data, epochs=1, evaluate_test=False), tmp_path / "run")
     line = next(line for line in log_of(tmp_path / "run").splitlines() if "left out of the loss" in line)
     assert line.endswith("val1.wav")
 
@@ -574,7 +565,7 @@ def test_an_utterance_of_the_validation_set_that_is_trained_on_is_named(tone_cor
 def test_a_run_goes_on_with_the_batches_that_it_began_with(tone_corpus, tmp_path, name, before, after):
     cfg = config(tone_corpus)
     first, second = (attrs.evolve(cfg, data=attrs.evolve(cfg.data, **{name: value})) for value in (before, after))
-    claim(tmp_path, first)
+    claim_run(tmp_path, first)
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match=rf"data\.{name} = {before}, which cannot become {after}"):
-        claim(tmp_path, attrs.evolve(second, checkpointing=CheckpointingConfig(load_auto_checkpoint=True)))
+        claim_run(tmp_path, attrs.evolve(second, checkpointing=CheckpointingConfig(load_auto_checkpoint=True)))

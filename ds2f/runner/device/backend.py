@@ -17,7 +17,7 @@ from ds2f.errors import InputError
 from ds2f.grad import engine_for
 from ds2f.precision import Policy
 from ds2f.processes import cpu_count
-from ds2f.runner.device import npu
+from ds2f.runner.device import npu, processor
 from ds2f.types import Batch, TrainState
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -136,7 +136,8 @@ def open_backend(name: str = "auto", *, local_rank: int = 0, local_ranks: int = 
         return _open_cuda(local_rank, local_ranks)
     dtype = _cpu_dtype()
     _keep_freed_memory(largest=dtype != torch.float32)
-    return Backend("cpu", torch.device("cpu"), _processor(), dtype)
+    description = f"CPU ({processor.capability()}), {torch.get_num_threads()} threads"
+    return Backend("cpu", torch.device("cpu"), description, dtype)
 
 
 def _open_npu(local_rank: int, local_ranks: int) -> Backend:
@@ -219,9 +220,3 @@ def _cpu_dtype() -> torch.dtype:
         torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     )
     return torch.bfloat16 if fast else torch.float32
-
-
-def _processor() -> str:
-    capability = torch.backends.cpu.get_cpu_capability()
-    amx = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
-    return f"CPU ({capability}{amx}), {torch.get_num_threads()} threads"

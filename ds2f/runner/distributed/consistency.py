@@ -30,6 +30,16 @@ def flags(cfg: Config) -> dict[str, Any]:
     }
 
 
+def require_same_settings(group: Group, cfg: Config, *, compute: torch.dtype) -> None:
+    """Compares the settings that decide numbers over the ranks, and the dtype that the forward pass computes in.
+
+    Raises:
+      InputError: on every rank, when they differ anywhere.
+    """
+    facts = {"the type of fast arithmetic": str(compute), **flags(cfg)}
+    require(group, facts, remedy="Give all machines the same flags and the same version.")
+
+
 def require(group: Group, facts: Mapping[str, Any], *, remedy: str) -> None:
     """Compares facts over the ranks. All ranks call it.
 

@@ -1,6 +1,8 @@
 """What --model.kernel=auto means, and that a run keeps it."""
 
+import json
 import time
+from pathlib import Path
 
 import attrs
 import pytest
@@ -12,7 +14,7 @@ from ds2f.errors import InputError
 from ds2f.model import recurrent
 from ds2f.runner.device import autotune
 from ds2f.runner.device.backend import Backend
-from ds2f.runner.run_dir import claim_run_dir
+from ds2f.runner.run_dir import claim, settle
 
 FAST_HALF = Backend("cpu", torch.device("cpu"), "CPU with fast bf16", torch.bfloat16, "func")
 PLAIN = attrs.evolve(FAST_HALF, fast_dtype=torch.float32)
@@ -20,11 +22,19 @@ MODEL = ModelConfig(hidden_size=512, hidden_layers=2)
 SHAPE = {"batch_size": 2, "dtype": torch.bfloat16}
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """The file that keeps times, of this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ds2f" / "kernels.json"
+
+
 @pytest.fixture
-def speeds(monkeypatch):
-    """Sets what a measurement finds; without it, measuring is an error."""
+def speeds(monkeypatch, cache):
+    """Sets what a measurement finds, and forgets earlier ones; without it, measuring is an error."""
 
     def found(**seconds):
+        cache.unlink(missing_ok=True)
         monkeypatch.setattr(
             autotune, "_measure", lambda candidates, *_, **__: {name: seconds[name] for name in candidates}
         )
@@ -49,7 +59,7 @@ def test_a_kernel_that_was_asked_for_is_taken_unmeasured(speeds, kernel):
         (attrs.evolve(MODEL, hidden_size=256), FAST_HALF, torch.bfloat16),
     ],
 )
-def test_without_a_rival_the_fused_operator_is_taken_unmeasured(speeds, model, backend, dtype):
+def test_without_another_candidate_the_fused_operator_is_taken_unmeasured(speeds, model, backend, dtype):
     assert autotune.choose(model, batch_size=2, dtype=dtype, backend=backend) == "fused"
 
 
@@ -85,13 +95,76 @@ def test_a_kernel_that_does_not_run_here_is_left_aside_and_named(monkeypatch, ca
     assert "hoisted does not run here and is left aside: no such operator" in caplog.text
 
 
+def forbid_timing(monkeypatch):
+    def measure(*_, **__):
+        raise AssertionError("timed again")
+
+    monkeypatch.setattr(autotune, "_measure", measure)
+
+
+def test_what_was_timed_once_is_remembered_for_this_processor_and_shape(speeds, monkeypatch):
+    speeds(fused=1.0, hoisted=0.5)
+    assert autotune.choose(MODEL, backend=FAST_HALF, **SHAPE) == "hoisted"
+    forbid_timing(monkeypatch)
+    assert autotune.choose(MODEL, backend=FAST_HALF, **SHAPE) == "hoisted"
+    for other in (
+        {"batch_size": 3},
+        {"dtype": torch.float16, "backend": attrs.evolve(FAST_HALF, fast_dtype=torch.float16)},
+    ):
+        with pytest.raises(AssertionError, match="timed again"):
+            autotune.choose(MODEL, **({"backend": FAST_HALF} | SHAPE | other))
+    with pytest.raises(AssertionError, match="timed again"):
+        autotune.choose(attrs.evolve(MODEL, hidden_size=513), backend=FAST_HALF, **SHAPE)
+    for variable, module in (("name", autotune.processor), ("capability", autotune.processor)):
+        with monkeypatch.context() as other:
+            other.setattr(module, variable, lambda: "another")
+            with pytest.raises(AssertionError, match="timed again"):
+                autotune.choose(MODEL, backend=FAST_HALF, **SHAPE)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    with pytest.raises(AssertionError, match="timed again"):
+        autotune.choose(MODEL, backend=FAST_HALF, **SHAPE)
+
+
+DAMAGED = ("", "[]", "{", '{"KEY": 3}', '{"KEY": {"fused": "fast"}}', '{"KEY": {"hoisted": 1.0}}')
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_cache_costs_time_alone(speeds, cache, content):
+    speeds(fused=1.0, hoisted=0.5)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    key = autotune._key(MODEL, batch_size=2, dtype=torch.bfloat16)
+    cache.write_text(content.replace("KEY", key))
+    assert autotune.choose(MODEL, backend=FAST_HALF, **SHAPE) == "hoisted"
+    assert json.loads(cache.read_text())[key] == {"fused": 1.0, "hoisted": 0.5}
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(speeds, monkeypatch, tmp_path):
+    speeds(fused=1.0, hoisted=0.5)
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", Path("/proc/none")):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+        assert autotune.choose(MODEL, backend=FAST_HALF, **SHAPE) == "hoisted"
+
+
+def test_a_run_too_short_to_repay_the_timing_does_without(speeds, monkeypatch):
+    with monkeypatch.context() as patch:
+        forbid_timing(patch)
+        assert autotune.choose(MODEL, backend=FAST_HALF, steps=99, **SHAPE) == "fused"
+    speeds(fused=1.0, hoisted=0.5)
+    assert autotune.choose(MODEL, backend=FAST_HALF, steps=100, **SHAPE) == "hoisted"
+    assert autotune.choose(MODEL, backend=FAST_HALF, steps=99, **SHAPE) == "hoisted", "the cache knows"
+
+
 def claimed(run_dir, *, finds, **model):
     cfg = Config(
         model=attrs.evolve(MODEL, **model),
         apex=ApexConfig(opt_level="O0"),
         checkpointing=CheckpointingConfig(load_auto_checkpoint=True),
     )
-    return claim_run_dir(run_dir, cfg, lambda _: "", choose_kernel=lambda cfg: cfg.model.kernel.replace("auto", finds))
+    cfg = settle(run_dir, cfg)
+    cfg = attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel=cfg.model.kernel.replace("auto", finds)))
+    claim(run_dir, cfg, lambda _: "")
+    return cfg
 
 
 def test_a_run_records_its_kernel_and_keeps_it_when_another_would_be_found_later(tmp_path):

@@ -10,7 +10,7 @@ from threads import in_ranks
 from ds2f.config import Config, DataConfig, ModelConfig, OptimConfig
 from ds2f.errors import InputError
 from ds2f.runner.distributed import consistency
-from ds2f.runner.splits import Split, contents
+from ds2f.runner.splits import Split, digests
 
 
 def test_ranks_that_agree_go_on():
@@ -65,11 +65,8 @@ def test_other_transcripts_or_recordings_on_one_rank_are_noticed(tone_corpus, tm
             data=DataConfig(dataset="tones", batch_size=4, num_workers=0, cache_features=False),
             model=ModelConfig(hidden_size=8, hidden_layers=1),
         )
-        splits = {name: Split.open(name, cfg, train=name == "train") for name in ("train", "val")}
-        found = contents(splits)
-        for split in splits.values():
-            split.loader.close()
-        return found
+        splits = {name: Split.read(name, cfg, train=name == "train") for name in ("train", "val")}
+        return digests(splits)
 
     ours, theirs = digest(tone_corpus), digest(other)
     assert ours == digest(shutil.copytree(tone_corpus, tmp_path / "same"))

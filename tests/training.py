@@ -1,0 +1,40 @@
+"""A training as ``launch.train`` puts it together, for tests that look into it or change it before it runs."""
+
+from ds2f.runner import program, splits
+from ds2f.runner.device.backend import open_backend
+from ds2f.runner.distributed.collectives import ALONE
+from ds2f.runner.rank0_checkpoints import RankZeroCheckpoints
+from ds2f.runner.run_dir import claim, settle
+from ds2f.runner.telemetry import Telemetry
+from ds2f.runner.trainer import Trainer
+
+
+def claim_run(run_dir, cfg, *, flags_text=lambda _: "", say=lambda _: None, job="", **how):
+    """The settings as the folder decides them, and the folder claimed."""
+    cfg = settle(run_dir, cfg, job=job, **how)
+    claim(run_dir, cfg, flags_text, job=job, say=say)
+    return cfg
+
+
+def open_trainer(cfg, run_dir, telemetry=None, *, group=ALONE):
+    """A trainer with its state restored, in a folder that is claimed already."""
+    telemetry = telemetry or Telemetry(run_dir, cfg)
+    data, backend = splits.read_all(cfg), open_backend(cfg.device)
+    loaders = splits.load_all(data, cfg, backend, group)
+    trainer = Trainer(
+        program.build(cfg, backend, group, steps_per_epoch=loaders["train"].steps),
+        data,
+        loaders,
+        run_dir=run_dir,
+        checkpoints=RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.say),
+        telemetry=telemetry,
+    )
+    trainer.restore()
+    return trainer
+
+
+def run_training(cfg, run_dir):
+    """Trains to the end, in a folder that may hold a part of the run; returns the results."""
+    cfg = claim_run(run_dir, cfg)
+    with Telemetry(run_dir, cfg) as telemetry:
+        return open_trainer(cfg, run_dir, telemetry).run()
