@@ -11,6 +11,7 @@ from torch import Tensor
 from ds2f import augment, ctc, rng, tree
 from ds2f.config import AugmentationConfig, ModelConfig
 from ds2f.model import deepspeech2
+from ds2f.model.recurrent import Kernel
 from ds2f.precision import FULL, Policy
 from ds2f.types import Batch, Criterion, Logits, Params, Stage, Stats, identity
 
@@ -48,7 +49,7 @@ def objective(
     *,
     criterion: Criterion | None = None,
     policy: Policy = FULL,
-    kernel: Any = None,
+    kernel: Kernel | None = None,
     reduce_moments: Callable[[Tensor], Tensor] = identity,
     augmentation: AugmentationConfig | None = None,
 ) -> Objective:

@@ -5,14 +5,13 @@ from typing import NamedTuple
 
 from ds2f import decode, metrics
 from ds2f.config import ModelConfig
-from ds2f.ctc import Criterion
 from ds2f.decode import Decoder
 from ds2f.metrics import ErrorCounts
 from ds2f.precision import Policy
 from ds2f.runner.device.backend import Backend
 from ds2f.runner.distributed.collectives import ALONE, Group
 from ds2f.steps import eval_step
-from ds2f.types import Batch, Params, Stats
+from ds2f.types import Batch, Criterion, Params, Stats
 
 
 class Evaluation(NamedTuple):

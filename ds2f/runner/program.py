@@ -12,7 +12,6 @@ import torch
 
 from ds2f import ctc, optim
 from ds2f.config import Config
-from ds2f.ctc import Criterion
 from ds2f.optim import GradientTransformation, schedules
 from ds2f.precision import Policy
 from ds2f.runner import spans as tracing
@@ -21,7 +20,7 @@ from ds2f.runner.device.backend import Backend
 from ds2f.runner.distributed.collectives import ALONE, Group
 from ds2f.runner.spans import Spans
 from ds2f.steps import Objective, init_state, objective, train_step
-from ds2f.types import Batch, Collectives, StepMetrics, TrainState, identity
+from ds2f.types import Batch, Collectives, Criterion, StepMetrics, TrainState, identity
 
 
 @attrs.frozen
