@@ -21,5 +21,5 @@ fi
 colour=no
 [[ -t 1 ]] && colour=yes
 workers=$(($("$PYTHON" -c 'from ds2f.processes import cpu_count; print(cpu_count())') + 1))
-OMP_NUM_THREADS=1 "$PYTHON" -m pytest -q --color="$colour" -n "$workers" --dist=worksteal |
+OMP_NUM_THREADS=1 TORCH_CPP_LOG_LEVEL=FATAL "$PYTHON" -m pytest -q --color="$colour" -n "$workers" --dist=worksteal |
   { check_types_and_contracts && cat; }

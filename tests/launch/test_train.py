@@ -129,12 +129,13 @@ def test_mistakes_end_in_one_message_and_status_1(launch, tmp_path, module, flag
         ),
     ],
 )
-def test_a_launchers_rank_without_a_job_ends_with_one_message(tone_corpus, tmp_path, more, expected):
-    command = [sys.executable, "-m", "launch.train", *TINY, f"--data_path={tone_corpus}", "--rdzv_timeout=0.5"]
-    done = subprocess.run(command, cwd=tmp_path, env=variables(more), capture_output=True, text=True, timeout=120)
-    assert done.returncode > 0
-    assert expected in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_a_launchers_rank_without_a_job_ends_with_one_message(launch, tone_corpus, tmp_path, more, expected):
+    status, _, err, _ = launch(
+        "train", *TINY, f"--data_path={tone_corpus}", "--rdzv_timeout=0.5", folder=tmp_path, environment=more
+    )
+    assert status > 0
+    assert expected in err
+    assert err.count("\n") == 1
 
 
 def test_closing_the_terminal_stops_cleanly_too(tone_corpus, tmp_path):
