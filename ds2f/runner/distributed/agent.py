@@ -36,6 +36,7 @@ from ds2f.runner.distributed.signals import REQUESTS, STATUSES
 from ds2f.runner.distributed.worker import GIVE_UP, PEER_LOST
 
 INTERVAL = 0.1  # seconds between two looks at the ranks
+LOOKS_PER_END = 10  # looks at the ranks for each look whether another machine has ended the job
 EXCHANGE_TIMEOUT = 60.0  # seconds in which all machines of a rendezvous must publish their ranks
 
 
@@ -97,8 +98,10 @@ class _Agent:
                     if not self._count_restart(failed):
                         self._rendezvous.close()
                         return 1
-                elif failed is None:
+                elif failed is None and not self._rendezvous.ended():
                     _print("another machine asks for a new rendezvous; starting all ranks from the newest checkpoint")
+                elif failed is None:
+                    _print("the job has ended on another machine")
                 elif stopped := [rank.status for rank in self._ranks if rank.status in STATUSES]:
                     return stopped[0]
                 elif self._wait_for_other_machines():
@@ -224,11 +227,14 @@ class _Agent:
         """Waits until a rank fails, all ranks have ended, or a machine waits for a new rendezvous.
 
         Returns:
-          The ranks that failed, none if all ended well or on request; None when a machine waits for a new rendezvous.
+          The ranks that failed, none if all ended well or on request; None when a machine waits for a new rendezvous,
+          or has ended the job.
         """
         announced = False
+        looks = 0
         while True:
             time.sleep(INTERVAL)
+            looks += 1
             ended = [rank for rank in self._ranks if rank.status is not None]
             failed = [rank for rank in ended if rank.status not in STATUSES | {0}]
             if self._stop_signal and not announced:
@@ -236,7 +242,9 @@ class _Agent:
                 announced = True
             if len(ended) == len(self._ranks) or (failed and not self._stop_signal):
                 return failed
-            if not ended and not self._stop_signal and self._rendezvous.others_wait():
+            if ended or self._stop_signal:
+                continue
+            if self._rendezvous.others_wait() or (looks % LOOKS_PER_END == 0 and self._rendezvous.ended()):
                 return None
 
     def _count_restart(self, failed: list[RankProcess]) -> bool:

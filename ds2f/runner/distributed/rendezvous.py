@@ -141,6 +141,13 @@ class Rendezvous:
         self._silent_since = None
         return waiting
 
+    def ended(self) -> bool:
+        """Whether another machine has ended the job, since its ranks gave up."""
+        try:
+            return bool(self._handler.is_closed())
+        except rendezvous.RendezvousConnectionError:  # ``others_wait`` judges how long the server is silent
+            return False
+
     def close(self) -> None:
         """Ends the job for all machines."""
         self._handler.shutdown()

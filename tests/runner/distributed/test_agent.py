@@ -179,6 +179,18 @@ def test_a_machine_that_hosts_no_rendezvous_is_waited_for_and_then_named(monkeyp
     assert time.monotonic() - before >= 1
 
 
+def test_a_machine_without_the_data_ends_the_job_on_all_machines_at_once(tone_corpus, tmp_path):
+    endpoint = {"nnodes": 2, "rdzv_id": "tones", "rdzv_endpoint": f"127.0.0.1:{free_port()}"}
+    hosts = train(tone_corpus, tmp_path / "run", ranks=1, name="hosts", **endpoint)
+    nothing = {"data.train_manifest": tmp_path / "nothing.csv"}
+    fails = train(tone_corpus, tmp_path / "run", ranks=1, name="fails", **endpoint, **nothing)
+    assert fails.end(60) == 1
+    assert "nothing.csv: no such manifest" in fails.output
+    assert hosts.end(20) == 1, "long before --rdzv_timeout"
+    assert "Traceback" not in hosts.output + fails.output
+    assert not (tmp_path / "run").exists()
+
+
 @contextlib.contextmanager
 def other_service(*, mute):
     """A port of this machine where something answers like a web server, or accepts and says nothing."""
