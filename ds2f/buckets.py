@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ds2f import tree
+from ds2f.precision import DTYPES
 from ds2f.types import Collectives, Handle
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Buckets:
@@ -30,7 +29,7 @@ class Buckets:
           dtype: dtype in which float32 leaves are sent and summed: ``fp32``, or ``bf16`` or ``fp16`` for half the
             bytes. A sum that overflows a half type becomes infinite and fails the step.
         """
-        self._collectives, self._dtype = collectives, _DTYPES[dtype]
+        self._collectives, self._dtype = collectives, DTYPES[dtype]
         self._in_progress: list[tuple[Handle, Tensor, Tensor]] = []
 
     def start(self, values: Any) -> Any:

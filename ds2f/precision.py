@@ -14,7 +14,9 @@ from torch import Tensor
 from ds2f.config import ApexConfig
 from ds2f.types import LossScale
 
-__all__ = ["FULL", "LossScale", "Policy", "adjust", "dtype_name", "init_scale", "policy"]
+__all__ = ["DTYPES", "FULL", "LossScale", "Policy", "adjust", "dtype_name", "init_scale", "policy", "short_name"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # by short name, as flags give them
 
 
 class Policy(NamedTuple):
@@ -57,6 +59,15 @@ def dtype_name(dtype: torch.dtype) -> str:
     'bfloat16'
     """
     return str(dtype).removeprefix("torch.")
+
+
+def short_name(dtype: torch.dtype) -> str:
+    """A floating-point dtype's name in ``DTYPES``.
+
+    >>> short_name(torch.bfloat16)
+    'bf16'
+    """
+    return next(name for name, each in DTYPES.items() if each == dtype)
 
 
 def init_scale(cfg: ApexConfig, device: torch.device | str = "cpu") -> LossScale:

@@ -55,7 +55,7 @@ class Split(NamedTuple):
         train = self.dataset.train
         return Loader(
             self.dataset,
-            batch_size=global_batch(cfg, ranks) if train else cfg.data.batch_size * ranks,
+            batch_size=(global_batch if train else batch_of_all_ranks)(cfg, ranks),
             num_workers=cfg.data.num_workers if train else min(1, cfg.data.num_workers),
             rank=rank,
             ranks=ranks,
@@ -103,11 +103,16 @@ def digests(splits: Mapping[str, Split]) -> dict[str, str]:
     return found
 
 
+def batch_of_all_ranks(cfg: Config, ranks: int) -> int:
+    """Utterances that all ranks together process at once: ``data.batch_size`` on each."""
+    return cfg.data.batch_size * ranks
+
+
 def global_batch(cfg: Config, ranks: int) -> int:
     """Utterances per step of all ranks together."""
-    return cfg.data.global_batch_size or cfg.data.batch_size * ranks
+    return cfg.data.global_batch_size or batch_of_all_ranks(cfg, ranks)
 
 
 def micro_batches(cfg: Config, ranks: int) -> int:
     """Batches, none above ``data.batch_size``, that each rank takes a step, so that the global batch is kept."""
-    return -(-global_batch(cfg, ranks) // (cfg.data.batch_size * ranks))
+    return -(-global_batch(cfg, ranks) // batch_of_all_ranks(cfg, ranks))

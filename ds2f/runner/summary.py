@@ -8,13 +8,12 @@ import attrs
 import torch
 
 from ds2f.config import Config
+from ds2f.precision import short_name
 from ds2f.runner.evaluator import Evaluation, as_results
 from ds2f.runner.program import Program
 from ds2f.runner.progress import TrainProgress
 from ds2f.runner.splits import Split, global_batch, micro_batches
 from ds2f.runner.telemetry import duration
-
-_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 @attrs.frozen
@@ -37,7 +36,7 @@ class Summary:
     @property
     def amp(self) -> str:
         """The optimisation level and what it came to, as in ``O2 bf16``."""
-        return f"{self.cfg.apex.opt_level} {_NAMES[self.program.policy.compute]}"
+        return f"{self.cfg.apex.opt_level} {short_name(self.program.policy.compute)}"
 
     def greeting(self, data: Mapping[str, Split], *, parameters: int, steps: int) -> list[str]:
         """What is trained, on what, and on which data: two lines, and a third where half precision was a bad choice."""
@@ -59,7 +58,7 @@ class Summary:
         compute = self.program.policy.compute
         if compute != self.program.backend.fast_dtype == torch.float32:
             lines.append(
-                f"{_NAMES[compute]} is slower than fp32 on this processor, its products many times; "
+                f"{short_name(compute)} is slower than fp32 on this processor, its products many times; "
                 "--apex.dtype=auto takes what is fast"
             )
         return lines

@@ -30,6 +30,7 @@ from ds2f.runner.device.backend import Backend, open_backend
 from ds2f.runner.distributed import agent, worker
 from ds2f.runner.distributed.collectives import ALONE, Group, open_group
 from ds2f.runner.spans import ALL_REDUCE, Spans
+from ds2f.runner.splits import batch_of_all_ranks
 from ds2f.types import Batch, Handle
 from launch.bench.machine import model_of, spread
 from launch.bench.options import Options
@@ -124,7 +125,7 @@ def _require_agreement(found: dict[str, Phases]) -> None:
 
 def _lengths(cfg: Config, ranks: int, rounds: int) -> list[list[int]]:
     """Frames of the utterances in global batches, one for each round."""
-    whole = attrs.evolve(cfg, data=attrs.evolve(cfg.data, batch_size=cfg.data.batch_size * ranks))
+    whole = attrs.evolve(cfg, data=attrs.evolve(cfg.data, batch_size=batch_of_all_ranks(cfg, ranks)))
     return [batch.lengths.tolist() for batch in epoch_batches(whole, rounds)]
 
 

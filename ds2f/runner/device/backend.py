@@ -20,7 +20,6 @@ from ds2f.processes import cpu_count
 from ds2f.runner.device import npu, processor
 from ds2f.types import Batch, TrainState
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +46,7 @@ class Backend:
         return engine_for(self.device)
 
     def dtype(self, requested: str) -> torch.dtype:
-        """The half-precision type for ``--apex.dtype``.
+        """The dtype that ``--apex.dtype`` names; for ``auto``, the fast dtype of this device.
 
         Raises:
           InputError: for bf16 on an NPU.
@@ -56,7 +55,7 @@ class Backend:
             raise InputError(
                 "--apex.dtype=bf16: Ascend's recurrent operators take fp16 and fp32 only; use fp16 or auto"
             )
-        return _DTYPES.get(requested, self.fast_dtype)
+        return self.fast_dtype if requested == "auto" else precision.DTYPES[requested]
 
     def policy(self, cfg: ApexConfig) -> Policy:
         """The dtype policy for ``--apex.opt_level`` and ``--apex.dtype``; fused on CPUs, where the gain is measured."""
