@@ -1,4 +1,4 @@
-"""Makes an n-gram language model of transcripts: python -m launch.build_lm --data_path=data --output=lm.arpa."""
+"""Estimates an n-gram language model from transcripts: python -m launch.build_lm --data_path=data --output=lm.arpa."""
 
 import re
 import shutil
@@ -20,30 +20,33 @@ absl_flags.DEFINE_enum(
     "unit",
     "words",
     ["words", "characters"],
-    "What the n-grams are made of. With words, a search finds words of the transcripts only; with characters, any.",
+    "Unit of the n-grams. With words, beam search finds only words of the transcripts; with characters, any word.",
 )
-absl_flags.DEFINE_integer("order", 0, "Longest n-gram; 0: 4 words, or 6 characters.", lower_bound=0)
+absl_flags.DEFINE_integer("order", 0, "Length of the longest n-grams; 0: 4 words, or 6 characters.", lower_bound=0)
 absl_flags.DEFINE_enum(
     "smoothing",
     "auto",
     ["auto", "kneser_ney", "witten_bell"],
-    "What n-grams that were never seen get: modified Kneser-Ney, which is undefined for some counts, or Witten-Bell. "
-    "auto: Kneser-Ney for words where it is defined, and Witten-Bell else.",
+    "Probabilities of unseen n-grams: modified Kneser-Ney, which is undefined for some corpora, or Witten-Bell. "
+    "auto: Kneser-Ney for words where it is defined, otherwise Witten-Bell.",
 )
 
-_METHODS = {"kneser_ney": "msb", "witten_bell": "wb"}  # irstlm's names: modified shift-beta is Kneser-Ney's
+_METHODS = {
+    "kneser_ney": "msb",
+    "witten_bell": "wb",
+}  # names in irstlm; msb, modified shift-beta, is modified Kneser-Ney
 _DEFAULT_ORDERS = {"words": 4, "characters": 6}
-_FEWEST = 2  # KenLM reads no unigram models
+_LOWEST_ORDER = 2  # KenLM reads no unigram models
 
 
 def main(_: list[str]) -> None:
-    """Estimates the model of the transcripts that a run with these flags trains on, and says what is in it."""
+    """Estimates a language model from the transcripts that a run with these flags trains on, and prints its size."""
     output = Path(FLAGS.output)
     if not FLAGS.output or output.is_dir() or not output.parent.is_dir():
         raise InputError(f"--output={FLAGS.output}: give a file in a folder that exists, such as lm.arpa")
     order = FLAGS.order or _DEFAULT_ORDERS[FLAGS.unit]
-    if order < _FEWEST:
-        raise InputError("--order=1: KenLM, which reads the model, wants bigrams at least; give 2 or more")
+    if order < _LOWEST_ORDER:
+        raise InputError("--order=1: KenLM, which reads the model, needs at least bigrams; give 2 or more")
 
     from ds2f.config import manifest_path
     from ds2f.data import manifests
@@ -52,8 +55,8 @@ def main(_: list[str]) -> None:
     cfg = flags.config_from_flags()
     splits = ("train", "val") if cfg.data.train_on_val else ("train",)
     utterances = [utterance for split in splits for utterance in manifests.read(manifest_path(cfg, split))]
-    spoken = spelt((each.transcript for each in utterances), cfg.model.labels, unknown=cfg.data.unknown_characters)
-    sentences = list(tokens(spoken, unit=FLAGS.unit))
+    spelled = spell((each.transcript for each in utterances), cfg.model.labels, unknown=cfg.data.unknown_characters)
+    sentences = list(tokens(spelled, unit=FLAGS.unit))
     methods = [FLAGS.smoothing]
     if FLAGS.smoothing == "auto":
         methods = ["kneser_ney", "witten_bell"] if FLAGS.unit == "words" else ["witten_bell"]
@@ -66,8 +69,8 @@ def main(_: list[str]) -> None:
     )
 
 
-def spelt(transcripts: Iterable[str], labels: Sequence[str], *, unknown: str) -> list[str]:
-    """The transcripts as a model of these labels learns them; ``unknown`` is ``data.unknown_characters``."""
+def spell(transcripts: Iterable[str], labels: Sequence[str], *, unknown: str) -> list[str]:
+    """The transcripts in the spelling of the labels; ``unknown`` is ``data.unknown_characters``."""
     from ds2f import text
 
     encoded = (text.encode(transcript, labels, unknown=unknown) for transcript in transcripts)
@@ -79,13 +82,17 @@ def tokens(transcripts: Iterable[str], *, unit: str) -> Iterable[list[str]]:
     from ds2f.data.language_model import SPACE
 
     for transcript in transcripts:
-        yield transcript.split() if unit == "words" else [SPACE if one == " " else one for one in transcript]
+        yield (
+            transcript.split()
+            if unit == "words"
+            else [SPACE if character == " " else character for character in transcript]
+        )
 
 
 def with_space(arpa: str) -> str:
-    """A model of characters with ``<space>``, which tells it from one of words, also if each transcript was one word.
+    """Adds the unigram ``<space>`` to a model of characters, if every transcript was a single word.
 
-    What no transcript has is as probable as any unknown character.
+    ``<space>`` marks a model of characters. It gets the probability of an unknown character.
     """
     from ds2f.data.language_model import SPACE
 
@@ -99,43 +106,43 @@ def with_space(arpa: str) -> str:
 
 
 def estimate(sentences: Sequence[Sequence[str]], *, order: int, methods: Sequence[str]) -> tuple[str, str]:
-    """Estimates a model by irstlm's ``tlm``; no n-gram is pruned, and lower orders are interpolated.
+    """Estimates a model with irstlm's ``tlm``, without pruning, and with interpolated lower orders.
 
-    irstlm lets its text begin with ``<s>`` once more than it has sentences, so that of what may follow ``<s>`` another
-    ``<s>`` has a share, of about one in as many as there are sentences. Nothing that is searched for can use it.
+    irstlm counts one ``<s>`` more than there are sentences. A second ``<s>`` after ``<s>`` therefore gets a probability
+    of about 1 / (number of sentences). Beam search never uses it.
 
     Args:
       sentences: tokens without white space.
       order: length of the longest n-grams.
-      methods: smoothing to try, in this order; Kneser-Ney is undefined where no n-gram of a length occurs once, as the
-        single characters of most corpora, or no more often.
+      methods: smoothing methods to try, in this order. Kneser-Ney is undefined if no n-gram of some length occurs
+        exactly once, which is usual for single characters.
 
     Returns:
-      The method and the text of the ARPA file.
+      The first method that is defined for the sentences, and the text of the ARPA file.
 
     Raises:
-      InputError: irstlm is missing, there are no tokens, or no method is defined for them.
+      InputError: irstlm is missing, there are no tokens, or no method is defined for the sentences.
     """
     program = shutil.which("irstlm")
     if not program:
         raise InputError("irstlm is missing: apt-get install irstlm (Debian and Ubuntu)")
     if not any(sentences):
-        raise InputError("the transcripts are all empty; there is nothing to make a model of")
+        raise InputError("the transcripts are all empty; a language model needs text")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lines = (" ".join(["<s>", *sentence, "</s>"]) + "\n" for sentence in sentences)
         (folder / "text").write_text("".join(lines), encoding="utf-8")
         for method in methods:
             command = [program, "tlm", "-tr=text", f"-n={order}", f"-lm={_METHODS[method]}", "-bo=no", "-ps=no"]
-            ended = subprocess.run(
+            done = subprocess.run(
                 [*command, "-oarpa=arpa"], cwd=folder, capture_output=True, text=True, errors="replace", check=False
             )
-            if ended.returncode == 0 and (folder / "arpa").exists():
+            if done.returncode == 0 and (folder / "arpa").exists():
                 return method, (folder / "arpa").read_text(encoding="utf-8")
-    said = "".join((ended.stdout + ended.stderr).strip().splitlines()[-1:])
+    last_line = "".join((done.stdout + done.stderr).strip().splitlines()[-1:])
     raise InputError(
-        f"irstlm finds no {order}-gram model with --smoothing={methods[-1]} (status {ended.returncode}: {said!r}); "
-        "--smoothing=witten_bell is defined for any counts"
+        f"irstlm estimates no {order}-gram model with --smoothing={methods[-1]} "
+        f"(status {done.returncode}: {last_line!r}); --smoothing=witten_bell is defined for any counts"
     )
 
 

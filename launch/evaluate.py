@@ -1,31 +1,27 @@
 """Evaluates a trained model: python -m launch.evaluate --run_dir=runs/an4_1p [--lm.path=lm.arpa]."""
 
 import json
-from pathlib import Path
 
 import attrs
 from absl import flags as absl_flags
 
-from ds2f.errors import InputError
 from launch import decoding, flags
 
 flags.define(only=("data_path", "run_dir", "device", "data", "apex"))
 decoding.define()
-absl_flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Which manifest to evaluate.")
+decoding.define_which()
+absl_flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Split to evaluate.")
 absl_flags.DEFINE_string(
-    "which", "best", "Which checkpoint: best, last, its number, or best:5 or last:5 for the mean weights of so many."
+    "save_output", "", "Also write audio, reference and transcript of every utterance to this file, as JSON."
 )
-absl_flags.DEFINE_string("save_output", "", "Also write a JSON list of audio, reference and transcript here.")
-absl_flags.DEFINE_string("save_results", "", "Also write the counts and rates as JSON here, as results.json has them.")
+absl_flags.DEFINE_string(
+    "save_results", "", "Also write counts and rates to this file, with the fields of results.json."
+)
 
 
 def main(_: list[str]) -> None:
-    """Prints the word and character error rates of a run's model over a manifest."""
-    chosen = absl_flags.FLAGS
-    run_dir = Path(chosen.run_dir)
-    if not chosen.run_dir:
-        raise InputError("--run_dir is missing: the folder of the run to evaluate, such as runs/an4_1p")
-
+    """Prints the word and character error rates of a run's model on a split."""
+    chosen, run_dir = absl_flags.FLAGS, decoding.run_dir()
     output, results = flags.output_file("save_output"), flags.output_file("save_results")
 
     from ds2f.checkpoint import load_config
@@ -37,15 +33,11 @@ def main(_: list[str]) -> None:
     cfg = flags.config_from_flags(stored)
     decoder, console = decoding.decoder(cfg.model.labels), terminal()
     run = decoding.open_run(cfg, run_dir, split=chosen.split, which=chosen.which, console=console)
-    split = run.split
     if stored.data.train_on_val and chosen.split != "test":
-        console.print(f"this run was trained on the {chosen.split} set too (data.train_on_val)", markup=False)
+        console.print(f"this run was trained on the {chosen.split} set, too (data.train_on_val)", markup=False)
     found = decoding.evaluate(run, cfg, decoder)
     if output:
-        rows = [
-            {"audio": str(split.utterances[row].audio), "reference": split.references[row], "transcript": text}
-            for row, text in sorted(found.transcripts.items())
-        ]
+        rows = [each._asdict() for each in decoding.transcripts(run, found)]
         write_atomically(output, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
     rates = {chosen.split: as_results(found.counts)}
     if results:

@@ -1,12 +1,11 @@
-"""attrs sections become absl flags, flags become one Config, and every launcher starts through ``run``.
+"""Flags of the commands: absl flags from the attrs sections of ``Config``, and a ``Config`` from the flags.
 
-Nothing here imports torch, so that ``--help`` is quick and so that ``run`` can set the environment before torch reads
-it.
+Every command starts with ``run``. This module imports no torch: ``--help`` is quick, and ``run`` sets environment
+variables before torch reads them.
 """
 
 import errno
 import os
-import re
 import select
 import signal
 import sys
@@ -24,8 +23,6 @@ from ds2f.errors import InputError, WorkerDied
 
 Main = Callable[[list[str]], int | None]
 T = TypeVar("T")
-
-SPEAKER = r"(?:^|/)[a-z]*\d+-(\w+)[^/]*$"  # as in an251-fash-b.wav
 
 
 class _Setting(NamedTuple):
@@ -50,9 +47,9 @@ def _settings() -> Iterator[_Setting]:
 
 
 class _Parser(flags.ArgumentParser[Any]):
-    """Turns a flag's text into a number, a string or a tuple of them, and holds it to the setting's check.
+    """Converts the text of a flag to the type of its setting, and applies the check of the setting.
 
-    absl shares parsers of equal arguments, so nothing is kept but those.
+    absl shares one parser between flags with equal arguments, so the parser stores its arguments only.
     """
 
     def __init__(self, kind: type, check: Check | None, *_: Any) -> None:
@@ -85,18 +82,18 @@ class _Serializer(flags.ArgumentSerializer[Any]):
 
 
 def _text(value: Any) -> str:
-    """What to write behind ``--name=`` so that the flag parses back to ``value``."""
+    """The text after ``--name=`` that the flag parses back to ``value``."""
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def define(*, only: Collection[str] | None = None) -> None:
-    """Registers the flags of ``Config`` with absl; call it where a launcher is imported.
+    """Registers the flags of ``Config`` with absl. A command calls it at module level.
 
     Args:
-      only: the sections (``"data"``) and single flags (``"training.seed"``, ``"device"``) that this launcher takes;
-        None takes all. A setting without a flag keeps its default.
+      only: sections (``"data"``) and single flags (``"training.seed"``, ``"device"``) to register; None: all. A setting
+        without a flag keeps its default.
     """
     for setting in _settings():
         wanted = only is None or setting.flag in only or setting.section in only
@@ -105,23 +102,23 @@ def define(*, only: Collection[str] | None = None) -> None:
 
 
 def define_section(name: str, cls: type) -> None:
-    """Registers the flags ``--name.field`` of a section that is no part of ``Config``, such as ``lm``."""
+    """Registers the flags ``--name.field`` of a section outside ``Config``, such as ``lm``."""
     for field in attrs.fields(cls):
         _define(_Setting(name, field))
 
 
 def section_from_flags(name: str, cls: type[T]) -> T:
-    """What the command line asks for in a section that ``define_section`` registered.
+    """The values of a section that ``define_section`` registered.
 
     Raises:
-      InputError: settings that contradict each other.
+      InputError: settings contradict each other.
     """
     values = {field.name: flags.FLAGS[f"{name}.{field.name}"].value for field in attrs.fields(cls)}  # type: ignore[arg-type]
     return build(cls, values, prefix=f"{name}.")
 
 
 def section_text(name: str, section: Any) -> str:
-    """All flags of such a section, as one writes them on a command line."""
+    """All flags of such a section, as on a command line."""
     settings = [_Setting(name, field) for field in attrs.fields(type(section))]
     return " ".join(f"--{one.flag}={_text(getattr(section, one.field.name))}" for one in settings)
 
@@ -139,15 +136,15 @@ def _define(setting: _Setting) -> None:
 
 
 def config_from_flags(base: Config | None = None) -> Config:
-    """The configuration that the command line asks for.
+    """The configuration of the command line.
 
     Args:
-      base: a stored run's configuration, whose settings the command line changes. It was resolved when the run
-        began and is not resolved again: its labels stay what the model was trained with, wherever their file is now.
-        None: the defaults, and the result goes through ``config.resolve``.
+      base: the configuration of a stored run, which the command line changes. It was resolved when the run began and is
+        not resolved again: the model keeps the labels of its training, even if their file is gone. None: the defaults;
+        the result goes through ``config.resolve``.
 
     Raises:
-      InputError: settings that contradict each other, or a labels file that cannot be read.
+      InputError: settings contradict each other, or the labels file cannot be read.
     """
     start = base or Config()
     chosen: dict[str, dict[str, Any]] = {}
@@ -163,12 +160,12 @@ def config_from_flags(base: Config | None = None) -> Config:
 
 
 def flagfile_text(cfg: Config) -> str:
-    """A flagfile that repeats the run: every flag of ``Config``, one ``--name=value`` per line."""
+    """The text of a flagfile with every flag of ``Config``, one ``--name=value`` per line."""
     return "".join(f"--{setting.flag}={_text(setting.value_in(cfg))}\n" for setting in _settings())
 
 
 def flagfile_name(argv: list[str] | None = None) -> str | None:
-    """The stem of the last ``--flagfile`` of a command line (default: this program's), or None without one."""
+    """The stem of the last ``--flagfile`` in a command line (default: ``sys.argv``), or None."""
     name = None
     arguments = iter(sys.argv[1:] if argv is None else argv)
     for argument in arguments:
@@ -181,24 +178,26 @@ def flagfile_name(argv: list[str] | None = None) -> str | None:
 
 
 def run(main: Main, *, positional: bool = False) -> None:
-    """Parses the flags, calls ``main`` with the program's name and its positional arguments, and exits.
+    """Parses the flags, calls ``main`` with the program name and the positional arguments, and exits.
 
-    Mistakes that the user can mend end with their message alone and status 1; Ctrl-C ends with status 130, an output
-    that nobody reads to its end, as before ``head``, with status 141.
-    torch's automatic loading of device back ends is turned off for this process and its children: with torch_npu
-    installed and CANN absent, ``import torch`` would fail. And their threads wait for each other awake for a tenth of a
-    millisecond rather than for several, unless the environment says how they wait: a thread that has to share its
-    processor, with a loader process or another rank, would otherwise cost the others all of theirs as well.
+    Exit status: the result of ``main``; 1 after ``InputError`` and ``WorkerDied``, whose message is printed without a
+    traceback; 130 after Ctrl-C; 141 if the reader of the output has closed it, as ``head`` does.
+
+    Environment of this process and its children, unless set already:
+
+    - ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` (always): torch loads no device back end by itself. With torch_npu installed
+      and CANN absent, ``import torch`` would fail.
+    - ``GOMP_SPINCOUNT``: OpenMP threads spin for 0.1 ms before they sleep (default: several ms). Spinning threads take
+      processor time from loader processes and other ranks.
 
     Args:
-      main: what the launcher does; torch is imported inside it or by modules that it imports. Its result is the exit
-        status, None being 0.
-      positional: whether arguments that are not flags are welcome.
+      main: the command. It imports torch itself. Its result is the exit status; None is 0.
+      positional: whether positional arguments are allowed.
     """
     os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # of libgomp, which torch brings; it reads it when loaded
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what ends a process group is said in our own words
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # libgomp, which torch contains, reads it when loaded
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # ds2f reports lost ranks itself
     app.run(lambda argv: _guarded(main, argv), flags_parser=lambda argv: _parse(argv, positional=positional))
 
 
@@ -211,7 +210,7 @@ def _parse(argv: list[str], *, positional: bool) -> list[str]:
         return _refuse(str(error))
     except UnicodeDecodeError as error:
         return _refuse(f"cannot read the flagfile, it is not text: {error}")
-    except SystemExit:  # --help and its kin, which absl ends with status 1
+    except SystemExit:  # absl ends --help and similar flags with status 1
         sys.exit(0)
     if rest[1:] and not positional:
         return _refuse(f"unexpected argument {rest[1]!r}; a flag reads --name=value, a boolean one --name or --noname")
@@ -246,13 +245,13 @@ def _guarded(main: Main, argv: list[str]) -> int | None:
 
 
 def _reader_has_left() -> bool:
-    """Whether the output goes to a process that reads no more, as ``head`` does; then what is left is thrown away."""
+    """Whether the reader of standard output, such as ``head``, has closed it; if so, discards the remaining output."""
     output = sys.stdout.fileno()
     poll = select.poll()
     poll.register(output, 0)
     if not poll.poll(0):
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # or Python would complain of it at the end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # otherwise Python reports the closed pipe at exit
     return True
 
 
@@ -268,39 +267,13 @@ def _out_of_space(error: OSError) -> str:
 
 
 def output_file(flag: str) -> Path | None:
-    """The file that a flag says to write; None where it says none.
+    """The output file that a flag names; None if the flag is empty.
 
     Raises:
-      InputError: when it is a folder, or lies in none that exists.
+      InputError: the path is a folder, or its folder does not exist.
     """
     given = flags.FLAGS[flag].value
     path = Path(given) if given else None
     if path and (path.is_dir() or not path.parent.is_dir()):
         raise InputError(f"--{flag}={path}: give a file in a folder that exists")
     return path
-
-
-def define_speaker() -> None:
-    """Registers ``--speaker``; call it where a launcher is imported."""
-    flags.DEFINE_string(
-        "speaker",
-        SPEAKER,
-        "Regular expression whose group, found in a recording's path, names the speaker, as in an251-fash-b.wav.",
-        module_name=sys.argv[0],
-    )
-
-
-def speaker() -> re.Pattern[str]:
-    """What names the speaker, by its only group.
-
-    Raises:
-      InputError: when it is no regular expression, or has another number of groups.
-    """
-    text = flags.FLAGS.speaker
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise InputError(f"--speaker={text}: not a regular expression: {error}") from error
-    if pattern.groups != 1:
-        raise InputError(f"--speaker={text}: {pattern.groups} groups; put what names the speaker, alone, in ( )")
-    return pattern

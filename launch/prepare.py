@@ -1,4 +1,4 @@
-"""Makes a corpus: python -m launch.prepare --dataset=an4 --data_path=data."""
+"""Prepares a corpus: python -m launch.prepare --dataset=an4 --data_path=data."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,18 +15,18 @@ absl_flags.DEFINE_enum(
     "dataset", "synthetic", ["synthetic", "an4"], "Corpus: synthetic needs no download, an4 is real speech."
 )
 absl_flags.DEFINE_string(
-    "archive", "", "AN4's archive (raw, SPHERE or WAV), its unpacked tree, or the folder of either; empty: download."
+    "archive", "", "Archive of AN4 (raw, SPHERE or WAV), its unpacked tree, or the folder of either; empty: download."
 )
 absl_flags.DEFINE_integer("seed", 0, "Seed of the synthetic corpus; the same seed gives the same bytes.", lower_bound=0)
 absl_flags.DEFINE_list("utterances", "1200,60,100", "Training, validation and test utterances of the synthetic corpus.")
 absl_flags.DEFINE_integer(
-    "num_workers", 0, "Sentences of the synthetic corpus spoken at the same time; 0: as many as cores.", lower_bound=0
+    "num_workers", 0, "Processes that speak the synthetic corpus; 0: as many as cores.", lower_bound=0
 )
 flags.define(only=["data_path"])
 
 
 def main(_: list[str]) -> None:
-    """Makes the corpus that the flags name, and prints what is in it."""
+    """Prepares the corpus that the flags name, and prints its size."""
     from rich import progress
     from rich.console import Console
 
@@ -34,10 +34,10 @@ def main(_: list[str]) -> None:
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, progress.TaskID] = {}
 
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=total or None)
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total or None)
 
         corpus = _prepare(show)
     _print(corpus)
@@ -58,21 +58,20 @@ def _prepare(progress: "Progress") -> "Corpus":
 
 def _print(corpus: "Corpus") -> None:
     from rich.console import Console
-    from rich.table import Table
+
+    from launch.tables import terminal_table
 
     state = "was there already, and is whole" if corpus.reused else "is ready"
-    table = Table(title=f"{corpus.name} {state} in {corpus.folder}", title_justify="left")
-    table.add_column("split")
-    for heading in ("utterances", "speakers", "minutes", "words", "characters"):
-        table.add_column(heading, justify="right")
-    for part in corpus.parts:
+    numbers = ("utterances", "speakers", "minutes", "words", "characters")
+    table = terminal_table(f"{corpus.name} {state} in {corpus.folder}", ["split"], numbers)
+    for split in corpus.parts:
         table.add_row(
-            part.split,
-            f"{part.utterances:,}",
-            f"{part.speakers:,}",
-            f"{part.seconds / 60:.1f}",
-            f"{part.words:,}",
-            f"{part.characters:,}",
+            split.split,
+            f"{split.utterances:,}",
+            f"{split.speakers:,}",
+            f"{split.seconds / 60:.1f}",
+            f"{split.words:,}",
+            f"{split.characters:,}",
         )
     console = Console()
     console.print(table)

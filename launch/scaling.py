@@ -1,8 +1,7 @@
-"""Measures how much of the communication the backward pass hides, and predicts what many cards reach.
+"""Measures the overlap of gradient all-reduce and backward pass, and predicts the efficiency of many devices.
 
-python -m launch.scaling: two ranks take the same training steps with and without overlap, over a link that delays every
-sum in proportion to its bytes. From the time and the bytes of each stage follows what a given link costs any number of
-cards; ``step_seconds`` is the formula.
+python -m launch.scaling: two ranks take the same training steps with and without overlap, over a network that delays
+every all-reduce in proportion to its bytes. ``step_seconds`` predicts a step from the time and the bytes of each stage.
 """
 
 import json
@@ -35,41 +34,48 @@ flags.define(
 )
 FLAGS.set_default("nproc_per_node", BASE.nproc_per_node)
 FLAGS.set_default("data.batch_size", BASE.data.batch_size)
-absl_flags.DEFINE_integer("rounds", 5, "Rounds that are timed.", lower_bound=1)
-absl_flags.DEFINE_float("delay", 0.3, "What the link adds to a step, as a share of the backward pass.", lower_bound=0)
-absl_flags.DEFINE_list("cards", ["8", "64"], "Numbers of cards to predict for.")
-absl_flags.DEFINE_list(
-    "links", ["1.25", "12.5", "25"], "What a card sends per second, gigabytes: links to predict for."
+absl_flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
+absl_flags.DEFINE_float(
+    "delay",
+    0.3,
+    "Time of all all-reduces of a step on the slow network, as a share of the backward pass.",
+    lower_bound=0,
 )
-absl_flags.DEFINE_float("latency", 2e-5, "Of one message, seconds.", lower_bound=0)
+absl_flags.DEFINE_list("cards", ["8", "64"], "Numbers of devices to predict for.")
+absl_flags.DEFINE_list(
+    "links", ["1.25", "12.5", "25"], "Links to predict for: gigabytes that a device sends per second."
+)
+absl_flags.DEFINE_float("latency", 2e-5, "Latency of a message, seconds.", lower_bound=0)
 absl_flags.DEFINE_list(
     "speeds",
     ["4@10", "94@10", "3000@128"],
-    "Cards to predict for: utterances per second that one trains alone, @, utterances in its batch.",
+    "Devices to predict for, as SPEED@BATCH: utterances per second of one device alone, and utterances in its batch.",
 )
 absl_flags.DEFINE_string("json", "", "Also write the results to this file.")
-absl_flags.DEFINE_string("trace", "", "Also write a step of every rank to this file, for chrome://tracing or Perfetto.")
+absl_flags.DEFINE_string(
+    "trace", "", "Also write a trace of one step of every rank to this file, for chrome://tracing or Perfetto."
+)
 
 MODES = {"apart": (False, False), "overlapped": (True, False), "apart, delayed": (False, True)}
 MODES["overlapped, delayed"] = (True, True)  # overlap, delay
 
 
 class Case(NamedTuple):
-    """A machine to predict for."""
+    """Devices and a link to predict for."""
 
-    utterances_per_second: float  # that one card trains alone
+    utterances_per_second: float  # of one device alone
     batch_size: int
     cards: int
     gigabytes_per_second: float
 
 
 def main(_: list[str]) -> int | None:
-    """Starts the ranks, and prints and writes what they measured."""
+    """Starts the ranks; rank 0 prints and writes the results."""
     cfg, cases = flags.config_from_flags(BASE), _cases()
     for flag in ("json", "trace"):
         flags.output_file(flag)
     if cfg.nproc_per_node < 2:
-        raise InputError(f"--nproc_per_node={cfg.nproc_per_node}: one rank sends nothing; give at least 2")
+        raise InputError(f"--nproc_per_node={cfg.nproc_per_node}: one rank has no all-reduce; give at least 2")
 
     from ds2f.runner.distributed import agent, worker
 
@@ -112,10 +118,16 @@ def measure(
 ) -> "tuple[dict[str, Any], TimedStep]":
     """Times the modes in turns.
 
+    Args:
+      take: a training step, ``launch.slow_network.make_step``.
+      group: the ranks, all of which call this function.
+      rounds: steps per mode.
+      delay: time of all all-reduces of a step, as a share of the backward pass.
+
     Returns:
       Medians over the rounds, in seconds, and shares; and the last overlapped step with delays, for the trace.
     """
-    trial = min((take(True, 0.0) for _ in range(3)), key=lambda step: step.backward)  # the first ones warm up
+    trial = min((take(True, 0.0) for _ in range(3)), key=lambda step: step.backward)  # the first steps warm up
     total = sum(part.bytes for part in trial.parts)
     rate = group.gather(delay * trial.backward / total)[0]
     steps: dict[str, list[TimedStep]] = {mode: [] for mode in MODES}
@@ -125,7 +137,7 @@ def measure(
     seconds = {mode: median(step.seconds for step in taken) for mode, taken in steps.items()}
     added = {
         way: median(
-            late.seconds - soon.seconds for late, soon in zip(steps[f"{way}, delayed"], steps[way], strict=True)
+            delayed.seconds - plain.seconds for delayed, plain in zip(steps[f"{way}, delayed"], steps[way], strict=True)
         )
         for way in ("apart", "overlapped")
     }
@@ -156,40 +168,40 @@ def step_seconds(
     *,
     forward: float,
     after: float,
-    cards: int,
+    devices: int,
     bytes_per_second: float,
     latency: float,
     overlap: bool,
 ) -> float:
-    """Predicts the time of a step on several cards.
+    """Predicts the seconds of a step on several devices.
 
-    A ring of N cards sums n bytes in 2 (N - 1) messages of n / N bytes each way, which takes
-    2 (N - 1) / N * n / bytes_per_second + 2 (N - 1) * latency. A stage's sum starts when the stage is done and the sum
-    before has ended; with overlap the backward pass goes on meanwhile, without it the backward pass waits.
+    A ring of N devices all-reduces n bytes in 2 (N - 1) messages of n / N bytes per device. That takes
+    2 (N - 1) / N * n / bytes_per_second + 2 (N - 1) * latency seconds. The all-reduce of a stage starts when the
+    backward pass of the stage and the previous all-reduce have ended.
 
     Args:
-      parts: the stages' backward passes, from the top down.
+      parts: backward passes of the stages, from the top down.
       forward: seconds of the forward pass.
-      after: seconds after the sums: clipping and the optimizer.
-      cards: how many there are.
-      bytes_per_second: what each card sends.
-      latency: of one message, seconds.
-      overlap: whether the backward pass goes on during the sums.
+      after: seconds after the last all-reduce: clipping and optimizer.
+      devices: number of devices.
+      bytes_per_second: send rate of each device.
+      latency: seconds of latency per message.
+      overlap: whether the backward pass continues during an all-reduce; otherwise it waits.
 
     Source: Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations".
     """
-    computed, summed = forward, 0.0
+    computed, reduced = forward, 0.0
     for part in parts:
-        transfer = 2 * (cards - 1) / cards * part.bytes / bytes_per_second + 2 * (cards - 1) * latency
+        transfer = 2 * (devices - 1) / devices * part.bytes / bytes_per_second + 2 * (devices - 1) * latency
         computed += part.seconds
-        summed = max(summed, computed) + transfer
+        reduced = max(reduced, computed) + transfer
         if not overlap:
-            computed = summed
-    return max(computed, summed) + after
+            computed = reduced
+    return max(computed, reduced) + after
 
 
 def predict(results: dict[str, Any], cases: Sequence[Case]) -> list[dict[str, float]]:
-    """What cards reach that divide a step as this machine does, but are as fast as ``cases`` say."""
+    """Efficiencies of the cases: stages take the shares of a step that they take here, at the speed of the case."""
     from launch.slow_network import StageTime
 
     parts = [StageTime(**part) for part in results["parts"]]
@@ -201,10 +213,10 @@ def predict(results: dict[str, Any], cases: Sequence[Case]) -> list[dict[str, fl
 
 
 def _cases() -> list[Case]:
-    """Every card of ``--speeds``, as often as ``--cards`` say, over each of ``--links``.
+    """All combinations of ``--speeds``, ``--cards`` and ``--links``.
 
     Raises:
-      InputError: when one of them is no positive number.
+      InputError: a value is no positive number.
     """
     speeds = [tuple(case.split("@")) for case in FLAGS.speeds]
     try:
@@ -223,7 +235,7 @@ def _cases() -> list[Case]:
 
 
 def _efficiencies(parts: "Sequence[StageTime]", results: dict[str, Any], case: Case, factor: float) -> dict[str, float]:
-    """One card's time over that of many, with and without overlap; ``factor`` stretches this machine's times."""
+    """Step time of one device / step time of many, with and without overlap; ``factor`` scales the measured times."""
     scaled = [part._replace(seconds=part.seconds * factor) for part in parts]
     forward, after = results["forward_seconds"] * factor, results["after_seconds"] * factor
     alone = forward + sum(part.seconds for part in scaled) + after
@@ -232,7 +244,7 @@ def _efficiencies(parts: "Sequence[StageTime]", results: dict[str, Any], case: C
         scaled,
         forward=forward,
         after=after,
-        cards=case.cards,
+        devices=case.cards,
         bytes_per_second=1e9 * case.gigabytes_per_second,
         latency=FLAGS.latency,
     )
@@ -240,21 +252,22 @@ def _efficiencies(parts: "Sequence[StageTime]", results: dict[str, Any], case: C
 
 
 def _show(results: dict[str, Any], console: Any) -> None:
-    from rich.table import Table
+    from launch.tables import terminal_table
 
     seconds, added = results["seconds"], results["added_seconds"]
     console.print(f"{results['ranks']} ranks of {results['batch_size']} utterances, each {results['device']}")
-    stages = Table("stage", "backward ms", "MB")
+    stages = terminal_table("backward pass by stage", ["stage"], ["ms", "MB"])
     for part in results["parts"]:
         stages.add_row(part["name"], f"{1e3 * part['seconds']:.0f}", f"{part['bytes'] / 1e6:.1f}")
     console.print(stages)
     console.print(
-        f"step {seconds['overlapped']:.3f} s, without overlap {seconds['apart']:.3f} s; a link that takes "
-        f"{results['delay_seconds']:.3f} s adds {added['overlapped']:.3f} s, without overlap {added['apart']:.3f} s: "
-        f"{100 * results['hidden_share']:.1f} % hidden. The first sum starts after "
+        f"step {seconds['overlapped']:.3f} s, without overlap {seconds['apart']:.3f} s; all-reduces of "
+        f"{results['delay_seconds']:.3f} s add {added['overlapped']:.3f} s, without overlap {added['apart']:.3f} s: "
+        f"{100 * results['hidden_share']:.1f} % hidden. The first all-reduce starts after "
         f"{100 * results['first_sum_starts_at']:.1f} % of the backward pass."
     )
-    table = Table("one card, utt/s", "batch", "cards", "link, GB/s", "efficiency apart", "overlapped")
+    numbers = ("one device, utt/s", "batch", "devices", "link, GB/s", "efficiency without overlap", "with overlap")
+    table = terminal_table("prediction", [], numbers)
     for row in results["predictions"]:
         table.add_row(
             f"{row['utterances_per_second']:g}",

@@ -1,4 +1,4 @@
-"""A slow network between ranks: collectives that delay every all-reduce by its bytes, and training steps over them."""
+"""A slow network between ranks: collectives that delay every all-reduce by its bytes, and timed training steps."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from launch.synthetic_batches import draw_batch
 
 
 class StageTime(NamedTuple):
-    """A stage's share of the backward pass."""
+    """The backward pass of a stage, and the size of its gradients."""
 
     name: str
     seconds: float
@@ -26,39 +26,39 @@ class StageTime(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """An all-reduce: when it was started, when its result could be read, and its size."""
+    """An all-reduce, from its start to the end of the wait for its result."""
 
-    start: float
-    end: float
+    start: float  # seconds
+    end: float  # seconds
     bytes: int
 
 
 @attrs.define
 class SlowNetwork:
-    """Collectives over a real group; each all-reduce is delayed in proportion to its bytes, one after the other."""
+    """Collectives of a real group that delay each all-reduce in proportion to its bytes, one after the other."""
 
     group: Group
     seconds_per_byte: float = 0.0
     rank: int = attrs.field(init=False)
     size: int = attrs.field(init=False)
-    _free: float = attrs.field(init=False, default=0.0)
+    _idle_at: float = attrs.field(init=False, default=0.0)
 
     def __attrs_post_init__(self) -> None:
         self.rank, self.size = self.group.rank, self.group.size
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """The group's."""
+        """The all-reduce of the group, without delay."""
         return self.group.all_reduce(values)
 
     def all_finite(self, flag: Tensor) -> Tensor:
-        """The group's."""
+        """The verdict of the group, without delay."""
         return self.group.all_finite(flag)
 
     def all_reduce_async(self, buffer: Tensor) -> Handle:
-        """Starts an all-reduce, whose result can be read when the group has it and the delay is over."""
+        """Starts an all-reduce; its handle waits for the group and for the delay."""
         size = buffer.numel() * buffer.element_size()
-        self._free = max(self._free, time.perf_counter()) + size * self.seconds_per_byte
-        return _Delayed(self.group.all_reduce_async(buffer), self._free)
+        self._idle_at = max(self._idle_at, time.perf_counter()) + size * self.seconds_per_byte
+        return _Delayed(self.group.all_reduce_async(buffer), self._idle_at)
 
 
 class _Delayed(NamedTuple):
@@ -66,36 +66,36 @@ class _Delayed(NamedTuple):
     ready: float
 
     def wait(self) -> None:
-        """Waits for the group and for the rest of the delay."""
+        """Waits for the group and the rest of the delay."""
         self.handle.wait()
         time.sleep(max(0.0, self.ready - time.perf_counter()))
 
 
 class TimedStep(NamedTuple):
-    """One timed step."""
+    """A training step and its times."""
 
     seconds: float
     forward: float  # seconds
     parts: list[StageTime]  # from the top stage down
-    transfers: list[Transfer]  # in the order of their starts, seconds since the step's start
+    transfers: list[Transfer]  # by start, in seconds since the start of the step
     events: list[dict[str, Any]]  # in Chrome's trace format
 
     @property
     def backward(self) -> float:
-        """Seconds."""
+        """Seconds of the backward pass."""
         return sum(part.seconds for part in self.parts)
 
 
 def make_step(cfg: Config, backend: Backend, group: Group) -> Callable[..., TimedStep]:
-    """Makes a function ``(overlap, seconds_per_byte) -> TimedStep`` that takes a training step on this rank's batch."""
+    """Makes ``take(overlap, seconds_per_byte) -> TimedStep``, a training step on a fixed batch of this rank."""
     own = attrs.evolve(cfg, training=attrs.evolve(cfg.training, seed=rng.fold_in(cfg.training.seed, group.rank)))
     batch = backend.place(draw_batch(own, batch_size=cfg.data.batch_size, frames=0))
     batch = batch._replace(weight=batch.weight / group.size)
-    ours = program.build(cfg, backend, group)
-    state = backend.place_state(ours.init())
+    training = program.build(cfg, backend, group)
+    state = backend.place_state(training.init())
     spans = Spans(backend.synchronize)
 
-    chain = ours.loss.stages(state.stats, batch, key=0)
+    chain = training.loss.stages(state.stats, batch, key=0)
     names = [stage.name for stage in reversed(chain) if tree.subtree(state.params, stage.name) is not None]
     sizes = [4 * tree.size(tree.subtree(state.params, name)) for name in names]
 
@@ -103,13 +103,13 @@ def make_step(cfg: Config, backend: Backend, group: Group) -> Callable[..., Time
         nonlocal state
         network = SlowNetwork(group, seconds_per_byte)
         spans.clear()
-        group.gather(None)  # all begin together
+        group.gather(None)  # all ranks begin together
         start = time.perf_counter()
-        state, _ = ours.step(state, [batch], key=0, collectives=network, overlap=overlap, spans=spans)
+        state, _ = training.step(state, [batch], key=0, collectives=network, overlap=overlap, spans=spans)
         backend.synchronize()
         seconds = time.perf_counter() - start
         transfers = [Transfer(each.start - start, each.end - start, each.bytes) for each in spans.on(COMMUNICATION)]
-        # A stage's all-reduce starts when its backward pass ends; the criterion's belongs to the top stage.
+        # The all-reduce of a stage starts when its backward pass ends. The top stage includes the loss.
         forward = spans.first(f"{chain[-1].name}{FORWARD}").start - start
         ends = [transfer.start for transfer in transfers[: len(names)]]
         parts = [

@@ -1,4 +1,4 @@
-"""Makes more training utterances of a run's own: python -m launch.splice --run_dir=runs/base --output=data/spliced."""
+"""Makes new training utterances from pieces of others: python -m launch.splice --run_dir=RUN --output=data/new."""
 
 import random
 import re
@@ -16,24 +16,24 @@ from launch import decoding, flags
 if TYPE_CHECKING:
     from ds2f.config import Config
 
-_MOST_WRONG = 20  # % of an utterance's characters; where more are, the model does not know where the words are
+_HIGHEST_CER = 20  # percent; above it, the word times of the model are not reliable
 
 FLAGS = absl_flags.FLAGS
 flags.define(only=("data_path", "run_dir", "device", "apex"))
-flags.define_speaker()
-absl_flags.DEFINE_string("output", "", "Folder to write, for --data.train_manifest: its utterances, old and new.")
-absl_flags.DEFINE_integer("copies", 6, "New utterances for each old one that is cut.", lower_bound=1)
+decoding.define_speaker()
+decoding.define_which()
 absl_flags.DEFINE_string(
-    "which", "best", "Which checkpoint finds the words: best, last, its number, or best:5 or last:5 for a mean."
+    "output", "", "New folder for the old and the new utterances. Train on it with --data.train_manifest."
 )
-absl_flags.DEFINE_integer("seed", 0, "Seed of what is drawn; the same seed and model make the same.", lower_bound=0)
+absl_flags.DEFINE_integer("copies", 6, "New utterances per utterance that is cut.", lower_bound=1)
+absl_flags.DEFINE_integer(
+    "seed", 0, "Seed of the draws; the same seed and model give the same utterances.", lower_bound=0
+)
 
 
 def main(_: list[str]) -> None:
-    """Cuts each speaker's training utterances where the run's model finds pauses, and joins the pieces anew."""
-    output, run_dir, speaker = Path(FLAGS.output), Path(FLAGS.run_dir), flags.speaker()
-    if not FLAGS.run_dir:
-        raise InputError("--run_dir is missing: the run whose model finds the words in its training utterances")
+    """Cuts training utterances at pauses that the model finds, and joins pieces of a speaker to new utterances."""
+    output, run_dir, speaker = Path(FLAGS.output), decoding.run_dir(), decoding.speaker()
     if not FLAGS.output or output.exists() or not output.absolute().parent.is_dir():
         raise InputError(f"--output={FLAGS.output}: give a new folder in one that exists, such as data/spliced")
 
@@ -44,12 +44,11 @@ def main(_: list[str]) -> None:
 
     cfg = flags.config_from_flags(load_config(run_dir))
     rate = cfg.spect.sample_rate
-    run, heard = _heard(cfg, run_dir)
-    copied = len(manifests.read(manifest_path(cfg, "train")))  # training adds the rows of data.train_on_val itself
-    if not heard:
+    run, starts = _character_starts(cfg, run_dir)
+    copied = len(manifests.read(manifest_path(cfg, "train")))  # not the rows of data.train_on_val, which training adds
+    if not starts:
         raise InputError(
-            f"{run_dir}: there is no training utterance of which its model gets {100 - _MOST_WRONG} % of the "
-            "characters right; train on"
+            f"{run_dir}: its model reaches a CER of {_HIGHEST_CER} % on no training utterance; train for more epochs"
         )
 
     unfinished = output.with_name(f".partial_{output.name}")
@@ -61,9 +60,9 @@ def main(_: list[str]) -> None:
         samples, stem = audio.load(utterance.audio, sample_rate=rate).samples, utterance.audio.stem
         if row < copied:
             write(stem if stems[stem] == 1 else f"{stem}-{row}", utterance.transcript, layout.as_pcm(samples))
-        if row in heard:
-            pieces = splicing.cut(samples, run.split.references[row], heard[row], sample_rate=rate)
-            speakers.setdefault(_named(utterance.audio, speaker), []).append(pieces)
+        if row in starts:
+            pieces = splicing.cut(samples, run.split.references[row], starts[row], sample_rate=rate)
+            speakers.setdefault(_speaker_of(utterance.audio, speaker), []).append(pieces)
     made, seconds, draw = 0, 0.0, random.Random(FLAGS.seed)
     for name, recordings in sorted(speakers.items()):
         for new in splicing.recombined(recordings, copies=FLAGS.copies, draw=draw, sample_rate=rate):
@@ -72,16 +71,16 @@ def main(_: list[str]) -> None:
     unfinished.rename(output)
     print(
         f"{output}: {copied:,} utterances, and {made:,} ({seconds / 60:.0f} min) made of "
-        f"{len(heard):,}, by {len(speakers):,} speakers. Train with --data.train_manifest={output}"
+        f"{len(starts):,}, by {len(speakers):,} speakers. Train with --data.train_manifest={output}"
         + " --data.train_on_val"
         * cfg.data.train_on_val
     )
 
 
-def _heard(cfg: "Config", run_dir: Path) -> tuple[decoding.Opened, dict[int, list[float]]]:
-    """The run with its training set, and when each character begins, by the row of each utterance heard well enough.
+def _character_starts(cfg: "Config", run_dir: Path) -> tuple[decoding.OpenedRun, dict[int, list[float]]]:
+    """The run with its training split, and by row of the manifest the start of each character, in seconds.
 
-    Seconds, by the best path that spells the transcript.
+    Starts are those of the best CTC path that spells the reference. Utterances above ``_HIGHEST_CER`` are left out.
     """
     from ds2f import decode
     from ds2f.metrics import count_errors
@@ -90,23 +89,23 @@ def _heard(cfg: "Config", run_dir: Path) -> tuple[decoding.Opened, dict[int, lis
 
     run = decoding.open_run(cfg, run_dir, split="train", which=FLAGS.which, console=terminal())
     labels, frame = cfg.model.labels, cfg.model.time_stride * cfg.spect.window_stride
-    heard = {}
+    found = {}
     for batch in run.loader.epoch():
         placed = run.backend.place(batch)
         logits, _ = eval_step(run.params, run.stats, placed, cfg=cfg.model, policy=run.policy)
         scores = logits.values.float().cpu().numpy()
-        for index, (row, said) in enumerate(zip(batch.ids.tolist(), decode.greedy(logits, labels), strict=True)):
+        for index, (row, best) in enumerate(zip(batch.ids.tolist(), decode.greedy(logits, labels), strict=True)):
             text = run.split.references[row]
-            if count_errors(text, said.text).cer > _MOST_WRONG:
+            if count_errors(text, best.text).cer > _HIGHEST_CER:
                 continue
             tokens = [labels.index(character) for character in text]
             starts = decode.align(scores[index, : logits.lengths[index]], tokens, blank=cfg.model.blank)
             if starts:
-                heard[row] = [start * frame for start in starts]
-    return run, heard
+                found[row] = [start * frame for start in starts]
+    return run, found
 
 
-def _named(audio: Path, speaker: re.Pattern[str]) -> str:
+def _speaker_of(audio: Path, speaker: re.Pattern[str]) -> str:
     match = speaker.search(audio.as_posix())
     if not match:
         raise InputError(f"{audio}: --speaker={speaker.pattern} finds no speaker in this path; give another pattern")

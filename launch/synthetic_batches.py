@@ -1,4 +1,4 @@
-"""Made-up batches for programs that are timed: noise, in lengths and in batches as training on AN4 has them."""
+"""Synthetic batches for timed programs: noise, with the lengths and the batches of a training on AN4."""
 
 from collections.abc import Sequence
 
@@ -11,57 +11,58 @@ from ds2f.data.padding import padded
 from ds2f.data.sampling import plan_epoch, slots
 from ds2f.types import Batch
 
-UTTERANCES = 846  # of AN4's training set
-# Frames at every twentieth of the lengths of AN4's training recordings, as launch.prepare makes them of
-# an4_raw.bigendian.tar.gz: numpy.quantile(frames, numpy.linspace(0, 1, 21)). Their mean is 269.
+UTTERANCES = 846  # in the training set of AN4
+# Quantiles of the number of frames in the training set of AN4: numpy.quantile(frames, numpy.linspace(0, 1, 21)).
+# The recordings are those of launch.prepare from an4_raw.bigendian.tar.gz. The mean is 269 frames.
 QUANTILES = (
     *(71, 91, 111, 141, 161, 181, 201, 211, 221, 241, 251),
     *(271, 281, 301, 321, 341, 371, 401, 431, 491, 631),
 )
-_FRAMES_PER_CHARACTER = 14  # AN4 has 14.3
+_FRAMES_PER_CHARACTER = 14  # 14.3 in AN4
 
 
-def frames_like_an4(shares: Sequence[float]) -> list[int]:
-    """Frames of the utterances that are longer than these shares (0 to 1) of AN4's training set."""
+def frames_like_an4(quantiles: Sequence[float]) -> list[int]:
+    """The number of frames at each quantile (0 to 1) of the training set of AN4, interpolated."""
     known = np.linspace(0, 1, len(QUANTILES))
-    return np.interp(shares, known, QUANTILES).round().astype(int).tolist()
+    return np.interp(quantiles, known, QUANTILES).round().astype(int).tolist()
 
 
 def epoch_like_an4() -> list[int]:
-    """Frames of as many utterances as AN4's training set has, distributed like them, from short to long."""
+    """The number of frames of 846 utterances, distributed as in the training set of AN4, from short to long."""
     return frames_like_an4([(index + 0.5) / UTTERANCES for index in range(UTTERANCES)])
 
 
 def draw_batch(cfg: Config, *, batch_size: int, frames: int = 0) -> Batch:
-    """Makes up a batch of lengths drawn without regard to each other (``frames=0``), or all of ``frames``."""
+    """Makes a batch of utterances with ``frames`` frames each; 0: lengths are drawn as in AN4, without bucketing."""
     random = np.random.default_rng(rng.fold_in(cfg.training.seed, "bench"))
     lengths = [frames] * batch_size if frames else frames_like_an4(random.random(batch_size).tolist())
     return make_batch(cfg, lengths)
 
 
 def epoch_batches(cfg: Config, count: int) -> list[Batch]:
-    """Makes up ``count`` of the batches of an epoch, spread evenly from its shortest to its longest ones.
+    """Makes ``count`` batches of an epoch, evenly spread from its shortest to its longest batch.
 
-    The epoch is ``epoch_like_an4``, cut into batches of ``cfg.data.batch_size`` by the sampler that training uses. A
-    batch larger than the epoch is drawn from several.
+    The epoch is ``epoch_like_an4``. The sampler of the training cuts it into batches of ``cfg.data.batch_size``. If the
+    batch is larger than the epoch, the epoch is repeated.
     """
     size = cfg.data.batch_size
     lengths = epoch_like_an4() * -(-size // UTTERANCES)
-    places = slots(lengths, batch_size=size)
-    planned = plan_epoch(lengths, places, seed=cfg.training.seed, epoch=0, jitter=cfg.data.bucket_jitter)
-    whole = [[lengths[index] for index in batch] for batch in planned if len(batch) == size]
-    whole.sort(key=max)
-    chosen = [whole[int((index + 0.5) / count * len(whole))] for index in range(count)]
+    planned = plan_epoch(
+        lengths, slots(lengths, batch_size=size), seed=cfg.training.seed, epoch=0, jitter=cfg.data.bucket_jitter
+    )
+    full = [[lengths[index] for index in batch] for batch in planned if len(batch) == size]
+    full.sort(key=max)
+    chosen = [full[int((index + 0.5) / count * len(full))] for index in range(count)]
     return [make_batch(cfg, batch, key=index) for index, batch in enumerate(chosen)]
 
 
 def make_batch(cfg: Config, lengths: Sequence[int], *, key: int = 0) -> Batch:
-    """Makes up a batch of noise on the CPU, from long to short, with transcripts as dense as AN4's.
+    """Makes a batch of noise on the CPU, from long to short, with as many characters per second as AN4.
 
     Args:
-      cfg: the number of bins, the labels and the seed are read.
-      lengths: frames.
-      key: another one makes another batch.
+      cfg: gives the number of bins, the labels and the seed.
+      lengths: frames of each utterance.
+      key: seeds the noise, together with the seed of ``cfg``.
     """
     generator = rng.generator(rng.fold_in(cfg.training.seed, "noise", key))
     ordered = torch.tensor(sorted(lengths, reverse=True), dtype=torch.int64)
@@ -80,6 +81,6 @@ def make_batch(cfg: Config, lengths: Sequence[int], *, key: int = 0) -> Batch:
 
 
 def padding_share(batches: Sequence[Batch]) -> float:
-    """The share of the padded batches' frames that belongs to no utterance."""
+    """The share of padding (0 to 1) among the frames of the batches."""
     computed = sum(batch.features.shape[0] * batch.features.shape[2] for batch in batches)
     return 1 - sum(int(batch.lengths.sum()) for batch in batches) / computed

@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from pathlib import Path
 
 from absl import flags as absl_flags
 
@@ -11,17 +10,12 @@ from launch import decoding, flags
 
 flags.define(only=("run_dir", "device", "apex"))
 decoding.define()
-absl_flags.DEFINE_string(
-    "which", "best", "Which checkpoint: best, last, its number, or best:5 or last:5 for the mean weights of so many."
-)
+decoding.define_which()
 
 
 def main(arguments: list[str]) -> int:
-    """Prints a line per file: its path, a tab, what was said. A file that cannot be read is reported; others go on."""
-    chosen = absl_flags.FLAGS
-    files = arguments[1:]
-    if not chosen.run_dir:
-        raise InputError("--run_dir is missing: the folder of the run whose model transcribes, such as runs/an4_1p")
+    """Prints a line per recording: path, tab, text. A recording that cannot be read is reported and skipped."""
+    run_dir, files = decoding.run_dir(), arguments[1:]
     if not files:
         raise InputError("no recordings given: python -m launch.transcribe --run_dir=RUN FILE...")
 
@@ -29,10 +23,9 @@ def main(arguments: list[str]) -> int:
     from ds2f.inference.transcriber import Transcriber
     from ds2f.runner.device.backend import open_backend
 
-    run_dir = Path(chosen.run_dir)
     cfg = flags.config_from_flags(load_config(run_dir))
     decoder = decoding.decoder(cfg.model.labels)
-    params, stats = load_model(run_dir, which=chosen.which, warn=partial(print, file=sys.stderr))[1:]
+    params, stats = load_model(run_dir, which=absl_flags.FLAGS.which, warn=partial(print, file=sys.stderr))[1:]
     transcriber = Transcriber(cfg, params, stats, backend=open_backend(cfg.device), decoder=decoder)
     failed = 0
     for file in files:

@@ -1,8 +1,7 @@
-"""Finds a language model's weight: python -m launch.tune_lm --run_dir=runs/an4_1p --lm.path=lm.arpa."""
+"""Tunes the weights of a language model: python -m launch.tune_lm --run_dir=runs/an4_1p --lm.path=lm.arpa."""
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -19,27 +18,26 @@ if TYPE_CHECKING:
 
 flags.define(only=("data_path", "run_dir", "device", "data", "apex"))
 decoding.define()
-absl_flags.DEFINE_string(
-    "which", "best", "Which checkpoint: best, last, its number, or best:5 or last:5 for the mean weights of so many."
-)
-absl_flags.DEFINE_list("weights", "0,0.25,0.5,0.75,1,1.5,2", "Values of lm.weight that are tried first.")
-absl_flags.DEFINE_list("word_scores", "0,0.5,1,2", "Values of lm.word_score that are tried with each of them.")
+decoding.define_which()
+absl_flags.DEFINE_list("weights", "0,0.25,0.5,0.75,1,1.5,2", "Values of lm.weight to try first.")
+absl_flags.DEFINE_list("word_scores", "0,0.5,1,2", "Values of lm.word_score to try with every weight.")
 absl_flags.DEFINE_integer(
-    "refinements", 2, "How often to try the neighbours of the best pair, at half the distance each time.", lower_bound=0
+    "refinements",
+    2,
+    "Number of times to try the neighbours of the best pair, at half the distance each time.",
+    lower_bound=0,
 )
-absl_flags.DEFINE_string("output", "", "Also write all trials, as JSON, here.")
+absl_flags.DEFINE_string("output", "", "Also write all trials to this file, as JSON.")
 
-_SHOWN = 10
+_SHOWN = 10  # rows of the table
 
 
 def main(_: list[str]) -> None:
-    """Decodes the validation set, and no other, with many weights, and prints the best flags."""
-    chosen = absl_flags.FLAGS
-    run_dir, lm_cfg = Path(chosen.run_dir), attrs.evolve(decoding.settings(), decoder="beam")
-    if not chosen.run_dir:
-        raise InputError("--run_dir is missing: the folder of the run whose decoding is tuned, such as runs/an4_1p")
+    """Decodes the validation set with many weights, and prints the flags with the fewest word errors."""
+    chosen, run_dir = absl_flags.FLAGS, decoding.run_dir()
+    lm_cfg = attrs.evolve(decoding.settings(), decoder="beam")
     if not lm_cfg.path:
-        raise InputError("--lm.path is missing: the language model; python -m launch.build_lm makes one")
+        raise InputError("--lm.path is missing: give a language model; python -m launch.build_lm makes one")
     output = flags.output_file("output")
     weights, word_scores = _numbers("weights", chosen.weights, lowest=0), _numbers("word_scores", chosen.word_scores)
 
@@ -54,8 +52,8 @@ def main(_: list[str]) -> None:
     cfg = flags.config_from_flags(stored)
     if stored.data.train_on_val and manifest_path(cfg, "val") == manifest_path(stored, "val"):
         raise InputError(
-            f"{run_dir} was trained on its validation set, where any weight would do; train another run with "
-            "--nodata.train_on_val, tune with that, and take its weights"
+            f"{run_dir} was trained on its validation set, which then cannot choose weights; train another run "
+            "with --nodata.train_on_val, tune with that run, and use its weights here"
         )
     labels = cfg.model.labels
     lm = decoding.language_model(lm_cfg, labels)
@@ -72,8 +70,8 @@ def main(_: list[str]) -> None:
 
     def measure(weight: float, word_score: float) -> "ErrorCounts":
         status.update(f"weight {weight:g}, word score {word_score:g}")
-        with_these = attrs.evolve(lm_cfg, weight=weight, word_score=word_score)
-        return tuner.total_errors(scored, decode.best_of_beam(with_these, lm), labels)
+        decoder = decode.best_of_beam(attrs.evolve(lm_cfg, weight=weight, word_score=word_score), lm)
+        return tuner.total_errors(scored, decoder, labels)
 
     with console.status("decoding") as status:
         greedy = tuner.total_errors(scored, decode.greedy, labels)
@@ -106,9 +104,9 @@ def _table(greedy: "ErrorCounts", alone: "ErrorCounts", trials: "Sequence[Trial]
     for heading in ("decoder", "weight", "word score", "WER %", "CER %", "words"):
         table.add_column(heading, justify="left" if heading == "decoder" else "right")
     rows = [("greedy", "", "", greedy), ("beam, no language model", "", "", alone)]
-    rows += [("beam", f"{one.weight:g}", f"{one.word_score:g}", one.counts) for one in trials[:_SHOWN]]
-    for *what, counts in rows:
-        table.add_row(*what, f"{counts.wer:.3f}", f"{counts.cer:.3f}", f"{counts.word_errors}/{counts.words}")
+    rows += [("beam", f"{trial.weight:g}", f"{trial.word_score:g}", trial.counts) for trial in trials[:_SHOWN]]
+    for *cells, counts in rows:
+        table.add_row(*cells, f"{counts.wer:.3f}", f"{counts.cer:.3f}", f"{counts.word_errors}/{counts.words}")
     return table
 
 
@@ -118,7 +116,7 @@ def _report(greedy: "ErrorCounts", alone: "ErrorCounts", trials: "Sequence[Trial
     return {
         "greedy": as_results(greedy),
         "beam": as_results(alone),
-        "trials": [{"weight": one.weight, "word_score": one.word_score} | as_results(one.counts) for one in trials],
+        "trials": [{"weight": each.weight, "word_score": each.word_score} | as_results(each.counts) for each in trials],
     }
 
 

@@ -1,4 +1,4 @@
-"""Shows what runs achieved and where they err: python -m launch.report [--errors RUN | --ablation FOLDER | ...].
+"""Reports results and errors of runs: python -m launch.report [--errors RUN | --ablation FOLDER | ...].
 
 Without a flag it prints configs/results/README.md, the page of results.
 """
@@ -12,32 +12,30 @@ from absl import flags as absl_flags
 from ds2f.errors import InputError
 from launch import decoding, flags
 
-sys.argv[0] = str(Path(__file__).parent)  # what messages and --help call the program
+sys.argv[0] = str(Path(__file__).parent)  # the program name in messages and --help
 FLAGS = absl_flags.FLAGS
 flags.define(only=("data_path", "device", "data", "apex"))
 decoding.define()
-absl_flags.DEFINE_string("errors", "", "Run whose errors are shown; its model transcribes the split.")
+decoding.define_which()
+decoding.define_speaker()
+absl_flags.DEFINE_string("errors", "", "Analyse the errors of this run; its model transcribes the split.")
+absl_flags.DEFINE_string("transcripts", "", "Analyse the errors of this file of launch.evaluate --save_output.")
+absl_flags.DEFINE_enum("split", "val", ["train", "val", "test"], "Split that --errors transcribes and --compare reads.")
+absl_flags.DEFINE_integer("rows", 15, "Printed rows of a long table.", lower_bound=0)
+absl_flags.DEFINE_integer("worst", 10, "Printed utterances with their alignments.", lower_bound=0)
+absl_flags.DEFINE_string("output", "", "Also write the whole analysis to this file, as JSON.")
+absl_flags.DEFINE_string("results", "configs/results", "Folder of results for the page.")
+absl_flags.DEFINE_string("ablation", "", "Print the table of the ablation in this folder.")
 absl_flags.DEFINE_string(
-    "transcripts", "", "Show the errors of these transcripts, which launch.evaluate --save_output wrote."
+    "compare", "", "Compare the error rates of the runs that match this pattern, such as 'runs/eight-*', ..."
 )
-absl_flags.DEFINE_enum(
-    "split", "val", ["train", "val", "test"], "Which set --errors transcribes, or --compare looks at."
-)
-absl_flags.DEFINE_string("which", "best", "Which checkpoint of --errors, as launch.evaluate takes it.")
-flags.define_speaker()
-absl_flags.DEFINE_integer("rows", 15, "Rows that are printed of a long table of errors.", lower_bound=0)
-absl_flags.DEFINE_integer("worst", 10, "Utterances that are printed with their alignments.", lower_bound=0)
-absl_flags.DEFINE_string("output", "", "Also write all about the errors to this file, as JSON.")
-absl_flags.DEFINE_string("results", "configs/results", "Folder of the results that the page is made from.")
-absl_flags.DEFINE_string("ablation", "", "Print the table of an ablation, made from the results in this folder.")
 absl_flags.DEFINE_string(
-    "compare", "", "Compare the error rates of the runs whose folders this pattern finds, such as 'runs/eight-*', ..."
+    "against", "", "... with the error rates of the runs that match this pattern; means over seeds."
 )
-absl_flags.DEFINE_string("against", "", "... with those of the runs that this one finds: means over seeds.")
 
 
 def main(_: list[str]) -> None:
-    """Shows errors, compares runs, or prints the page of results or one of its tables."""
+    """Analyses errors, compares runs, or prints the page of results or one of its tables."""
     given = [name for name in ("errors", "transcripts", "ablation", "compare") if FLAGS[name].value]
     if len(given) > 1:
         raise InputError(f"take one of {' and '.join(f'--{name}' for name in given)}")
@@ -63,25 +61,36 @@ def _markdown() -> str:
 
 
 def _errors() -> None:
-    speaker = flags.speaker()
+    speaker = decoding.speaker()
     output = flags.output_file("output")
 
     from ds2f.files import write_atomically
     from ds2f.runner.telemetry import terminal
-    from launch.report import error_analysis, error_tables, sources
+    from launch.report import error_analysis, error_tables, results_io
 
     if FLAGS.transcripts:
         source = {"transcripts": FLAGS.transcripts}
-        transcripts = sources.of_file(Path(FLAGS.transcripts))
+        transcripts = results_io.read_transcripts(Path(FLAGS.transcripts))
     else:
         source = {"run": FLAGS.errors, "split": FLAGS.split, "which": FLAGS.which}
-        transcripts = sources.of_run(Path(FLAGS.errors), split=FLAGS.split, which=FLAGS.which)
+        transcripts = _transcribe(Path(FLAGS.errors))
     found = error_analysis.analyse(transcripts, speaker=speaker)
     if output:
         write_atomically(output, json.dumps({"source": source} | found, indent=1, ensure_ascii=False) + "\n")
     console = terminal()
     console.print(", ".join(source.values()), markup=False)
     error_tables.show(found, console, rows=FLAGS.rows, worst=FLAGS.worst)
+
+
+def _transcribe(run_dir: Path) -> list[decoding.Transcript]:
+    """Transcribes a split with the model of a run."""
+    from ds2f.checkpoint import load_config
+    from ds2f.runner.telemetry import terminal
+
+    cfg = flags.config_from_flags(load_config(run_dir))
+    decoder = decoding.decoder(cfg.model.labels)
+    run = decoding.open_run(cfg, run_dir, split=FLAGS.split, which=FLAGS.which, console=terminal())
+    return decoding.transcripts(run, decoding.evaluate(run, cfg, decoder))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A table of what each ingredient of a recipe is worth, on validation.
+"""The table of an ablation: the effect of each change to a recipe on the validation set.
 
-Every JSON file of a folder is ``results.json`` of a run with one field more, ``change``: what was changed against the
-base, or ``base`` in the base's own files. Files with the same change are runs of other seeds.
+Every JSON file of the folder is the ``results.json`` of a run with one more field, ``change``: the change in words, or
+``base`` for the base. Files with the same change are runs with different seeds.
 """
 
 from collections import defaultdict
@@ -11,7 +11,8 @@ from statistics import fmean
 from typing import Any
 
 from ds2f.errors import InputError
-from launch.report.results_io import mean_and_range, read, same, table
+from launch.report.results_io import mean_and_range, read, same
+from launch.tables import markdown_table
 
 BASE = "base"
 HEADINGS = ("change", "validation WER %", "against the base, points", "words wrong", "epochs", "seeds")
@@ -20,21 +21,21 @@ HEADINGS = ("change", "validation WER %", "against the base, points", "words wro
 def rows(folder: Path) -> Iterator[str]:
     """The lines of the table: the base, then the changes from the lowest to the highest error rate.
 
-    Rates are made of the counts of errors. Of several seeds there stand the mean and the lowest and highest figure;
-    the difference is that of the means.
+    Rates follow from the counts of errors. Several seeds are shown as mean, lowest and highest value; the difference is
+    the difference of the means.
 
     Args:
-      folder: of the results.
+      folder: the folder of the results.
 
     Raises:
-      InputError: when a file is damaged, there is no base, or a run was validated on another set than the base.
+      InputError: a file is damaged, the base is missing, or a run was validated on another set than the base.
     """
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(folder.glob("*.json")):
         found = read(path, "change", "name", "epochs", "seed", "val.word_errors", "val.words")
         groups[found["change"]].append(found)
     if BASE not in groups:
-        raise InputError(f'{folder}: no results whose "change" is {BASE!r}, which the others are compared with')
+        raise InputError(f'{folder}: no results with "change" {BASE!r}, the base of the comparison')
     words = groups[BASE][0]["val"]["words"]
     for run in (run for runs in groups.values() for run in runs):
         if run["val"]["words"] != words:
@@ -43,7 +44,7 @@ def rows(folder: Path) -> Iterator[str]:
             )
     base = _wer(groups[BASE])
     ordered = sorted(groups.items(), key=lambda group: (group[0] != BASE, _wer(group[1]), group[0]))
-    yield from table(HEADINGS, [_row(change, runs, base) for change, runs in ordered])
+    yield from markdown_table(HEADINGS, [_row(change, runs, base) for change, runs in ordered])
 
 
 def _row(change: str, runs: list[dict[str, Any]], base: float) -> list[str]:

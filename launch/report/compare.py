@@ -1,4 +1,4 @@
-"""Two groups of runs, several seeds each: do they differ, and by how much at most?"""
+"""The difference of two groups of runs, several seeds each, with a confidence interval."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from ds2f.errors import InputError
-from launch.report.results_io import read, table
+from launch.report.results_io import read
+from launch.tables import markdown_table
 
 
 class Difference(NamedTuple):
-    """By how much one mean exceeds another, with a 95 % confidence interval."""
+    """The difference of two means with its 95 % confidence interval."""
 
     mean: float
     low: float
@@ -20,18 +21,20 @@ class Difference(NamedTuple):
 
 
 def difference(first: Sequence[float], second: Sequence[float], *, paired: bool) -> Difference:
-    """The mean of ``first`` minus that of ``second``.
+    """The mean of ``first`` minus the mean of ``second``.
+
+    >>> difference([2.0, 4.0], [1.0, 3.0], paired=True)
+    Difference(mean=1.0, low=1.0, high=1.0)
 
     Args:
-      first: at least two figures.
-      second: likewise.
-      paired: whether the figures belong together one by one, as those of the same seed do, whose spread cancels: then
-        the interval is Student's for the mean of their differences, else Welch's, which does not take the spreads of
-        the two for equal.
+      first: at least two values.
+      second: at least two values.
+      paired: whether values at the same place belong together, as those of the same seed. Paired: the interval of
+        Student's t-test on the differences. Otherwise: the interval of Welch's t-test, for unequal variances.
     """
     mean = fmean(first) - fmean(second)
     spreads = [[a - b for a, b in zip(first, second, strict=True)]] if paired else [first, second]
-    if not any(map(stdev, spreads)):  # nothing to estimate a spread from
+    if not any(map(stdev, spreads)):  # scipy returns NaN
         return Difference(mean, mean, mean)
     test = stats.ttest_rel(first, second) if paired else stats.ttest_ind(first, second, equal_var=False)
     interval = test.confidence_interval(0.95)
@@ -39,17 +42,17 @@ def difference(first: Sequence[float], second: Sequence[float], *, paired: bool)
 
 
 def rows(first: str, second: str, *, split: str) -> list[str]:
-    """The lines of the table, in Markdown, that compares the error rates of two groups of runs.
+    """The lines of a Markdown table with the error rates of two groups of runs.
 
-    Runs of the same seeds are compared seed by seed.
+    Groups with the same seeds are compared seed by seed.
 
     Args:
-      first: a pattern of run folders, such as ``runs/eight-*``; only its last part may hold wildcards.
-      second: likewise.
+      first: a pattern of run folders, such as ``runs/eight-*``; only its last component may contain wildcards.
+      second: the pattern of the other group.
       split: ``val`` or ``test``.
 
     Raises:
-      InputError: when a pattern finds fewer than two finished runs, or they were evaluated on different sets.
+      InputError: a pattern matches fewer than two finished runs, or the runs were evaluated on different sets.
     """
     groups = [_finished(pattern, split) for pattern in (first, second)]
     if len({(run[split]["words"], run[split]["chars"]) for runs in groups for run in runs}) > 1:
@@ -58,7 +61,7 @@ def rows(first: str, second: str, *, split: str) -> list[str]:
     paired = seeds[0] == seeds[1] and len(set(seeds[0])) == len(seeds[0])
     rates = [[_rates(runs, split, unit) for unit in ("word", "char")] for runs in groups]
     gaps = [difference(*of_unit, paired=paired) for of_unit in zip(*rates, strict=True)]
-    return table(
+    return markdown_table(
         ("runs", "seeds", f"{split} WER %", f"{split} CER %"),
         [
             [first, ", ".join(map(str, seeds[0])), *map(_spread, rates[0])],
@@ -74,8 +77,8 @@ def _finished(pattern: str, split: str) -> list[dict[str, Any]]:
     runs = [read(path, "seed", *(f"{split}.{name}" for name in counts)) for path in paths if path.exists()]
     if len(runs) < 2:
         raise InputError(
-            f"{pattern}: {len(runs)} of the {len(paths)} folders found hold a results.json; two are needed to see a "
-            "spread. Quote the pattern, so that the shell leaves it alone."
+            f"{pattern}: {len(runs)} of the {len(paths)} folders found hold a results.json; a confidence "
+            "interval needs two. Quote the pattern, so that the shell does not expand it."
         )
     return sorted(runs, key=lambda run: run["seed"])
 

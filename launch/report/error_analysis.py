@@ -1,7 +1,7 @@
-"""Where the errors of a set of transcripts are: which words, letters and characters, which speakers, which lengths.
+"""The errors of a set of transcripts, by word, letter, character, speaker and length.
 
-Everything is made of alignments by ``ds2f.metrics.edit_path`` and comes out as plain values, ready for JSON. ``None``
-stands for nothing: nothing was said where ``None`` was, or nothing was heard.
+The alignments are those of ``ds2f.metrics.edit_path``. Results are plain values, ready for JSON. In a pair of reference
+(``said``) and transcript (``heard``), ``None`` marks an insertion or a deletion.
 """
 
 import re
@@ -13,18 +13,11 @@ from statistics import quantiles
 from typing import Any, NamedTuple
 
 from ds2f.metrics import Operations, Pair, count_operations, edit_path
+from launch.decoding import Transcript
 
 E_SET = "BCDEGPTVZ"  # letters whose American names rhyme
-SHORT = 0.5  # of the characters that were said: a hypothesis with fewer is truncated
+SHORT = 0.5  # share of the characters of the reference; a transcript with fewer is truncated
 CLASSES = ("E-set letters", "other letters", "other words")
-
-
-class Transcript(NamedTuple):
-    """An utterance as ``launch.evaluate --save_output`` writes it."""
-
-    audio: str  # path of the recording
-    reference: str
-    transcript: str  # what was recognised
 
 
 class _Aligned(NamedTuple):
@@ -35,24 +28,30 @@ class _Aligned(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of words that were said."""
+        """Number of words in the reference."""
         return len(self.source.reference.split())
 
 
 def analyse(transcripts: Iterable[Transcript], *, speaker: re.Pattern[str]) -> dict[str, Any]:
-    """Counts and places the errors of a set.
+    """Counts the errors of a set of utterances by word, character, speaker and length.
 
     Args:
-      transcripts: of all of its utterances.
-      speaker: its first group, found in the path of a recording, names who speaks.
+      transcripts: all utterances of the set.
+      speaker: a pattern whose first group, in the path of a recording, is the name of the speaker.
 
     Returns:
-      ``utterances``, how many there are; ``counts`` of operations over ``words`` and over ``characters`` (spaces left
-      out); ``words``, the most often wrong first, and what each was heard as; ``confusions``, pairs of a word and what
-      it was taken for; ``classes`` of words, and ``e_set``, what its letters were heard as; ``character_confusions``;
-      ``speakers``, the worst first; ``lengths``, quartiles of the number of words; paths of the recordings of which
-      nothing (``empty``) or less than half (``truncated``) was recognised; and ``wrong``, the utterances with errors,
-      the worst first, aligned word by word. Rates are in percent, ``None`` where nothing was said.
+      A dictionary. Rates are in percent, ``None`` for an empty reference.
+
+      - ``utterances``: their number.
+      - ``counts``: hits and errors over ``words`` and over ``characters`` (without spaces).
+      - ``classes``: errors by class of word, see ``CLASSES``.
+      - ``e_set``: each letter of ``E_SET``, with the words recognised in its place.
+      - ``words``: each word with the words recognised in its place, most errors first.
+      - ``confusions``, ``character_confusions``: pairs of reference and transcript, most frequent first.
+      - ``speakers``: errors by speaker, highest rate first.
+      - ``lengths``: errors by quartile of the number of words.
+      - ``empty``, ``truncated``: recordings with an empty transcript, or less than half of the characters.
+      - ``wrong``: the utterances with errors, aligned word by word, most errors first.
     """
     aligned = [_align(transcript, speaker) for transcript in transcripts]
     words = Counter(chain.from_iterable(each.words for each in aligned))
@@ -74,7 +73,11 @@ def analyse(transcripts: Iterable[Transcript], *, speaker: re.Pattern[str]) -> d
 
 
 def word_class(word: str) -> str:
-    """Which of ``CLASSES`` a word is in: a letter's name is written as the letter alone."""
+    """The class of a word, one of ``CLASSES``. The name of a letter is written as that letter.
+
+    >>> word_class("B"), word_class("A"), word_class("ENTER")
+    ('E-set letters', 'other letters', 'other words')
+    """
     is_letter = len(word) == 1 and word.isalpha()
     return CLASSES[0] if is_letter and word.upper() in E_SET else CLASSES[1] if is_letter else CLASSES[2]
 
@@ -95,7 +98,7 @@ def _with_rate(counts: Operations) -> dict[str, Any]:
 
 
 def _classes(pairs: Mapping[Pair, int]) -> list[dict[str, Any]]:
-    """Errors by class of word: missed or mistaken by the class of what was said, inserted by that of what was heard."""
+    """Errors by class: of the word in the reference, or, for an insertion, of the word in the transcript."""
     rows = {name: {"said": 0, "mistaken_within": 0, "mistaken": 0, "missed": 0, "inserted": 0} for name in CLASSES}
     for (said, heard), count in pairs.items():
         row = rows[word_class(said or heard or "")]
@@ -117,7 +120,7 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _e_set(pairs: Mapping[Pair, int]) -> list[dict[str, Any]]:
-    """What each letter of the set was heard as, hits included, and how often it was heard from nothing."""
+    """A row per letter of the E-set: the recognised words in its place, hits included, and its deletions."""
     rows = []
     for letter in E_SET:
         heard = {pair.heard: count for pair, count in pairs.items() if pair.said == letter}
@@ -133,7 +136,7 @@ def _e_set(pairs: Mapping[Pair, int]) -> list[dict[str, Any]]:
 
 
 def _words(pairs: Mapping[Pair, int]) -> list[dict[str, Any]]:
-    """A row for every word that was said, and one, whose word is None, for what was heard from nothing."""
+    """A row per word of the references, and a row with the word None for insertions."""
     heard_as: dict[str | None, list[tuple[str | None, int]]] = defaultdict(list)
     for pair, count in _by_frequency(pairs):
         heard_as[pair.said].append((pair.heard, count))
@@ -160,7 +163,7 @@ def _speakers(aligned: Sequence[_Aligned]) -> list[dict[str, Any]]:
 
 
 def _lengths(aligned: Sequence[_Aligned]) -> list[dict[str, Any]]:
-    """Quartiles by number of words. Utterances of equal length stay together, so that a quartile may be missing."""
+    """Errors by quartile of the number of words. Equal lengths share a quartile, so that a quartile may be missing."""
     sizes = [each.size for each in aligned]
     cuts = quantiles(sizes, n=4, method="inclusive") if len(sizes) > 1 else []
     rows = []

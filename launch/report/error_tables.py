@@ -1,4 +1,4 @@
-"""An analysis of errors as tables on the terminal."""
+"""An error analysis as tables on the terminal."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -14,21 +14,21 @@ from launch.report.error_analysis import E_SET, SHORT
 
 NOTHING = "-"
 _TITLE, _WRONG = "bold", "bold red"
-_HEARD = 6  # things that a word was heard as, in its row
-_INDENT = 8  # columns before an alignment
+_HEARD = 6  # recognised words in the row of a word
+_INDENT = 8  # columns to the left of an alignment
 
 
 def show(found: dict[str, Any], console: Console, *, rows: int, worst: int) -> None:
-    """Prints what ``errors.analyse`` found.
+    """Prints an analysis.
 
     Args:
-      found: its result.
-      console: where to.
-      rows: how many rows of a long table are printed.
-      worst: how many utterances are printed.
+      found: the result of ``error_analysis.analyse``.
+      console: the terminal.
+      rows: number of rows of a long table.
+      worst: number of utterances.
     """
-    for part in _tables(found, rows):
-        console.print(part, soft_wrap=False)
+    for table in _tables(found, rows):
+        console.print(table, soft_wrap=False)
     for line in _short(found, rows):
         console.print(line)
     if shown := found["wrong"][:worst]:
@@ -40,22 +40,22 @@ def show(found: dict[str, Any], console: Console, *, rows: int, worst: int) -> N
 
 
 def _tables(found: dict[str, Any], rows: int) -> Iterator[RenderableType]:
-    yield _counts(found)
-    yield _classes(found["classes"])
+    yield _counts_table(found)
+    yield _classes_table(found["classes"])
     if any(row["said"] for row in found["e_set"]):
-        yield _e_set(found["e_set"])
+        yield _e_set_table(found["e_set"])
     wrong = [row for row in found["words"] if row["wrong"]]
-    yield _words(wrong[:rows], _title("Words that go wrong most often", len(wrong), rows))
+    yield _words_table(wrong[:rows], _title("Words that go wrong most often", len(wrong), rows))
     for name, key in (("Confusions of words", "confusions"), ("Of characters", "character_confusions")):
         if pairs := found[key]:
             title = _title(f"{name}, said > heard ({NOTHING}: nothing)", len(pairs), rows)
             yield Text(title, style=_TITLE)
             yield Padding(Columns(map(_pair, pairs[:rows]), padding=(0, 4, 0, 0)), (1, 1))
-    yield _groups(found["speakers"][:rows], "speaker", _title("Speakers", len(found["speakers"]), rows))
-    yield _groups(found["lengths"], "words in it", "Quarters of the set, by length")
+    yield _groups_table(found["speakers"][:rows], "speaker", _title("Speakers", len(found["speakers"]), rows))
+    yield _groups_table(found["lengths"], "words in it", "Quarters of the set, by length")
 
 
-def _counts(found: dict[str, Any]) -> Table:
+def _counts_table(found: dict[str, Any]) -> Table:
     title = f"Errors in {found['utterances']:,} utterances"
     table = _table(title, "", "said", "right", "mistaken", "missed", "inserted", "wrong", "rate %")
     for name, counts in found["counts"].items():
@@ -64,7 +64,7 @@ def _counts(found: dict[str, Any]) -> Table:
     return table
 
 
-def _classes(classes: Iterable[dict[str, Any]]) -> Table:
+def _classes_table(classes: Iterable[dict[str, Any]]) -> Table:
     table = _table(
         "Letter names and other words", "", "said", "mistaken", "for its kind", "missed", "inserted", "of all errors"
     )
@@ -75,7 +75,7 @@ def _classes(classes: Iterable[dict[str, Any]]) -> Table:
     return table
 
 
-def _e_set(letters: Iterable[dict[str, Any]]) -> Table:
+def _e_set_table(letters: Iterable[dict[str, Any]]) -> Table:
     table = _table("The E-set: what was said (rows) and heard", "", "said", *E_SET, "letter", "word", NOTHING)
     for row in letters:
         cells = [
@@ -87,7 +87,7 @@ def _e_set(letters: Iterable[dict[str, Any]]) -> Table:
     return table
 
 
-def _words(words: Iterable[dict[str, Any]], title: str) -> Table:
+def _words_table(words: Iterable[dict[str, Any]], title: str) -> Table:
     table = _table(title, "word", "said", "wrong", "wrong %")
     table.add_column("heard as", overflow="fold")
     for row in words:
@@ -103,7 +103,7 @@ def _pair(pair: dict[str, Any]) -> Text:
     return Text(f"{pair['said'] or NOTHING} > {pair['heard'] or NOTHING} ").append(str(pair["count"]), style="bold")
 
 
-def _groups(groups: Iterable[dict[str, Any]], key: str, title: str) -> Table:
+def _groups_table(groups: Iterable[dict[str, Any]], key: str, title: str) -> Table:
     table = _table(title, key, "utterances", "words", "wrong", "WER %")
     for row in groups:
         name = row.get("speaker") or "(not named)"
@@ -115,23 +115,23 @@ def _groups(groups: Iterable[dict[str, Any]], key: str, title: str) -> Table:
 
 
 def _short(found: dict[str, Any], rows: int) -> Iterator[Text]:
-    for key, what in (("empty", "nothing"), ("truncated", f"less than {100 * SHORT:.0f} % of the characters")):
+    for key, amount in (("empty", "nothing"), ("truncated", f"less than {100 * SHORT:.0f} % of the characters")):
         shown = found[key][:rows]
-        yield Text(f"{len(found[key])} of {found['utterances']} utterances in which {what} was heard", style=_TITLE)
+        yield Text(f"{len(found[key])} of {found['utterances']} utterances in which {amount} was heard", style=_TITLE)
         yield from (Text(f"  {audio}") for audio in shown)
     yield Text("")
 
 
 def _utterance(row: dict[str, Any], width: int) -> Text:
-    """What was said over what was heard, word over word, with the errors marked in a third line."""
+    """The transcript under the reference, word under word, with the errors marked in a third line."""
     head = f"{row['audio']}: {row['errors']} wrong, {row['said']} said\n"
     return Text("").join([Text(head, style="bold"), *_lines(row["alignment"], width)])
 
 
 def _lines(alignment: Sequence[tuple[str | None, str | None]], width: int) -> Iterator[Text]:
-    for part in _wrapped(alignment, width - _INDENT):
+    for row in _wrapped(alignment, width - _INDENT):
         lines = [Text("  said  "), Text("  heard "), Text(" " * _INDENT)]
-        for said, heard in part:
+        for said, heard in row:
             size = max(len(said or ""), len(heard or "")) + 1
             right = said == heard
             style = "" if right else _WRONG
@@ -145,17 +145,17 @@ def _lines(alignment: Sequence[tuple[str | None, str | None]], width: int) -> It
 
 
 def _wrapped(alignment: Sequence[tuple[str | None, str | None]], width: int) -> Iterator[list[Any]]:
-    part: list[Any] = []
+    row: list[Any] = []
     used = 0
     for pair in alignment:
         size = max(len(word or "") for word in pair) + 1
-        if part and used + size > width:
-            yield part
-            part, used = [], 0
-        part.append(pair)
+        if row and used + size > width:
+            yield row
+            row, used = [], 0
+        row.append(pair)
         used += size
-    if part:
-        yield part
+    if row:
+        yield row
 
 
 def _table(title: str, first: str, *numbers: str) -> Table:

@@ -1,14 +1,13 @@
-"""The table of results on AN4's test set.
+"""The table of results on the test set of AN4.
 
-``FOLDER/published.json`` holds what others published, ``notes`` that their figures refer to, and the size of the test
-set. ``FOLDER/an4/RECIPE/`` holds ours: ``SEED.json`` is ``results.json`` of a run, as the run wrote it, and
-``recipe.json`` says what it is: ``name``; ``command``, which repeats a run; ``source``, how the files came about; and,
-where they differ from what is written here,
+``FOLDER/published.json`` holds published systems, ``notes`` on their figures, and the size of the test set.
+``FOLDER/an4/RECIPE/`` holds a recipe of ds2f. ``SEED.json`` is the ``results.json`` of a run. ``recipe.json`` has the
+fields ``name``, ``command`` (repeats a run) and ``source`` (machine, duration, conditions), and optional fields:
 
-- ``decoding``: ``"greedy"``;
-- ``synthetic_speech``: ``false``, whether such speech was trained on;
-- ``model``: another recipe whose models these are, decoded otherwise. ``SEED.json`` then needs the entry ``test``
-  alone; the rest is taken from that recipe's file for the same seed.
+- ``decoding``: the decoder; default ``"greedy"``.
+- ``synthetic_speech``: whether the training set contains synthetic speech; default ``false``.
+- ``model``: another recipe, if this recipe only decodes its models differently. ``SEED.json`` then needs the entry
+  ``test`` only; the file of the other recipe for the same seed gives the other fields.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,8 @@ from typing import Any, NamedTuple
 
 from ds2f.errors import InputError
 from ds2f.runner.telemetry import duration
-from launch.report.results_io import mean_and_range, read, same, table
+from launch.report.results_io import mean_and_range, read, same
+from launch.tables import markdown_table
 
 HEADINGS = ("name", "WER %", "CER %", "words wrong", "FPS", "epochs", "AMP", "Torch", "command, or where published")
 _COUNTS = ("word_errors", "words", "char_errors", "chars")
@@ -26,14 +26,14 @@ _RUN = ("seed", "wall_seconds", "utterances_per_second", "epochs", "amp", "torch
 
 
 class Recipe(NamedTuple):
-    """A recipe of ours with its finished runs."""
+    """A recipe of ds2f with its finished runs."""
 
     about: dict[str, Any]  # recipe.json
-    runs: list[dict[str, Any]]  # one or more, by seed
+    runs: list[dict[str, Any]]  # at least one, sorted by seed
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether synthetic speech was trained on."""
+        """Whether the training set contains synthetic speech."""
         return bool(self.about.get("synthetic_speech", False))
 
     @property
@@ -43,32 +43,32 @@ class Recipe(NamedTuple):
 
 
 def rows(folder: Path) -> Iterator[str]:
-    """The lines of the table: our recipes in the order of ``recipes``, then the published systems.
+    """The lines of the table: the recipes of ds2f in the order of ``recipes``, then the published systems.
 
-    Rates are made of the counts of errors. Of several seeds there stand the mean and the lowest and highest figure.
+    Rates follow from the counts of errors. Several seeds are shown as mean, lowest and highest value.
 
     Args:
       folder: such as ``configs/results``.
 
     Raises:
-      InputError: when a file is missing, damaged or not about AN4's test set.
+      InputError: a file is missing, damaged, or of another test set.
     """
     published = _read_published(folder)
-    theirs = [_published(system) for system in published["systems"]]
-    yield from table(HEADINGS, [_ours(recipe) for recipe in recipes(folder)] + theirs)
+    systems = [_published_cells(system) for system in published["systems"]]
+    yield from markdown_table(HEADINGS, [_recipe_cells(recipe) for recipe in recipes(folder)] + systems)
     if published["notes"]:
         yield ""
         yield " ".join(f"({mark}) {note}" for mark, note in published["notes"].items())
 
 
 def recipes(folder: Path) -> list[Recipe]:
-    """Our recipes: the lowest word error rate first, recipes with synthetic speech last.
+    """The recipes of ds2f: lowest word error rate first, recipes with synthetic speech last.
 
     Args:
       folder: such as ``configs/results``.
 
     Raises:
-      InputError: when a file is missing, damaged or not about AN4's test set.
+      InputError: a file is missing, damaged, or of another test set.
     """
     published = _read_published(folder)
     found = [_recipe(path.parent, published) for path in sorted(folder.glob("an4/*/recipe.json"))]
@@ -97,13 +97,13 @@ def _run(path: Path, about: dict[str, Any], test_set: dict[str, Any]) -> dict[st
         read(path, *_RUN)
     sizes = found["test"]["words"], found["test"]["chars"]
     if sizes != (test_set["words"], test_set["chars"]):
-        raise InputError(f"{path}: {sizes[0]} words and {sizes[1]} characters are not those of AN4's test set")
+        raise InputError(f"{path}: {sizes[0]} words and {sizes[1]} characters; the test set of AN4 has other numbers")
     if str(found["seed"]) != path.stem:
-        raise InputError(f"{path}: is of seed {found['seed']}; a file is named for its seed")
+        raise InputError(f"{path}: is of seed {found['seed']}; name the file for its seed")
     return found
 
 
-def _ours(recipe: Recipe) -> list[str]:
+def _recipe_cells(recipe: Recipe) -> list[str]:
     about, runs = recipe
     count = f"{len(runs)} runs, each " if len(runs) > 1 else "one run, "
     name = f"**{about['name']}**, {about.get('decoding', 'greedy')}"
@@ -125,7 +125,7 @@ def _rates(runs: Sequence[dict[str, Any]], errors: str, size: str) -> list[float
     return [100 * run["test"][errors] / run["test"][size] for run in runs]
 
 
-def _published(system: dict[str, Any]) -> list[str]:
+def _published_cells(system: dict[str, Any]) -> list[str]:
     def cell(key: str) -> str:
         mark = f" ({system['notes'][key]})" if key in system.get("notes", {}) else ""
         return f"{system[key]}{mark}" if key in system else ""

@@ -1,4 +1,4 @@
-"""Results that are kept: JSON files, read with what they must hold, and numbers of several runs in one cell."""
+"""Stored results and transcripts: JSON files with their required fields, and figures of several runs in one cell."""
 
 import json
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from ds2f.errors import InputError
+from launch.decoding import Transcript
 
 
 def read(path: Path, *fields: str) -> dict[str, Any]:
@@ -14,17 +15,12 @@ def read(path: Path, *fields: str) -> dict[str, Any]:
 
     Args:
       path: the file.
-      *fields: what it must hold; a dot leads inside, as in ``test.wer``.
+      *fields: required fields; a dot leads into an object, as in ``test.wer``.
 
     Raises:
-      InputError: when the file cannot be read, is something else or lacks a field.
+      InputError: the file cannot be read, is no JSON object, or lacks a field.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+    found = _load(path)
     for field in fields:
         value = found
         for name in field.split("."):
@@ -34,19 +30,47 @@ def read(path: Path, *fields: str) -> dict[str, Any]:
     return dict(found)
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table in Markdown, a line per row."""
-    lines = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
-    return [lines[0], "|---" * len(headings) + "|", *lines[1:]]
+def read_transcripts(path: Path) -> list[Transcript]:
+    """Reads a file of ``launch.evaluate --save_output``.
+
+    Raises:
+      InputError: the file cannot be read, or has another format.
+    """
+    rows = _load(path, remedy="; write it with launch.evaluate --save_output")
+    if not isinstance(rows, list) or not rows:
+        raise InputError(f"{path}: not a list of utterances; write it with launch.evaluate --save_output")
+    for number, row in enumerate(rows, start=1):
+        texts = {name for name, value in row.items() if isinstance(value, str)} if isinstance(row, dict) else set()
+        missing = [name for name in Transcript._fields if name not in texts]
+        if missing:
+            raise InputError(
+                f"{path}: utterance {number} has no text for {', '.join(missing)}; write the file with "
+                "launch.evaluate --save_output"
+            )
+    return [Transcript(*(row[name] for name in Transcript._fields)) for row in rows]
+
+
+def _load(path: Path, *, remedy: str = "") -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}{remedy}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}{remedy}") from error
 
 
 def mean_and_range(values: Sequence[float], *, digits: int, of_one: int) -> str:
-    """The mean of several runs' figures with the lowest and the highest; the figure of one run alone.
+    """The mean of several runs, with the lowest and the highest value; the value alone for one run.
+
+    >>> mean_and_range([1.0, 2.0], digits=1, of_one=0)
+    '1.5 (1 to 2)'
+    >>> mean_and_range([1.0], digits=1, of_one=0)
+    '1'
 
     Args:
-      values: a figure per run.
-      digits: after the point.
-      of_one: likewise, for a single figure.
+      values: one value per run.
+      digits: decimal places of the mean.
+      of_one: decimal places of the value of one run; if fewer, also of lowest and highest value.
     """
     if len(values) == 1:
         return f"{values[0]:.{of_one}f}"
@@ -55,5 +79,5 @@ def mean_and_range(values: Sequence[float], *, digits: int, of_one: int) -> str:
 
 
 def same(values: Sequence[Any]) -> str:
-    """What several runs have in common, or all that they have, each once, in their order."""
+    """The distinct values of several runs, in their order, as in ``1, 2``."""
     return ", ".join(dict.fromkeys(map(str, values)))

@@ -1,6 +1,6 @@
-"""The page of results, ``configs/results/README.md``: python -m launch.report > configs/results/README.md.
+"""The page of results: python -m launch.report > configs/results/README.md.
 
-The tables and the notes on their rows come from the files in ``configs/results``; the text around them is here.
+Tables and conditions come from the files in ``configs/results``, the text around them from this module.
 """
 
 from collections.abc import Iterable, Iterator
@@ -77,7 +77,7 @@ def page(folder: Path) -> str:
       folder: such as ``configs/results``.
 
     Raises:
-      InputError: when a file is missing, damaged or of another test set.
+      InputError: a file is missing, damaged, or of another test set.
     """
     return _TEXT.rstrip().format(
         results=_lines(results.rows(folder)),

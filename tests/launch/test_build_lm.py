@@ -1,4 +1,4 @@
-"""Language models made of transcripts, by irstlm where it is installed."""
+"""Tests of launch.build_lm: n-gram models of transcripts; irstlm estimates them where it is installed."""
 
 import itertools
 import os
@@ -31,16 +31,16 @@ def test_transcripts_are_cut_into_units(unit):
     assert list(build_lm.tokens(["GO ÉTÉ", ""], unit=unit)) == expected[unit]
 
 
-def test_transcripts_are_spelt_as_a_model_learns_them():
+def test_transcripts_are_spelled_with_the_labels():
     given = ["Rubout, please", "stop"]
-    assert build_lm.spelt(given, Config().model.labels, unknown="drop_character") == ["RUBOUT PLEASE", "STOP"]
-    assert build_lm.spelt(given, Config().model.labels, unknown="drop_utterance") == ["STOP"]
+    assert build_lm.spell(given, Config().model.labels, unknown="drop_character") == ["RUBOUT PLEASE", "STOP"]
+    assert build_lm.spell(given, Config().model.labels, unknown="drop_utterance") == ["STOP"]
     with pytest.raises(InputError, match="','"):
-        build_lm.spelt(given, Config().model.labels, unknown="error")
+        build_lm.spell(given, Config().model.labels, unknown="error")
 
 
 @needs_irstlm
-def test_a_model_of_characters_knows_the_space_also_if_no_transcript_has_one(tmp_path):
+def test_a_model_of_characters_has_the_space_even_if_no_transcript_has_one(tmp_path):
     pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
     from ds2f.data.language_model import open_language_model
 
@@ -85,7 +85,7 @@ def test_bigrams_have_witten_and_bells_probabilities():
     followers = [pair[1] for one in corpus for pair in itertools.pairwise(["<s>", *one, "</s>"]) if pair[0] == "GO"]
     count, kinds = len(followers), len(set(followers))
     for word in set(followers):
-        # The share seen, and of the share set aside for what is new the shorter history's part.
+        # Witten-Bell: seen followers keep their counts, and the shorter history fills the mass of new followers.
         expected = (followers.count(word) + kinds * 10 ** model[(word,)][0]) / (count + kinds)
         assert 10 ** model[("GO", word)][0] == pytest.approx(expected, rel=1e-4)
 
@@ -124,22 +124,22 @@ def build(launch, tmp_path):
 
 @needs_irstlm
 @pytest.mark.parametrize("unit", ["words", "characters"])
-def test_the_command_writes_a_model_of_a_manifests_transcripts_and_says_what_it_did(build, tone_corpus, tmp_path, unit):
+def test_the_command_writes_a_model_of_the_transcripts_and_prints_its_size(build, tone_corpus, tmp_path, unit):
     flags = (f"--data_path={tone_corpus}", "--data.dataset=tones", f"--unit={unit}", "--output=lm.arpa")
     result = build(*flags)
     assert result.status == 0, result.err
     order = {"words": 4, "characters": 6}[unit]
     assert f"lm.arpa: {order}-gram model of" in result.out
-    assert "witten-bell" in result.out, "so small a corpus has no Kneser-Ney discounts"
+    assert "witten-bell" in result.out, "a corpus of this size has no Kneser-Ney discounts"
     model = arpa.read((tmp_path / "lm.arpa").read_text())
-    spoken = [(tone_corpus / f"train{index}.txt").read_text().strip() for index in range(10)]
-    units = set(spoken) if unit == "words" else {*"".join(spoken), "<space>"}
+    texts = [(tone_corpus / f"train{index}.txt").read_text().strip() for index in range(10)]
+    units = set(texts) if unit == "words" else {*"".join(texts), "<space>"}
     assert {key[0] for key in model if len(key) == 1} == units | {"<s>", "</s>", "<unk>"}
     assert max(map(len, model)) <= order
 
 
 @needs_irstlm
-def test_the_validation_set_belongs_to_the_model_where_it_belongs_to_the_training(build, tone_corpus, tmp_path):
+def test_train_on_val_adds_the_validation_transcripts_to_the_model(build, tone_corpus, tmp_path):
     flags = (f"--data_path={tone_corpus}", "--data.dataset=tones", "--data.train_on_val", "--output=lm.arpa")
     result = build(*flags)
     assert "from 13 transcripts" in result.out, result.err
@@ -155,7 +155,7 @@ def test_without_irstlm_the_command_names_the_package(build, tone_corpus, tmp_pa
     assert not (tmp_path / "lm.arpa").exists()
 
 
-def test_what_irstlm_refuses_is_passed_on_and_the_next_method_tried(tmp_path, monkeypatch):
+def test_an_error_of_irstlm_is_reported_and_the_next_method_tried(tmp_path, monkeypatch):
     program = tmp_path / "irstlm"
     program.write_text(
         '#!/bin/sh\nfor word; do case $word in -lm=msb) echo "no singletons"; exit 4;; esac; done\n: >arpa\n'
@@ -170,7 +170,7 @@ def test_what_irstlm_refuses_is_passed_on_and_the_next_method_tried(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ([], "--output"),
         (["--output=nowhere/lm.arpa"], "folder that exists"),
@@ -179,8 +179,8 @@ def test_what_irstlm_refuses_is_passed_on_and_the_next_method_tried(tmp_path, mo
         (["--output=lm.arpa", "--unit=letters"], "unit"),
     ],
 )
-def test_mistakes_end_in_one_message(build, tmp_path, flags, said):
+def test_mistakes_end_in_one_message(build, tmp_path, flags, message):
     result = build(*flags)
     assert result.status == 1
-    assert said in result.err
+    assert message in result.err
     assert "Traceback" not in result.err

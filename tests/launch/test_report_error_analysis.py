@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ds2f.metrics import ErrorCounts, count_errors
-from launch.flags import SPEAKER as PATTERN
-from launch.report.error_analysis import Transcript, analyse, word_class
+from launch.decoding import SPEAKER as PATTERN
+from launch.decoding import Transcript
+from launch.report.error_analysis import analyse, word_class
 from launch.report.error_tables import show
 
 SPEAKER = re.compile(PATTERN)

@@ -1,0 +1,33 @@
+"""Tables of text: for the terminal, and in Markdown for the pages."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def terminal_table(title: str, texts: Iterable[str], numbers: Iterable[str]) -> "Table":
+    """Makes a table without rows, its title at the left.
+
+    Args:
+      title: the text above the table.
+      texts: headings of the first columns, aligned at the left.
+      numbers: headings of the columns after them, aligned at the right.
+    """
+    from rich.table import Table
+
+    table = Table(*texts, title=title, title_justify="left")
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown.
+
+    >>> markdown_table(["a", "b"], [["1", "2"]])
+    ['| a | b |', '|---|---|', '| 1 | 2 |']
+    """
+    lines = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
+    return [lines[0], "|---" * len(headings) + "|", *lines[1:]]
