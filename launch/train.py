@@ -12,7 +12,7 @@ flags.define()
 
 
 def main(_: list[str]) -> int:
-    """Runs the training that the flags describe, in this process or in those that it starts."""
+    """Runs the training of the flags, in this process or in the ranks that it starts. Returns the exit status."""
     cfg = flags.config_from_flags()
     run_dir = Path(cfg.run_dir or f"runs/{flags.flagfile_name() or 'train'}")
     cfg = attrs.evolve(cfg, run_dir=str(run_dir))
@@ -23,7 +23,7 @@ def main(_: list[str]) -> int:
     starts_ranks = cfg.nproc_per_node > 1 or cfg.node_range != (1, 1)
     if worker.is_worker(starts_ranks=starts_ranks):
         return worker.work(lambda: train(cfg, run_dir))
-    if cfg.node_range == (1, 1):  # among several machines, a mistake on one has to end the job on all: its ranks tell
+    if cfg.node_range == (1, 1):  # with several machines, the ranks check: a mistake on one ends the job on all
         for split in splits_of(cfg):
             manifests.require(manifest_path(cfg, split))
     if starts_ranks:
@@ -32,9 +32,9 @@ def main(_: list[str]) -> int:
 
 
 def train(cfg: Config, run_dir: Path) -> int:
-    """Runs one rank: configuration, data, device and ranks, run folder, program, state, loop. Returns its exit status.
+    """Runs one rank: configuration, data, device and ranks, run folder, program, state, loop. Returns the exit status.
 
-    A mistake in the command ends before anything is written and before anything slow.
+    A mistake in the command ends the rank before anything slow starts and before anything is written.
     """
     from ds2f.runner import program, splits
     from ds2f.runner.device.backend import open_backend
@@ -57,31 +57,24 @@ def train(cfg: Config, run_dir: Path) -> int:
     consistency.require(group, splits.digests(data), remedy="Give all machines the same data.")
 
     cfg = settle_on_rank0(run_dir, cfg, group, job=job.id, restarted=job.restarts > 0)
-    loaders = splits.load_all(data, cfg, backend, group)
+    loaders = splits.load_all(data, cfg, backend, group)  # forks, so before jax and kernel timing start threads
     steps = loaders["train"].steps
     cfg = program.resolve_kernel(cfg, backend, group, steps=steps * cfg.training.epochs)
-    remarks: list[str] = []
-    if group.rank == 0:
-        claim(run_dir, cfg, flags.flagfile_text, job=job.id, say=remarks.append)
+    messages = claim(run_dir, cfg, flags.flagfile_text, job=job.id) if group.rank == 0 else []
 
-    status = 0
     with open_telemetry(run_dir, cfg, rank=group.rank) as telemetry:
-        for remark in remarks:
-            telemetry.say(remark)
-        trainer = Trainer(
-            program.build(cfg, backend, group, steps_per_epoch=steps),
-            data,
-            loaders,
-            run_dir=run_dir,
-            checkpoints=RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.say),
-            telemetry=telemetry,
-        )
+        for message in messages:
+            telemetry.log(message)
+        step = program.build(cfg, backend, group, steps_per_epoch=steps)
+        checkpoints = RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.log)
+        trainer = Trainer(step, data, loaders, run_dir=run_dir, checkpoints=checkpoints, telemetry=telemetry)
         trainer.restore()
+        status = 0
         try:
             trainer.run()
         except Stopped as stopped:
             if group.rank == 0:
-                telemetry.say(str(stopped))
+                telemetry.log(str(stopped))
             status = stopped.status
     group.close()
     if group.rank == 0 and status == 0:

@@ -1,4 +1,4 @@
-"""A training as ``launch.train`` puts it together, for tests that look into it or change it before it runs."""
+"""A training assembled as in ``launch.train``, for tests that inspect or change a trainer before it runs."""
 
 from ds2f.runner import program, splits
 from ds2f.runner.device.backend import open_backend
@@ -9,15 +9,16 @@ from ds2f.runner.telemetry import Telemetry
 from ds2f.runner.trainer import Trainer
 
 
-def claim_run(run_dir, cfg, *, flags_text=lambda _: "", say=lambda _: None, job="", **how):
-    """The settings as the folder decides them, and the folder claimed."""
+def claim_run(run_dir, cfg, *, flags_text=lambda _: "", log=lambda _: None, job="", **how):
+    """Settles the settings, claims the folder and returns the settings."""
     cfg = settle(run_dir, cfg, job=job, **how)
-    claim(run_dir, cfg, flags_text, job=job, say=say)
+    for message in claim(run_dir, cfg, flags_text, job=job):
+        log(message)
     return cfg
 
 
 def open_trainer(cfg, run_dir, telemetry=None, *, group=ALONE):
-    """A trainer with its state restored, in a folder that is claimed already."""
+    """A trainer with its state restored, in a folder that is already claimed."""
     telemetry = telemetry or Telemetry(run_dir, cfg)
     data, backend = splits.read_all(cfg), open_backend(cfg.device)
     loaders = splits.load_all(data, cfg, backend, group)
@@ -26,7 +27,7 @@ def open_trainer(cfg, run_dir, telemetry=None, *, group=ALONE):
         data,
         loaders,
         run_dir=run_dir,
-        checkpoints=RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.say),
+        checkpoints=RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.log),
         telemetry=telemetry,
     )
     trainer.restore()

@@ -1,4 +1,4 @@
-"""Evaluation of a whole manifest: transcripts, and errors summed over the corpus."""
+"""Evaluates a model on a data split, sharded over the ranks: transcripts, error counts and loss."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -15,10 +15,10 @@ from ds2f.types import Batch, Criterion, Params, Stats
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation found."""
+    """The result of an evaluation."""
 
-    counts: ErrorCounts  # over all utterances together
-    loss: float  # mean over the utterances whose transcript fits, natural log
+    counts: ErrorCounts  # summed over all utterances
+    loss: float  # mean over the feasible utterances (long enough for the transcript), natural log
     transcripts: dict[int, str]  # hypothesis by the utterance's id
 
 
@@ -36,24 +36,24 @@ def evaluate(
     group: Group = ALONE,
     between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Transcribes every utterance and counts its errors, over all ranks.
+    """Transcribes every utterance and counts the errors. All ranks call this function.
 
     Args:
       params: parameters, on the backend's device.
-      stats: running statistics, likewise.
-      batches: this rank's utterances, on the CPU; every utterance is on one rank, once.
+      stats: running statistics, on the backend's device.
+      batches: this rank's shards, on the CPU. Every utterance is in one batch of one rank.
       references: transcript by utterance id, in the spelling of the labels.
       cfg: the ``model`` section.
       policy: dtypes of the forward pass.
-      backend: where to compute.
-      criterion: the loss that is reported.
-      decoder: makes a hypothesis of each utterance's logits.
+      backend: this rank's device.
+      criterion: the reported loss per utterance.
+      decoder: turns logits into a hypothesis per utterance.
       group: the ranks.
-      between: called after every batch, of which all ranks have as many.
+      between: called after every batch. All ranks have the same number of batches.
 
     Returns:
-      Errors over the corpus (never an average over batches or ranks), the mean loss, and the transcripts; the same on
-      every rank.
+      Error counts of the whole split (no average over batches or ranks), mean loss and transcripts; the same on every
+      rank.
     """
     total, losses = ErrorCounts(0, 0, 0, 0), []
     transcripts: dict[int, str] = {}
@@ -65,12 +65,13 @@ def evaluate(
             total += metrics.count_errors(references[utterance], hypothesis.text)
         between()
     finite = [value for loss in losses for value in loss.tolist() if value != float("inf")]
-    shares = group.gather((total, sum(finite), len(finite), transcripts))
-    total = sum((share[0] for share in shares), ErrorCounts(0, 0, 0, 0))
-    loss = sum(share[1] for share in shares) / max(sum(share[2] for share in shares), 1)
-    return Evaluation(total, loss, {row: text for share in shares for row, text in share[3].items()})
+    counts, sums, sizes, texts = zip(*group.gather((total, sum(finite), len(finite), transcripts)), strict=True)
+    loss = sum(sums) / max(sum(sizes), 1)
+    return Evaluation(
+        sum(counts, ErrorCounts(0, 0, 0, 0)), loss, {row: text for part in texts for row, text in part.items()}
+    )
 
 
 def as_results(counts: ErrorCounts) -> dict[str, float | int]:
-    """The entries of ``results.json`` for one set; rates in percent."""
+    """The entry of ``results.json`` for one split; rates in percent."""
     return {"wer": round(counts.wer, 4), "cer": round(counts.cer, 4), **counts._asdict()}

@@ -1,7 +1,6 @@
-"""The training step of a configuration on a device, assembled in one place for training, benchmark and scaling.
+"""Assembles the training step of a configuration on a device. Training, benchmark and scaling all use it.
 
-Every setting of ``model``, ``optim`` and ``apex`` takes effect here and nowhere else. Training, benchmark and scaling
-take their steps from a ``Program``.
+Every setting of ``model``, ``optim`` and ``apex`` takes effect here and nowhere else.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,10 +24,22 @@ from ds2f.types import Batch, Collectives, Criterion, StepMetrics, TrainState, i
 
 @attrs.frozen
 class Program:
-    """A training step, and the parts that it is made of.
+    """A training step ``(state, batches, key) -> (state, metrics)`` and its parts. ``build`` assembles them so::
+
+        kernel = model.kernel, or the kernel that rank 0 times as fastest for auto
+        policy = dtypes of apex.opt_level and apex.dtype on this device
+        criterion = CTC as model.ctc implements it
+        loss = objective(model, policy, augmentation; all-reduce of batch moments if model.sync_batch_norm)
+        schedule = schedules.from_config(optim, steps per epoch, steps of the run)
+        tx = optim.from_config(optim, schedule; fused if the device's operators skip a bad step)
+
+        step(state, batches, key):
+            clear the device's overflow flag
+            place the micro-batches on the device
+            return train_step(state, micro-batches; loss, tx, group, key, the overflow flag of a saturating device)
 
     Attributes:
-      cfg: the configuration, with the recurrent kernel that ``model.kernel=auto`` came to.
+      cfg: the configuration with a named recurrent kernel.
       backend: this rank's device.
       group: the ranks.
       policy: dtypes of the forward pass.
@@ -48,7 +59,7 @@ class Program:
     tx: GradientTransformation
 
     def init(self) -> TrainState:
-        """The state before the first step, on the CPU."""
+        """Returns the state before the first step, on the CPU; ``training.seed`` decides the parameters."""
         return init_state(self.cfg, self.tx, key=self.cfg.training.seed)
 
     def step(
@@ -66,13 +77,13 @@ class Program:
         Args:
           state: the state before the step, on the device.
           batches: this rank's shard of the global batch, as micro-batches on the CPU or the device.
-          key: dropout draws from it; the same on all ranks, another one for every step.
-          collectives: take the group's place where an all-reduce is measured or slowed down.
-          overlap: whether the backward pass goes on during an all-reduce; the same bits either way.
-          spans: records the time of every stage, all-reduce and update; the same bits either way.
+          key: random key of dropout and augmentation. All ranks pass the same key, and a new key for every step.
+          collectives: replace the group, for measuring or slowing down an all-reduce.
+          overlap: whether the backward pass continues during an all-reduce. The bits are the same either way.
+          spans: records the time of every stage, all-reduce and update. The bits are the same with and without.
 
         Returns:
-          The new state and the metrics, on the device.
+          The new state and the metrics, on the device. Nothing waits for the device, except for ``spans``.
         """
         loss, tx, ranks = self.loss, self.tx, collectives or self.group
         if spans is not None:
@@ -102,8 +113,8 @@ def build(cfg: Config, backend: Backend, group: Group = ALONE, *, steps_per_epoc
     Args:
       cfg: a resolved configuration, the same on all ranks in every setting that decides numbers.
       backend: this rank's device.
-      group: the ranks. All of them call this function.
-      steps_per_epoch: for schedules that follow epochs or end.
+      group: the ranks. All ranks call this function.
+      steps_per_epoch: global batches per epoch. Schedules by epoch or with an end depend on this number.
     """
     cfg = resolve_kernel(cfg, backend, group, steps=steps_per_epoch * cfg.training.epochs)
     policy = backend.policy(cfg.apex)
@@ -132,13 +143,13 @@ def build(cfg: Config, backend: Backend, group: Group = ALONE, *, steps_per_epoc
 
 
 def resolve_kernel(cfg: Config, backend: Backend, group: Group = ALONE, *, steps: int = 0) -> Config:
-    """Puts the recurrent kernel that ``model.kernel=auto`` means here in its place; rank 0 chooses for all.
+    """Replaces ``model.kernel=auto`` by the name of a recurrent kernel, which rank 0 chooses for all ranks.
 
     Args:
       cfg: a configuration.
       backend: this rank's device.
-      group: the ranks, all of which call this function.
-      steps: the length of the run, 0 if unknown; timing the kernels would not repay itself in a short run.
+      group: the ranks. All ranks call this function.
+      steps: length of the run in steps, 0 if unknown. In a short run, timing the kernels costs more than it saves.
     """
     if cfg.model.kernel != "auto":
         return cfg

@@ -1,4 +1,4 @@
-"""What training steps came to: metrics that wait on the device until they are read, and the run's running totals."""
+"""The progress of a run as integers and totals, and the reading of the steps' metrics from the device."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,130 +12,139 @@ from ds2f.types import Batch, StepMetrics
 
 @attrs.define
 class TrainProgress:
-    """Where a run stands; with the ``TrainState`` it is the checkpoint. All fields are JSON values."""
+    """Counters and totals of a run. With the ``TrainState``, they make up a checkpoint. All fields are JSON values."""
 
-    epoch: int = 0  # epochs that are finished
-    batch: int = 0  # batches of the next epoch that are finished
-    iteration: int = 0  # batches since the start of the run
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished global batches of the current epoch
+    iteration: int = 0  # global batches since the start of the run
     skipped_steps: int = 0
-    utterances: int = 0  # trained on, every epoch counted
-    audio_seconds: float = 0.0
-    training_seconds: float = 0.0  # data loading included, evaluation and start-up left out
-    wall_seconds: float = 0.0  # up to this checkpoint, evaluation and earlier checkpoints included, start-up left out
+    utterances: int = 0  # trained on, over all epochs and ranks
+    audio_seconds: float = 0.0  # length of their recordings
+    training_seconds: float = 0.0  # with data loading, without evaluation and start-up
+    wall_seconds: float = 0.0  # up to this checkpoint, with evaluation and earlier checkpoints, without start-up
     best_score: float = float("inf")
     skipped_in_a_row: int = 0  # up to the last reading
-    # Of the epoch under way, up to the last reading:
-    epoch_loss: float = 0.0  # sum over the steps that were applied
-    epoch_steps: int = 0  # those steps
+    # The current epoch up to the last reading:
+    epoch_loss: float = 0.0  # sum over the applied steps
+    epoch_steps: int = 0  # number of applied steps
     epoch_utterances: int = 0
     epoch_seconds: float = 0.0
     recent_losses: list[float] = attrs.field(factory=list)  # of the last log lines
 
 
 class _Pending(NamedTuple):
+    """A step whose metrics are still on the device."""
+
     iteration: int
     ids: torch.Tensor  # [B]: this rank's utterances
     metrics: StepMetrics
 
 
-class _Share(NamedTuple):
-    """What one rank has to tell about the steps that were read."""
+class _RankTotals(NamedTuple):
+    """Totals of one rank since the last reading."""
 
     utterances: int
     audio_seconds: float
-    infeasible: set[int]
-    skipped: list[tuple[int, list[int], list[int]]]  # iteration, ids whose loss is NaN, all ids
+    infeasible: set[int]  # ids of utterances that are too short for their transcript
+    skipped: list[tuple[int, list[int], list[int]]]  # iteration, ids of utterances with a NaN loss, all ids
 
 
 class Meter:
-    """Counts the steps of an epoch and reads their metrics now and then, on all ranks alike."""
+    """Counts steps without waiting for the device, and reads the metrics of many steps at once.
+
+    All ranks read after the same steps and get the same totals.
+    """
 
     def __init__(
         self,
-        position: TrainProgress,
+        progress: TrainProgress,
         *,
         frame_seconds: float,
         name: Callable[[int], str],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> None:
         """Starts the clock.
 
         Args:
-          position: updated with every step and every reading.
-          frame_seconds: between frames.
-          name: what an utterance is called, by id.
-          say: told of skipped steps and of utterances that do not count.
+          progress: updated with every step and every reading.
+          frame_seconds: time from one frame to the next, seconds.
+          name: returns an utterance's name in the log, by id.
+          log: logs skipped steps and infeasible utterances.
           gather: collects a value from every rank.
         """
-        self._position, self._frame_seconds, self._name, self._say = position, frame_seconds, name, say
+        self._progress, self._frame_seconds, self._name, self._log = progress, frame_seconds, name, log
         self._gather = gather
         self._pending: list[_Pending] = []
         self._infeasible: set[int] = set()
         self._start = self.restart()
 
     def restart(self) -> float:
-        """Begins an epoch, or goes on in one."""
-        position = self._position
-        if position.batch == 0:
-            position.epoch_loss, position.epoch_steps = 0.0, 0
-            position.epoch_utterances, position.epoch_seconds = 0, 0.0
+        """Begins an epoch or continues a started epoch. Returns the clock's time."""
+        progress = self._progress
+        if progress.batch == 0:
+            progress.epoch_loss, progress.epoch_steps = 0.0, 0
+            progress.epoch_utterances, progress.epoch_seconds = 0, 0.0
         self._new_utterances, self._new_audio = 0, 0.0
         return self.resume_clock()
 
     def resume_clock(self) -> float:
-        """Leaves the time since the last step out: it went into something else than training."""
+        """Excludes the time since the last step from the training time, for example the time of a checkpoint."""
         self._start = time.monotonic()
         return self._start
 
     def count(self, micro_batches: Sequence[Batch], metrics: StepMetrics) -> None:
-        """Takes note of a step that was started; nothing is read from the device."""
+        """Counts a step that was started. Reads nothing from the device."""
         self._tick()
-        self._position.batch += 1
-        self._position.iteration += 1
+        self._progress.batch += 1
+        self._progress.iteration += 1
         self._new_utterances += sum(len(batch.ids) for batch in micro_batches)
         self._new_audio += sum(float(batch.lengths.sum()) for batch in micro_batches) * self._frame_seconds
         ids = torch.cat([batch.ids for batch in micro_batches])
-        self._pending.append(_Pending(self._position.iteration, ids, metrics))
+        self._pending.append(_Pending(self._progress.iteration, ids, metrics))
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._position.epoch_seconds += now - self._start
-        self._position.training_seconds += now - self._start
+        self._progress.epoch_seconds += now - self._start
+        self._progress.training_seconds += now - self._start
         self._start = now
 
     @property
     def loss(self) -> float:
-        """Mean over the steps of the epoch that were read and applied, natural log."""
-        return self._position.epoch_loss / max(self._position.epoch_steps, 1)
+        """Mean loss of the epoch's steps that were read and applied, natural log."""
+        return self._progress.epoch_loss / max(self._progress.epoch_steps, 1)
 
     @property
     def utterances_per_second(self) -> float:
-        """Of all ranks, over the epoch up to the last reading."""
-        return self._position.epoch_utterances / max(self._position.epoch_seconds, 1e-9)
+        """Speed of all ranks together, over the epoch up to the last reading."""
+        return self._progress.epoch_utterances / max(self._progress.epoch_seconds, 1e-9)
 
     def read(self) -> dict[str, Any]:
-        """Reads the metrics of all steps since the last reading; returns the last one's, empty without any."""
+        """Reads the metrics of all steps since the last reading. All ranks call it together.
+
+        Returns:
+          The metrics of the last step, for the log; empty if no step was taken.
+        """
         if not self._pending:
             return {}
-        share = _Share(self._new_utterances, self._new_audio, set(), [])
+        totals = _RankTotals(self._new_utterances, self._new_audio, set(), [])
         for iteration, ids, metrics in self._pending:
             losses = metrics.losses.cpu()
-            share.infeasible.update(ids[losses == torch.inf].tolist())
+            totals.infeasible.update(ids[losses == torch.inf].tolist())
             if bool(metrics.finite):
-                self._position.epoch_loss += float(metrics.loss)
-                self._position.epoch_steps += 1
-                self._position.skipped_in_a_row = 0
+                self._progress.epoch_loss += float(metrics.loss)
+                self._progress.epoch_steps += 1
+                self._progress.skipped_in_a_row = 0
             else:
-                self._position.skipped_steps += 1
-                self._position.skipped_in_a_row += 1
-                share.skipped.append((iteration, ids[losses.isnan()].tolist(), ids.tolist()))
+                self._progress.skipped_steps += 1
+                self._progress.skipped_in_a_row += 1
+                totals.skipped.append((iteration, ids[losses.isnan()].tolist(), ids.tolist()))
         scales = {iteration: float(metrics.loss_scale) for iteration, _, metrics in self._pending}
         last = self._pending[-1].metrics
         self._pending.clear()
         self._new_utterances, self._new_audio = 0, 0.0
-        self._take(self._gather(share), scales)
-        self._tick()  # reading waited for the steps that the device had not finished
+        self._add_up(self._gather(totals), scales)
+        self._tick()  # the reading has waited for the device
         return {
             "loss": float(last.loss),
             "grad_norm": float(last.grad_norm),
@@ -143,21 +152,23 @@ class Meter:
             "utterances_per_second": self.utterances_per_second,
         }
 
-    def _take(self, shares: list[_Share], scales: dict[int, float]) -> None:
-        """Adds up what all ranks tell, and reports what needs a person's attention."""
-        utterances = sum(share.utterances for share in shares)
-        self._position.epoch_utterances += utterances
-        self._position.utterances += utterances
-        self._position.audio_seconds += sum(share.audio_seconds for share in shares)
-        new = set().union(*(share.infeasible for share in shares)) - self._infeasible
+    def _add_up(self, ranks: list[_RankTotals], scales: dict[int, float]) -> None:
+        """Adds the totals of all ranks to the progress; logs skipped steps and new infeasible utterances."""
+        utterances = sum(totals.utterances for totals in ranks)
+        self._progress.epoch_utterances += utterances
+        self._progress.utterances += utterances
+        self._progress.audio_seconds += sum(totals.audio_seconds for totals in ranks)
+        new = set().union(*(totals.infeasible for totals in ranks)) - self._infeasible
         if new:
             self._infeasible.update(new)
-            self._say(f"left out of the loss, too short for the transcript: {', '.join(map(self._name, sorted(new)))}")
-        for steps in zip(*(share.skipped for share in shares), strict=True):
+            self._log(
+                f"excluded from the loss, too short for the transcript: {', '.join(map(self._name, sorted(new)))}"
+            )
+        for steps in zip(*(totals.skipped for totals in ranks), strict=True):
             iteration = steps[0][0]
             broken = [row for _, rows, _ in steps for row in rows]
             named = broken or [row for _, _, rows in steps for row in rows]
-            self._say(
+            self._log(
                 f"step {iteration} skipped: its gradient is not finite (loss scale {scales[iteration]:g}); "
                 f"{'a loss is NaN' if broken else 'the losses are finite'}: {', '.join(map(self._name, named))}"
             )

@@ -1,6 +1,6 @@
-"""What rank 0 keeps for all: it alone writes and reads checkpoints, and hands what it read to the other ranks.
+"""Checkpoints of a job of several ranks: rank 0 writes and reads them, and broadcasts the state to the other ranks.
 
-So the other ranks need neither access to the run's folder nor orbax, and all of them start from the same bits.
+The other ranks need neither access to the run's folder nor orbax. All ranks start from the same bits.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from ds2f.types import Params, Stats, TrainState
 
 
 class RankZeroCheckpoints:
-    """The checkpoints of a run, for every rank of it. All ranks call every method, in the same order."""
+    """The checkpoints of a run. All ranks call every method, in the same order."""
 
     def __init__(self, run_dir: Path, cfg: Config, group: Group, *, warn: Callable[[str], None]) -> None:
         """Opens the run's checkpoints on rank 0.
@@ -29,7 +29,10 @@ class RankZeroCheckpoints:
           run_dir: the run's folder.
           cfg: the run's configuration.
           group: the ranks.
-          warn: told of checkpoints that could not be written, and of damaged ones that are passed over.
+          warn: logs a message about a checkpoint that could not be written, or is damaged and skipped.
+
+        Raises:
+          InputError: on rank 0, when ``checkpointing.folder`` holds the checkpoints of another run.
         """
         self._run_dir, self._cfg, self._group, self._warn = run_dir, cfg, group, warn
         self._checkpoints = None
@@ -51,38 +54,39 @@ class RankZeroCheckpoints:
                 )
 
     def resume(self, fresh: TrainState) -> tuple[TrainState, TrainProgress, int | None]:
-        """The state of the newest checkpoint on every rank, or ``fresh`` where there is none.
+        """Returns the state of the newest checkpoint, or ``fresh`` if there is no checkpoint.
 
         Args:
           fresh: the state before the first step, on the CPU.
 
         Returns:
-          The state, the position, and the number of the checkpoint that they are from.
+          The state on the CPU, the progress, and the checkpoint's number (None without a checkpoint); the same on every
+          rank.
         """
-        state, position, newest = fresh, TrainProgress(), None
+        state, progress, newest = fresh, TrainProgress(), None
         if self._checkpoints is not None:
             newest = self._checkpoints.find("last")
             if newest is not None:
                 state, stored = self._checkpoints.restore(newest, fresh)
-                position = TrainProgress(**stored)
+                progress = TrainProgress(**stored)
                 if not self._cfg.apex.dynamic:
-                    state = state._replace(loss_scale=fresh.loss_scale)  # what the flag says now
-        newest, values = self._group.gather((newest, attrs.asdict(position)))[0]
+                    state = state._replace(loss_scale=fresh.loss_scale)  # the flag may have a new value
+        newest, values = self._group.gather((newest, attrs.asdict(progress)))[0]
         return self._group.broadcast(state), TrainProgress(**values), newest
 
     def weights_of(self, other: Path | str, fresh: TrainState, *, init: Any) -> tuple[TrainState, tuple[str, ...]]:
-        """The best weights of another run on every rank, with a new optimizer state and averages that start there.
+        """Returns a fresh state with the best weights of another run; averages start at these weights.
 
         Args:
           other: the other run's folder; only rank 0 reads it.
           fresh: the state before the first step, on the CPU.
-          init: makes the optimizer's state of parameters.
+          init: makes the optimizer's state from parameters.
 
         Returns:
-          The state, and the labels that the other run did not have, which ``training.finetune`` allows.
+          The state on the CPU, the same on every rank, and the new labels, which ``training.finetune`` allows.
 
         Raises:
-          InputError: when there is no such run, or it holds another model or one for other spectrograms.
+          InputError: on rank 0, when ``other`` holds no run, another model, or a model for other spectrograms.
         """
         params, stats = fresh.params, fresh.stats
         new: tuple[str, ...] = ()
@@ -90,14 +94,14 @@ class RankZeroCheckpoints:
             source, params, stats = load_model(other)
             if source.model.labels != self._cfg.model.labels and not self._cfg.training.finetune:
                 raise InputError(
-                    f"--checkpointing.continue_from={other} has other labels: give --data.labels_path as that run "
-                    "had it, or --training.finetune for a new output layer."
+                    f"--checkpointing.continue_from={other} has other labels: give that run's "
+                    "--data.labels_path, or --training.finetune for a new output layer."
                 )
             was, wanted = attrs.asdict(source.spect), attrs.asdict(self._cfg.spect)
             if was != wanted:
                 flags = " ".join(f"--spect.{name}={value}" for name, value in was.items() if wanted[name] != value)
                 raise InputError(
-                    f"--checkpointing.continue_from={other} has learnt from other spectrograms: give {flags} as well."
+                    f"--checkpointing.continue_from={other} was trained on other spectrograms: give {flags} as well."
                 )
             key = rng.fold_in(self._cfg.training.seed, "init")
             params, new = with_labels(source.model, params, self._cfg.model, key=key)
@@ -105,20 +109,21 @@ class RankZeroCheckpoints:
         average = optim.average.init(params, stats) if fresh.average else ()
         return fresh._replace(params=params, stats=stats, opt_state=init(params), average=average), new
 
-    def save(self, state: TrainState, position: TrainProgress, *, score: float | None = None) -> None:
-        """Writes a checkpoint on rank 0; the others go on."""
+    def save(self, state: TrainState, progress: TrainProgress, *, score: float | None = None) -> None:
+        """Writes a checkpoint on rank 0; the other ranks do not wait. The lowest ``score`` is the best."""
         if self._checkpoints is not None:
-            self._checkpoints.save(position.iteration, state, attrs.asdict(position), score=score)
+            self._checkpoints.save(progress.iteration, state, attrs.asdict(progress), score=score)
 
     def best_model(self, like: tuple[Params, Stats]) -> tuple[Params, Stats]:
-        """The model with the best score (the last epoch's, without a validation set), or the mean of the best
-        ``checkpointing.average_models``.
+        """Returns the model with the best score, or the mean of the best ``checkpointing.average_models``.
+
+        Without a validation set, the last epochs have the best scores.
 
         Args:
-          like: the model after the last step, on the CPU; it is the best where no checkpoint could be written.
+          like: the model after the last step, on the CPU, for a run that could write no checkpoint.
 
         Returns:
-          The same on every rank.
+          Parameters and statistics on the CPU, the same on every rank.
         """
         if self._checkpoints is not None:
             self._checkpoints.wait()
@@ -131,5 +136,5 @@ class RankZeroCheckpoints:
         return params, stats
 
     def close(self) -> bool:
-        """Waits for the last checkpoint and returns whether it was written; rank 0 knows, the others say yes."""
+        """Waits for the last checkpoint. Returns whether it was written; always true on ranks other than 0."""
         return self._checkpoints is None or self._checkpoints.close()

@@ -1,4 +1,4 @@
-"""One voice for all ranks: what all of them know is said once, and what one of them knows, too."""
+"""The log of a job of several ranks: rank 0 writes the messages of all ranks."""
 
 from collections.abc import Iterable
 
@@ -7,29 +7,33 @@ from ds2f.runner.telemetry import Telemetry
 
 
 class RankZeroLog:
-    """The telemetry of every rank, heard through rank 0's."""
+    """Logs messages of all ranks through rank 0's telemetry."""
 
     def __init__(self, telemetry: Telemetry, group: Group) -> None:
         """Takes this rank's telemetry."""
         self._telemetry, self._group = telemetry, group
 
-    def say(self, message: str) -> None:
-        """Says what all ranks say at this moment."""
+    def log(self, message: str) -> None:
+        """Logs a message that all ranks have, once."""
         if self._group.rank == 0:
-            self._telemetry.say(message)
+            self._telemetry.log(message)
 
-    def relay(self) -> None:
-        """Says what the other ranks had to say since the last time. All ranks call it together."""
+    def flush(self) -> None:
+        """Logs the messages that the other ranks have buffered. All ranks call it together."""
         for line in self._union(self._telemetry.take()):
-            self.say(line)
+            self.log(line)
 
-    def say_left_out(self, reasons: Iterable[str]) -> None:
-        """Lists the recordings that training had to do without on any rank. All ranks call it together."""
-        lost = self._union(reasons)
-        if lost:
-            recordings = "recording" if len(lost) == 1 else "recordings"
-            self.say("\n  ".join([f"{len(lost)} {recordings} that could not be read, left out:", *lost]))
+    def log_unreadable(self, reasons: Iterable[str]) -> None:
+        """Logs the recordings that some rank could not read during training. All ranks call it together.
+
+        Args:
+          reasons: a line for each recording that this rank could not read.
+        """
+        excluded = self._union(reasons)
+        if excluded:
+            recordings = "recording" if len(excluded) == 1 else "recordings"
+            self.log("\n  ".join([f"{len(excluded)} {recordings} excluded, could not be read:", *excluded]))
 
     def _union(self, lines: Iterable[str]) -> list[str]:
-        """Every rank's lines, each once."""
-        return list(dict.fromkeys(line for share in self._group.gather(list(lines)) for line in share))
+        """The lines of all ranks, in order and without repetitions."""
+        return list(dict.fromkeys(line for rank_lines in self._group.gather(list(lines)) for line in rank_lines))

@@ -1,4 +1,4 @@
-"""The folder of a run: whether it may be used, and the settings that are written to it."""
+"""The run's folder: checks whether a training may use it, completes the settings from it, and writes them to it."""
 
 import errno
 import json
@@ -18,19 +18,19 @@ _CONFIG, _JOB = "config.json", "job.txt"
 
 
 def settle(run_dir: Path, cfg: Config, *, ranks: int = 1, job: str = "", restarted: bool = False) -> Config:
-    """Completes the settings by what the run's folder holds. Nothing is written.
+    """Completes the settings from the run's folder. Writes nothing.
 
     Args:
-      run_dir: the folder; it may exist, but a run that it holds is only continued when
-        ``checkpointing.load_auto_checkpoint`` is set, or when the same job wrote it.
+      run_dir: the folder, which need not exist. A run in the folder goes on if ``checkpointing.load_auto_checkpoint``
+        is set, or if the same job wrote the run.
       cfg: the settings.
       ranks: the number of ranks.
-      job: a name that all starts of one job share; empty when there is none.
-      restarted: whether this start follows another one of the same job.
+      job: a name that all starts of one job share; empty without a job.
+      restarted: whether the same job has started before.
 
     Returns:
-      The settings with the global batch and the recurrent kernel of a continued run, whatever the number of ranks, and
-      with ``checkpointing.load_auto_checkpoint`` where the job has been here before.
+      The settings with the global batch size. A continued run keeps its global batch and its recurrent kernel, whatever
+      the number of ranks. If the same job wrote the folder, ``checkpointing.load_auto_checkpoint`` is set.
 
     Raises:
       InputError: when the folder holds another run, or a run of another model or global batch.
@@ -58,7 +58,7 @@ def settle(run_dir: Path, cfg: Config, *, ranks: int = 1, job: str = "", restart
 
 
 def settle_on_rank0(run_dir: Path, cfg: Config, group: Group, *, job: str = "", restarted: bool = False) -> Config:
-    """Has rank 0 call ``settle``, whose folder other ranks need not see, and returns on all ranks what it decided.
+    """Completes the settings of all ranks by ``settle`` on rank 0; only rank 0 needs access to the folder.
 
     Raises:
       InputError: on rank 0, as ``settle``.
@@ -80,22 +80,24 @@ def claim(
     flags_text: Callable[[Config], str],
     *,
     job: str = "",
-    say: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Makes the run's folder and writes the settings to it, once they are known to be good. Rank 0 alone calls it.
+) -> list[str]:
+    """Makes the run's folder and writes the checked settings to it. Only rank 0 calls this function.
 
     Args:
       run_dir: the folder.
-      cfg: the settings, as ``settle`` returns them and with a recurrent kernel.
-      flags_text: makes a flagfile that repeats a run, written to ``flags.txt``.
+      cfg: the settings, completed by ``settle`` and with a named recurrent kernel.
+      flags_text: turns settings into a flagfile, which is written to ``flags.txt``.
       job: as for ``settle``.
-      say: told which flags of a continued run have other values than before.
+
+    Returns:
+      Messages for the log: the flags of a continued run that have new values.
 
     Raises:
       InputError: when the folder cannot be written.
     """
+    messages = []
     if _begun(run_dir) and (run_dir / _CONFIG).exists():
-        _tell_changes(run_dir, flags_text(config.load(run_dir / _CONFIG)), flags_text(cfg), say)
+        messages = _changes(run_dir, flags_text(config.load(run_dir / _CONFIG)), flags_text(cfg))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(run_dir / _CONFIG, json.dumps(config.to_dict(cfg), indent=2) + "\n")
@@ -106,10 +108,11 @@ def claim(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InputError(f"--run_dir={run_dir} cannot be written: {error}. Give another folder.") from error
+    return messages
 
 
 def _begun(run_dir: Path) -> bool:
-    """Whether the folder holds a run: an attempt that failed before its first step is none."""
+    """Whether the folder holds a run that took a step."""
     metrics = run_dir / "metrics.jsonl"
     return metrics.exists() and metrics.stat().st_size > 0
 
@@ -118,42 +121,40 @@ def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:
     changed = [
         f"model.{name}"
         for name, value in attrs.asdict(cfg.model).items()
-        if value != getattr(before.model, name)
-        and name != "remat"  # which changes no number, and fits a run into less memory
+        if value != getattr(before.model, name) and name != "remat"  # saves memory and changes no number
     ]
     if changed:
         raise InputError(
             f"{run_dir} holds a run of another model ({', '.join(changed)} differ). "
             f"Use --flagfile={run_dir / 'flags.txt'}, or another --run_dir."
         )
-    kept_settings = [
-        *(("data", name) for name in ("train_on_val", "max_frames")),  # with either, an epoch has other steps
-        *(("spect", name) for name in attrs.asdict(cfg.spect)),  # what the model and its best checkpoint have heard
+    fixed = [
+        *(("data", name) for name in ("train_on_val", "max_frames")),  # decide the steps of an epoch
+        *(("spect", name) for name in attrs.asdict(cfg.spect)),  # the model was trained on these spectrograms
         ("training", "seed"),
-        ("checkpointing", "folder"),  # where the checkpoints are that it goes on from
+        ("checkpointing", "folder"),  # holds the checkpoint from which the run goes on
     ]
-    for section, name in kept_settings:
+    for section, name in fixed:
         was, asked = (getattr(getattr(each, section), name) for each in (before, cfg))
         if asked != was:
             raise InputError(
                 f"{run_dir} holds a run with {section}.{name} = {was!r}, which cannot become {asked!r} in the middle. "
                 f"Use --flagfile={run_dir / 'flags.txt'}, or another --run_dir."
             )
-    kept = before.data.global_batch_size
-    if cfg.data.global_batch_size not in (0, kept):
+    size = before.data.global_batch_size
+    if cfg.data.global_batch_size not in (0, size):
         raise InputError(
-            f"{run_dir} holds a run whose global batch is {kept}; --data.global_batch_size="
+            f"{run_dir} holds a run whose global batch is {size}; --data.global_batch_size="
             f"{cfg.data.global_batch_size} would change it in the middle. Leave the flag out, or use another --run_dir."
         )
 
 
-def _tell_changes(run_dir: Path, before: str, now: str, say: Callable[[str], None]) -> None:
-    """Names every flag that has another value, but the one that makes a run go on."""
+def _changes(run_dir: Path, before: str, now: str) -> list[str]:
+    """A message with every flag that has a new value, if there are any; ``load_auto_checkpoint`` does not count."""
     pairs = zip(before.splitlines(), now.splitlines(), strict=True)
     changed = [
         f"{new} (was {old.partition('=')[2] or 'empty'})"
         for old, new in pairs
         if new != old and "load_auto_checkpoint" not in new
     ]
-    if changed:
-        say(f"{run_dir} goes on with other flags than before: {', '.join(changed)}")
+    return [f"{run_dir} goes on with other flags than before: {', '.join(changed)}"] if changed else []

@@ -1,8 +1,8 @@
-"""Spans of time: where a training step spends its time, by stage and by rank.
+"""Spans: the time of every stage, all-reduce and optimizer update of a training step, on one rank.
 
-One instrument serves training (``--visualization.trace``), the benchmark and the scaling estimate. It wraps the three
-arguments of a step that do work: the loss (forward and backward pass of every stage), the optimizer and the
-collectives. Each span is also a ``record_function`` range, so that torch's profiler shows the same names.
+Training (``--visualization.trace``), the benchmark and the scaling estimate measure with these spans. They wrap three
+arguments of the step: the loss (forward and backward pass of every stage), the optimizer and the collectives. A span
+of a ``with`` block is also a ``record_function`` range, so that torch's profiler shows the same names.
 """
 
 import json
@@ -20,86 +20,91 @@ from ds2f.objective import Objective
 from ds2f.optim import GradientTransformation
 from ds2f.types import Collectives, Handle, Stage
 
-COMPUTE, COMMUNICATION = "compute", "all-reduce"  # the tracks of a rank
+COMPUTE, COMMUNICATION = "compute", "all-reduce"  # tracks: spans of different tracks overlap
 FORWARD, BACKWARD, OPTIMIZER, ALL_REDUCE = " forward", " backward", "optimizer", "all-reduce "
 
 
 class Span(NamedTuple):
-    """A stretch of time on one rank."""
+    """An interval of time on one rank."""
 
     name: str
     track: str
-    start: float  # seconds, of the clock ``time.perf_counter``
+    start: float  # seconds of ``time.perf_counter``
     end: float
-    bytes: int = 0  # that an all-reduce sums
+    bytes: int = 0  # size of an all-reduce's buffer
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Length of the interval."""
         return self.end - self.start
 
 
 class Spans:
-    """The spans of one rank, in the order of their ends."""
+    """Records the spans of one rank, in the order in which they end."""
 
     def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
         """Starts empty.
 
         Args:
-          wait: waits for the device. It is called at both ends of every span, so that work counts where it is started:
-            on an accelerator a traced step is slower than others.
+          wait: waits for the device. Called at both ends of every span, so that a span contains the work that it
+            starts. On an accelerator, a recorded step is therefore slower.
         """
         self._wait = wait
-        self._passages: dict[str, list[float]] = {}  # by stage
-        self.stage = ""  # whose backward pass came last
+        self._passages: dict[str, list[float]] = {}  # times at which gradients passed, by stage
+        self.stage = ""  # the stage whose backward pass ran last
         self.found: list[Span] = []
 
     def now(self) -> float:
-        """The time in seconds, once the device has finished its work."""
+        """Waits for the device and returns the time in seconds."""
         self._wait()
         return time.perf_counter()
 
     @contextmanager
     def span(self, name: str, track: str = COMPUTE) -> Iterator[None]:
-        """Records the time that the block takes."""
+        """Records the time of a ``with`` block."""
         with record_function(name):
             start = self.now()
             yield
             self.found.append(Span(name, track, start, self.now()))
 
     def passage(self, stage: str) -> None:
-        """Records that gradients pass a border of a stage: its backward pass is the time between first and last."""
+        """Records that a gradient enters or leaves the stage's backward pass."""
         self._passages.setdefault(stage, []).append(self.now())
         self.stage = stage
 
     def end_step(self) -> None:
-        """Turns the passages of a step into spans of the stages' backward passes."""
+        """Makes a span of each stage's backward pass: from the first gradient's passage to the last one's."""
         for stage, times in self._passages.items():
             self.found.append(Span(f"{stage}{BACKWARD}", COMPUTE, min(times), max(times)))
         self._passages.clear()
 
     def clear(self) -> None:
-        """Forgets all spans."""
+        """Removes all spans."""
         self.found.clear()
         self._passages.clear()
 
     def on(self, track: str) -> list[Span]:
-        """The spans of one track, by their start."""
+        """The spans of one track, in the order of their start."""
         return sorted((span for span in self.found if span.track == track), key=lambda span: span.start)
 
     def first(self, name: str) -> Span:
-        """The first span of a name."""
+        """The earliest span with this name."""
         return min((span for span in self.found if span.name == name), key=lambda span: span.start)
 
     def seconds(self) -> dict[str, float]:
-        """Total seconds by name, in the order of the first start; recomputation runs a forward pass twice."""
+        """Total seconds by name, in the order of the first start. Recomputation adds a second forward pass."""
         totals: dict[str, float] = {}
         for span in sorted(self.found, key=lambda span: span.start):
             totals[span.name] = totals.get(span.name, 0.0) + span.seconds
         return totals
 
     def events(self, rank: int, *, origin: float) -> list[dict[str, Any]]:
-        """The spans in Chrome's trace format, microseconds since ``origin``: a process per rank, a thread per track."""
+        """The spans as events of Chrome's trace format: a process per rank, a thread per track.
+
+        Args:
+          rank: this rank.
+          origin: time zero of the trace, in seconds of ``now``; the events count microseconds from it.
+        """
         return [
             {
                 "name": span.name,
@@ -115,12 +120,12 @@ class Spans:
 
 
 def trace_text(events: Sequence[dict[str, Any]]) -> str:
-    """A file for Perfetto or chrome://tracing, an event a line."""
+    """The text of a trace file for Perfetto or chrome://tracing, with one event per line."""
     return "[\n" + ",\n".join(json.dumps(event) for event in events) + "\n]\n"
 
 
 class _Passage(torch.autograd.Function):
-    """The identity; calls a function when a gradient comes through."""
+    """The identity, which calls a function in the backward pass."""
 
     @staticmethod
     def forward(x: Tensor, _: Callable[[], None]) -> Tensor:
@@ -138,7 +143,7 @@ class _Passage(torch.autograd.Function):
 
 
 def traced_loss(loss: Objective, spans: Spans) -> Objective:
-    """The same loss; the forward and the backward pass of every stage are recorded."""
+    """Returns the same loss, which records the forward and the backward pass of every stage."""
 
     def stages(*args: Any, **kwargs: Any) -> list[Stage]:
         return [Stage(stage.name, _traced_stage(stage, spans)) for stage in loss.stages(*args, **kwargs)]
@@ -148,7 +153,7 @@ def traced_loss(loss: Objective, spans: Spans) -> Objective:
 
 def _traced_stage(stage: Stage, spans: Spans) -> Callable[[Any, Any], tuple[Any, Any]]:
     def bordered(values: Any) -> Any:
-        """A stage's backward pass begins with its outputs' gradients and ends with the gradients of its inputs."""
+        """Puts a ``_Passage`` on every tensor: a backward pass starts at outputs and ends at inputs and parameters."""
         return tree.map(lambda x: _Passage.apply(x, lambda: spans.passage(stage.name)), values)
 
     def fn(params: Any, x: Any) -> tuple[Any, Any]:
@@ -160,7 +165,7 @@ def _traced_stage(stage: Stage, spans: Spans) -> Callable[[Any, Any], tuple[Any,
 
 
 def traced_optimizer(tx: GradientTransformation, spans: Spans) -> GradientTransformation:
-    """The same optimizer; its updates are recorded."""
+    """Returns the same optimizer, which records its updates."""
 
     def traced(fn: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -173,19 +178,19 @@ def traced_optimizer(tx: GradientTransformation, spans: Spans) -> GradientTransf
 
 
 class TracedCollectives:
-    """The same collectives; every asynchronous all-reduce is recorded from its start to the end of its wait."""
+    """The same collectives, recording each asynchronous all-reduce from its start to the end of ``wait``."""
 
     def __init__(self, collectives: Collectives, spans: Spans) -> None:
-        """Takes the collectives that do the work."""
+        """Takes the collectives to record."""
         self._collectives, self._spans = collectives, spans
         self.rank, self.size = collectives.rank, collectives.size
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """The sum over the ranks, at once."""
+        """Returns the sum over the ranks."""
         return self._collectives.all_reduce(values)
 
     def all_finite(self, flag: Tensor) -> Tensor:
-        """Whether the flag is true on every rank."""
+        """Returns whether the flag is true on every rank."""
         return self._collectives.all_finite(flag)
 
     def all_reduce_async(self, buffer: Tensor) -> Handle:
@@ -197,7 +202,7 @@ class TracedCollectives:
 
 class _TracedHandle(NamedTuple):
     handle: Handle
-    name: str  # of the stage whose gradients are summed
+    name: str  # of the span
     start: float
     size: int
     spans: Spans

@@ -1,4 +1,4 @@
-"""The sets of a run: their manifests read and checked, and the loaders of one rank's shards of them."""
+"""The data splits of a run (train, val, test): manifests read and checked, one rank's loaders, global batch size."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from ds2f.runner.distributed.collectives import Group
 
 
 class Split(NamedTuple):
-    """One of ``train``, ``val`` and ``test``; with ``data.train_on_val``, ``train`` has the rows of both."""
+    """A data split. With ``data.train_on_val``, the split ``train`` holds the utterances of ``val`` as well."""
 
-    name: str
-    utterances: list[Utterance]  # all rows of its manifests; a batch's ids are their indices
+    name: str  # train, val or test
+    utterances: list[Utterance]  # all rows of the manifest; the ids of a batch are indices into this list
     dataset: Dataset
-    references: dict[int, str]  # transcripts in the spelling of the labels, by id: of the utterances that are used
+    references: dict[int, str]  # transcript in the spelling of the labels, by id; only of utterances in the dataset
 
     @classmethod
     def read(cls, name: str, cfg: Config, *, train: bool = False) -> Self:
-        """Reads the manifest and every transcript and header that it names; no process and no device is needed.
+        """Reads the manifest, and every transcript and audio header in it. Starts no process and opens no device.
 
         Args:
           name: ``train``, ``val`` or ``test``.
@@ -33,7 +33,7 @@ class Split(NamedTuple):
           train: whether to augment, prune and shuffle.
 
         Raises:
-          InputError: when the manifest or a file that it names cannot be used.
+          InputError: when the manifest or a file in it cannot be used.
         """
         utterances = manifests.read(manifest_path(cfg, name))
         if name == "train" and cfg.data.train_on_val:
@@ -48,7 +48,7 @@ class Split(NamedTuple):
 
         Args:
           cfg: a resolved configuration.
-          rank: the rank whose shard of every global batch is loaded.
+          rank: this rank; its shard of every global batch is loaded.
           ranks: the number of ranks.
           **loading: ``pin_memory`` and ``start_method``, as for ``Loader``.
         """
@@ -65,15 +65,15 @@ class Split(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Length of the recordings that are used."""
+        """Total length of the dataset's recordings, seconds."""
         return sum(self.utterances[example.row].duration for example in self.dataset.examples)
 
 
 def read_all(cfg: Config) -> dict[str, Split]:
-    """Reads the sets of a training by name: ``train``, then the sets that are evaluated.
+    """Reads the splits of a training: ``train``, then the splits that are evaluated. Returns them by name.
 
     Raises:
-      InputError: when a manifest or a file that it names cannot be used.
+      InputError: when a manifest or a file in it cannot be used.
     """
     evaluated = [] if cfg.data.train_on_val else ["val"]
     evaluated += ["test"] if cfg.training.evaluate_test else []
@@ -81,7 +81,7 @@ def read_all(cfg: Config) -> dict[str, Split]:
 
 
 def load_all(splits: Mapping[str, Split], cfg: Config, backend: Backend, group: Group) -> dict[str, Loader]:
-    """Starts this rank's loader of every set, with batches as its device likes them."""
+    """Starts this rank's loader of every split; the device decides on page-locked memory and the start method."""
     return {
         name: split.load(
             cfg, rank=group.rank, ranks=group.size, pin_memory=backend.pin_memory, start_method=backend.start_method
@@ -91,7 +91,7 @@ def load_all(splits: Mapping[str, Split], cfg: Config, backend: Backend, group: 
 
 
 def digests(splits: Mapping[str, Split]) -> dict[str, str]:
-    """A digest of every set's transcripts and durations, in their order, and of the rows that are used."""
+    """Digests of each split, for comparing ranks: transcripts and durations in order, and the rows of the dataset."""
     found = {}
     for name, split in splits.items():
         digest = hashlib.sha256()
@@ -114,5 +114,5 @@ def global_batch(cfg: Config, ranks: int) -> int:
 
 
 def micro_batches(cfg: Config, ranks: int) -> int:
-    """Batches, none above ``data.batch_size``, that each rank takes a step, so that the global batch is kept."""
+    """Micro-batches per step and rank: as few as divide the global batch into at most ``data.batch_size`` each."""
     return -(-global_batch(cfg, ranks) // batch_of_all_ranks(cfg, ranks))

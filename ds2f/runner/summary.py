@@ -1,4 +1,4 @@
-"""A run in words and figures: what it says when it begins, after an epoch, and at its end."""
+"""The texts of a run: greeting, epoch lines, ``results.json``, and the advice after a request to stop."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from ds2f.runner.telemetry import duration
 
 @attrs.frozen
 class Summary:
-    """What stays the same of a run while its progress moves on."""
+    """Makes the texts of one run."""
 
     program: Program
     run_dir: Path
@@ -35,38 +35,53 @@ class Summary:
 
     @property
     def amp(self) -> str:
-        """The optimisation level and what it came to, as in ``O2 bf16``."""
+        """The optimisation level and the compute dtype, as in ``O2 bf16``."""
         return f"{self.cfg.apex.opt_level} {short_name(self.program.policy.compute)}"
 
     def greeting(self, data: Mapping[str, Split], *, parameters: int, steps: int) -> list[str]:
-        """What is trained, on what, and on which data: two lines, and a third where half precision was a bad choice."""
+        """The first lines of a run's log: model and device, data, and a warning if half precision is slow here.
+
+        Args:
+          data: the splits by name.
+          parameters: number of parameters.
+          steps: steps per epoch.
+        """
         cfg, ranks = self.cfg, self.ranks
-        parts = ranks * micro_batches(cfg, ranks)
+        shards = ranks * micro_batches(cfg, ranks)
         utterances, length = len(data["train"].dataset.examples), duration(data["train"].seconds)
         if "val" in data:
             sets = f"{utterances} training utterances ({length}), {len(data['val'].dataset.examples)} for validation"
         else:
-            sets = f"{utterances} utterances ({length}), the validation set's among them, and none left to validate on"
+            sets = f"{utterances} utterances ({length}), the validation set included; no validation"
         lines = [
             f"{self.run_dir}: {cfg.model.hidden_layers} x {cfg.model.hidden_size} "
             f"{'bidirectional ' if cfg.model.bidirectional else ''}{cfg.model.rnn_type}, "
             f"{parameters / 1e6:.1f} M parameters, {self.amp}, "
             f"{f'{ranks} ranks, each ' if ranks > 1 else ''}{self.program.backend.description}",
-            f"{sets}; {steps} steps of {'at most ' if cfg.data.max_frames else ''}{global_batch(cfg, ranks)} an epoch"
-            f"{f' in {parts} shares' if parts > 1 else ''}, {cfg.training.epochs} epochs",
+            f"{sets}; {steps} steps of {'at most ' if cfg.data.max_frames else ''}{global_batch(cfg, ranks)} per epoch"
+            f"{f' in {shards} shards' if shards > 1 else ''}, {cfg.training.epochs} epochs",
         ]
         compute = self.program.policy.compute
         if compute != self.program.backend.fast_dtype == torch.float32:
             lines.append(
-                f"{short_name(compute)} is slower than fp32 on this processor, its products many times; "
-                "--apex.dtype=auto takes what is fast"
+                f"{short_name(compute)} is slower than fp32 on this processor, matrix products many times; "
+                "--apex.dtype=auto chooses a fast type"
             )
         return lines
 
     def epoch(
         self, progress: TrainProgress, *, loss: float, found: Evaluation | None, best: bool, speed: float, rate: float
     ) -> str:
-        """How an epoch, or what was run of it, went."""
+        """The log line of an epoch, or of the part of it that was run.
+
+        Args:
+          progress: after the epoch.
+          loss: mean training loss, natural log.
+          found: the validation, if there was any.
+          best: whether the model is the best so far, marked by a star.
+          speed: utterances per second of all ranks.
+          rate: learning rate.
+        """
         line = f"epoch {progress.epoch}/{self.cfg.training.epochs}"
         line += f" and {progress.batch} steps  loss {loss:.3f}" if progress.batch else f"  loss {loss:.3f}"
         if found is not None:
@@ -76,7 +91,14 @@ class Summary:
     def results(
         self, progress: TrainProgress, evaluations: dict[str, Evaluation], *, steps: int, wall_seconds: float
     ) -> dict[str, Any]:
-        """The content of ``results.json``; launch/README.md defines its fields."""
+        """The content of ``results.json``; launch/README.md defines the fields.
+
+        Args:
+          progress: at the end of the run.
+          evaluations: by split.
+          steps: steps that changed the model.
+          wall_seconds: of the whole run.
+        """
         seconds = max(progress.training_seconds, 1e-9)
         found: dict[str, Any] = {
             "name": self.run_dir.name,
@@ -95,9 +117,9 @@ class Summary:
         }
         return found | {split: as_results(evaluation.counts) for split, evaluation in evaluations.items()}
 
-    def how_to_go_on(self, progress: TrainProgress, *, kept: bool) -> str:
-        """What a run that stopped on request says last; ``kept`` is whether its checkpoint could be written."""
-        state = "everything is kept" if kept else "what came after the last checkpoint is lost"
+    def how_to_go_on(self, progress: TrainProgress, *, saved: bool) -> str:
+        """The last message of a run that stopped on request; ``saved``: whether the checkpoint could be written."""
+        state = "everything is kept" if saved else "the steps after the last checkpoint are lost"
         return (
             f"stopped in epoch {progress.epoch + 1} after batch {progress.batch}; {state}. "
             f"Go on with: python -m launch.train --flagfile={self.run_dir / 'flags.txt'} --run_dir={self.run_dir} "

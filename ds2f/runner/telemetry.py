@@ -50,12 +50,12 @@ class _LineFile:
 class _LogHandler(logging.Handler):
     """Passes the library's log records to a run's telemetry."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, log: Callable[[str], None]) -> None:
         super().__init__()
-        self._say = say
+        self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._say(record.getMessage())
+        self._log(record.getMessage())
 
 
 class Telemetry:
@@ -65,20 +65,20 @@ class Telemetry:
         """Opens the files of ``run_dir`` for appending."""
         self._run_dir = run_dir
         self._console = console or terminal()
-        self._log = _LineFile(run_dir / "log.txt")
+        self._log_file = _LineFile(run_dir / "log.txt")
         self._metrics = _LineFile(run_dir / "metrics.jsonl")
         self._show_progress = cfg.visualization.progress and self._console.is_terminal
         self._tensorboard = _tensorboard(run_dir) if cfg.visualization.tensorboard else None
 
     def __enter__(self) -> Self:
-        self._log_handler = _LogHandler(self.say)
+        self._log_handler = _LogHandler(self.log)
         _LIBRARY.addHandler(self._log_handler)
         _LIBRARY.propagate = False  # otherwise the terminal shows every record twice
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._detach()
-        self._log.close()
+        self._log_file.close()
         self._metrics.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
@@ -91,11 +91,11 @@ class Telemetry:
         """Messages buffered for rank 0; rank 0 itself has none."""
         return []
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """Prints a line, and writes it to ``log.txt`` with the time."""
         with _tolerating_closed_terminal():
             self._console.print(message, markup=False)
-        self._log.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
+        self._log_file.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
 
     def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
         """Writes a line to ``metrics.jsonl``, and its numbers to TensorBoard under ``kind/``."""
@@ -108,7 +108,7 @@ class Telemetry:
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, iteration)
         except OSError as error:  # raised in TensorBoard's writer thread, which does not recover
             self._tensorboard = None
-            self.say(f"TensorBoard gets no more scalars (metrics.jsonl goes on): {error}")
+            self.log(f"TensorBoard gets no more scalars (metrics.jsonl goes on): {error}")
 
     def rewind(self, iteration: int, *, in_epoch: bool) -> None:
         """Drops the lines of ``metrics.jsonl`` that were written after the checkpoint from which the run goes on.
@@ -168,7 +168,7 @@ class BufferedTelemetry(Telemetry):
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._detach()
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """Buffers a message for ``take``."""
         self._messages.append(message)
 

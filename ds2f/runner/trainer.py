@@ -1,4 +1,4 @@
-"""The training loop of one rank: epochs, validation, checkpoints, results. All ranks run it in step."""
+"""The training loop of one rank: epochs, validation, checkpoints, results. All ranks run the same loop together."""
 
 import itertools
 import signal
@@ -25,11 +25,21 @@ from ds2f.types import Batch, Params, Stats
 
 
 class _StopRequested(Exception):  # noqa: N818  # no error
-    """Some rank was asked to stop."""
+    """A rank was asked to stop."""
 
 
 class Trainer:
-    """Trains one model with one program into one run folder, on one rank of a group."""
+    """Trains a model with a program on one rank of a group, and leaves checkpoints and results in the run's folder::
+
+    restore: the newest checkpoint's state, another run's weights, or a fresh state
+    until the last epoch or step:
+        for each global batch that the epoch still has:
+            state, metrics = program.step(state, this rank's micro-batches)
+            count the step; log metrics every training.log_every steps
+            stop if some rank was asked to stop; write a checkpoint if one is due
+        validate, if due; log the epoch; write a checkpoint
+    evaluate the best model; write results.json
+    """
 
     def __init__(
         self,
@@ -41,15 +51,15 @@ class Trainer:
         checkpoints: RankZeroCheckpoints,
         telemetry: Telemetry,
     ) -> None:
-        """Takes the parts of a training; ``restore`` gives it a state.
+        """Takes the parts of a training. Call ``restore`` before ``run``.
 
         Args:
           program: the training step.
-          data: the sets by name, ``train`` first.
-          loaders: this rank's loader of each.
-          run_dir: the run's folder, which only rank 0 touches.
-          checkpoints: of the run.
-          telemetry: this rank's log.
+          data: the splits by name, ``train`` first.
+          loaders: this rank's loaders, by split.
+          run_dir: the run's folder, which only rank 0 reads and writes.
+          checkpoints: the run's checkpoints.
+          telemetry: this rank's log and telemetry.
         """
         self._program, self._data, self._loaders, self._run_dir = program, data, loaders, run_dir
         self._cfg, self._backend, self._group = program.cfg, program.backend, program.group
@@ -57,36 +67,36 @@ class Trainer:
         self._rank0_log = RankZeroLog(telemetry, program.group)
         self._summary = Summary(program, run_dir)
         self._batches_per_epoch = loaders["train"].steps
-        self._requests: list[int] = []  # signals that asked to stop
+        self._requests: list[int] = []  # received signals that ask to stop
         self._saved_at = self._started = time.monotonic()
 
     def restore(self) -> None:
-        """Takes the state to begin with: the newest checkpoint's, another run's weights, or a fresh one.
+        """Sets the first state: the newest checkpoint's state, another run's weights, or a fresh state.
 
         Raises:
-          InputError: when the weights or the checkpoint that the configuration names cannot be used.
+          InputError: when the checkpoint or the other run cannot be used.
         """
-        cfg, say = self._cfg, self._rank0_log.say
+        cfg, log = self._cfg, self._rank0_log.log
         for name, split in self._data.items():
             for remark in split.dataset.remarks:
-                say(f"{name}: {remark}")
+                log(f"{name}: {remark}")
         state, progress, newest = self._program.init(), TrainProgress(), None
         if cfg.checkpointing.load_auto_checkpoint:
             state, progress, newest = self._checkpoints.resume(state)
             self._telemetry.rewind(progress.iteration, in_epoch=progress.batch > 0)
         if newest is not None:
-            say(f"going on from checkpoint {newest}: {progress.epoch} epochs and {progress.batch} batches are done")
+            log(f"going on from checkpoint {newest}: {progress.epoch} epochs and {progress.batch} batches are done")
         elif cfg.checkpointing.continue_from:
             other = cfg.checkpointing.continue_from
             state, new = self._checkpoints.weights_of(other, state, init=self._program.tx.init)
             labels = f"; the output layer is new for {', '.join(map(repr, new))}" if new else ""
-            say(f"starting from the weights of {other}{labels}")
+            log(f"starting from the weights of {other}{labels}")
         self._state, self._progress = self._backend.place_state(state), progress
         self._meter = Meter(
             progress,
             frame_seconds=cfg.spect.window_stride,
             name=lambda row: str(self._data["train"].utterances[row].audio),
-            say=say,
+            log=log,
             gather=self._group.gather,
         )
 
@@ -94,14 +104,14 @@ class Trainer:
         """Trains to the end and returns the content of ``results.json``.
 
         Raises:
-          Stopped: on request, when the checkpoint is written.
-          DivergedError: when going on is of no use.
+          Stopped: on a request to stop, after writing a checkpoint.
+          DivergedError: when the training has diverged.
         """
         self._started = time.monotonic() - self._progress.wall_seconds
-        self._trace = StepTrace(self._cfg, self._backend, self._group, self._run_dir, say=self._rank0_log.say)
+        self._trace = StepTrace(self._cfg, self._backend, self._group, self._run_dir, log=self._rank0_log.log)
         sizes = {"parameters": tree.size(self._state.params), "steps": self._batches_per_epoch}
         for line in self._summary.greeting(self._data, **sizes):
-            self._rank0_log.say(line)
+            self._rank0_log.log(line)
         with stop_on_request() as self._requests:
             try:
                 while not self._finished():
@@ -113,8 +123,8 @@ class Trainer:
         results = self._summary.results(
             self._progress, evaluations, steps=int(self._state.step), wall_seconds=time.monotonic() - self._started
         )
-        self._rank0_log.relay()
-        self._rank0_log.say_left_out(self._loaders["train"].unreadable.values())
+        self._rank0_log.flush()
+        self._rank0_log.log_unreadable(self._loaders["train"].unreadable.values())
         self._telemetry.results(results)
         self._checkpoints.close()
         for loader in self._loaders.values():
@@ -122,11 +132,11 @@ class Trainer:
         return results
 
     def _stopped(self) -> Stopped:
-        """Keeps the state, and says how to go on."""
+        """Writes a checkpoint. Returns the exception with the exit status and the command that continues the run."""
         self._save()
-        kept = self._checkpoints.close()
+        saved = self._checkpoints.close()
         status = 128 + (self._requests[0] if self._requests else signal.SIGINT)
-        return Stopped(self._summary.how_to_go_on(self._progress, kept=kept), status)
+        return Stopped(self._summary.how_to_go_on(self._progress, saved=saved), status)
 
     def _finished(self) -> bool:
         return self._progress.epoch >= self._cfg.training.epochs or self._reached_max_steps()
@@ -135,7 +145,7 @@ class Trainer:
         """Runs the rest of the current epoch.
 
         Raises:
-          _StopRequested: when some rank was asked to stop.
+          _StopRequested: on every rank, when a rank was asked to stop.
         """
         progress, cfg, meter = self._progress, self._cfg, self._meter
         description = f"epoch {progress.epoch + 1}/{cfg.training.epochs}"
@@ -147,20 +157,20 @@ class Trainer:
                 with self._trace.step() as spans:
                     self._state, metrics = self._program.step(self._state, batches, key=key, spans=spans)
                 meter.count(batches, metrics)
-                bar.advance(self._log() if progress.iteration % cfg.training.log_every == 0 else None)
+                bar.advance(self._log_metrics() if progress.iteration % cfg.training.log_every == 0 else None)
                 self._heed_requests()
                 if self._reached_max_steps():
                     break
                 if progress.batch < self._batches_per_epoch and self._checkpoint_is_due():
-                    self._log()
+                    self._log_metrics()
                     self._save()
                     meter.resume_clock()
-            self._log()
+            self._log_metrics()
 
     def _heed_requests(self) -> None:
-        """Raises ``_StopRequested`` on every rank when one of them was asked to stop."""
+        """Raises ``_StopRequested`` on every rank if a rank was asked to stop."""
         if self._group.vote(bool(self._requests)).result():
-            self._log()
+            self._log_metrics()
             raise _StopRequested
 
     def _checkpoint_is_due(self) -> bool:
@@ -172,11 +182,13 @@ class Trainer:
             return True
         if not minutes:
             return False
-        late = self._group.rank == 0 and time.monotonic() - self._saved_at >= 60 * minutes  # one clock decides
+        late = (
+            self._group.rank == 0 and time.monotonic() - self._saved_at >= 60 * minutes
+        )  # rank 0's clock decides for all
         return self._group.vote(late).result()
 
     def _micro_batches(self) -> Iterator[list[Batch]]:
-        """This rank's micro-batches of each step that the epoch still has."""
+        """Iterates over the rest of the epoch: this rank's micro-batches of each step."""
         batches = self._loaders["train"].epoch(self._progress.epoch, start=self._progress.batch)
         size = micro_batches(self._cfg, self._group.size)
         return iter(lambda: list(itertools.islice(batches, size)), [])
@@ -184,12 +196,12 @@ class Trainer:
     def _reached_max_steps(self) -> bool:
         return 0 < self._cfg.training.max_steps <= self._progress.iteration
 
-    def _log(self) -> str | None:
-        """Reads the metrics of the steps since the last reading, logs them, and returns the bar's text."""
+    def _log_metrics(self) -> str | None:
+        """Reads and logs the metrics of the steps since the last reading. Returns the text of the progress bar."""
         values = self._meter.read()
         if not values:
             return None
-        self._rank0_log.relay()
+        self._rank0_log.flush()
         values["learning_rate"] = self._learning_rate()
         self._telemetry.scalars("train", self._progress.iteration, values)
         health.require_progress(self._progress, values["loss_scale"], self._cfg)
@@ -201,14 +213,14 @@ class Trainer:
         )
 
     def _roll_back(self, loss: float) -> None:
-        """Takes the state of the newest checkpoint and goes on with the data that follow."""
+        """Restores the newest checkpoint's state. The data continue with the next batch."""
         state, _, newest = self._checkpoints.resume(tree.to(self._state, "cpu"))
         if newest is not None:
             self._state = self._backend.place_state(state)
-            self._rank0_log.say(
+            self._rank0_log.log(
                 f"step {self._progress.iteration}: the loss rose to {loss:.2f}, more than "
-                f"{self._cfg.training.rollback_spike:g} times what it was of late; back to the state of checkpoint "
-                f"{newest}, on with the data that follow"
+                f"{self._cfg.training.rollback_spike:g} times the recent loss; back to the state of checkpoint "
+                f"{newest}, on with the next batch"
             )
 
     def _learning_rate(self) -> float:
@@ -234,7 +246,7 @@ class Trainer:
         )
 
     def _finish_epoch(self) -> None:
-        """Validates when it is due, keeps a checkpoint, and says how the epoch went."""
+        """Validates the model if due, logs the epoch and writes a checkpoint."""
         cfg, progress, meter = self._cfg, self._progress, self._meter
         whole = progress.batch >= self._batches_per_epoch
         epochs = progress.epoch + whole
@@ -246,19 +258,18 @@ class Trainer:
         values: dict[str, Any] = {"epoch": epochs, "train_loss": meter.loss, "learning_rate": self._learning_rate()}
         score, best = None, False
         if found is not None:
-            # Word errors decide; among equals, character errors do.
-            score = found.counts.wer + 1e-4 * found.counts.cer
+            score = found.counts.wer + 1e-4 * found.counts.cer  # the character error rate only decides between equals
             best = score < progress.best_score
             progress.best_score = min(score, progress.best_score)
             values |= {"val_loss": found.loss, "val_wer": found.counts.wer, "val_cer": found.counts.cer}
         elif "val" not in self._data:
-            score = -progress.iteration  # the last epoch is the best, and what was saved in mid-epoch does not count
+            score = -progress.iteration  # the last epoch is the best; checkpoints within an epoch have no score
         speed, rate = meter.utterances_per_second, values["learning_rate"]
         self._telemetry.scalars(
             "epoch", progress.iteration, values | {"utterances_per_second": speed, "seconds": progress.training_seconds}
         )
         line = self._summary.epoch(progress, loss=meter.loss, found=found, best=best, speed=speed, rate=rate)
-        self._rank0_log.say(line if last else f"{line}  {duration(self._seconds_left())} left")
+        self._rank0_log.log(line if last else f"{line}  {duration(self._seconds_left())} left")
         self._save(score)
 
     def _save(self, score: float | None = None) -> None:
@@ -268,6 +279,6 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def _evaluate_best(self) -> dict[str, Evaluation]:
-        """Evaluates the best model of the run on every set but the training set."""
+        """Evaluates the run's best model on every split but ``train``."""
         best = tree.to(self._checkpoints.best_model(tree.to(self._state.model, "cpu")), self._backend.device)
         return {split: self._evaluate(split, best) for split in self._data if split != "train"}

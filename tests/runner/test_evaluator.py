@@ -1,4 +1,4 @@
-"""Evaluation and transcription count and return what the decoder that they are given makes of the logits."""
+"""Evaluation and transcription use the decoder that is passed to them."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ def cfg(tone_corpus):
 
 
 def spelling_the_length(logits, labels):
-    """A decoder that says of every utterance how many frames of logits it has."""
+    """A decoder whose hypothesis is a letter per frame of logits."""
     return [
         decode.Hypothesis("A" * length, [labels.index("A")] * length, [], 0.0) for length in logits.lengths.tolist()
     ]

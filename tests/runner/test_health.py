@@ -32,21 +32,21 @@ def test_no_limit_never_stops():
 
 
 def test_a_spike_is_a_multiple_of_the_median_of_late_once_there_are_enough():
-    position = TrainProgress()
-    assert not health.spiked(position, 100.0, 3.0)  # nothing to compare with
+    progress = TrainProgress()
+    assert not health.spiked(progress, 100.0, 3.0)  # nothing to compare with
     for step in range(9):
-        assert not health.spiked(position, 10.0 + step % 2, 3.0)
-    assert not health.spiked(position, 30.0, 3.0)
-    assert health.spiked(position, 33.1, 3.0)
-    assert position.recent_losses == []  # it has to learn anew what is usual
+        assert not health.spiked(progress, 10.0 + step % 2, 3.0)
+    assert not health.spiked(progress, 30.0, 3.0)
+    assert health.spiked(progress, 33.1, 3.0)
+    assert progress.recent_losses == []  # it has to learn anew what is usual
     for _ in range(30):
-        assert not health.spiked(position, 1.0, 3.0)
-    assert len(position.recent_losses) == 20
-    assert not health.spiked(position, 1e6, 0.0)
+        assert not health.spiked(progress, 1.0, 3.0)
+    assert len(progress.recent_losses) == 20
+    assert not health.spiked(progress, 1e6, 0.0)
 
 
 def test_a_line_without_a_loss_leaves_what_is_usual_as_it_was():
-    position = TrainProgress(recent_losses=[10.0] * 12)
-    assert not health.spiked(position, float("nan"), 3.0)
-    assert position.recent_losses == [10.0] * 12
-    assert health.spiked(position, 31.0, 3.0)
+    progress = TrainProgress(recent_losses=[10.0] * 12)
+    assert not health.spiked(progress, float("nan"), 3.0)
+    assert progress.recent_losses == [10.0] * 12
+    assert health.spiked(progress, 31.0, 3.0)

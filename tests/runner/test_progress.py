@@ -1,4 +1,4 @@
-"""Totals and reports over several ranks."""
+"""Tests of the totals and messages of several ranks."""
 
 import torch
 from threads import in_ranks
@@ -21,25 +21,25 @@ def metrics(losses, *, finite=True):
 
 
 def read(per_rank):
-    """Each rank counts its steps, ``(ids, losses, finite)``, and reads; returns the positions and what was said."""
+    """Each rank counts its steps, ``(ids, losses, finite)``, and reads; returns progress, log and values."""
 
     def work(group):
-        said, position = [], TrainProgress()
-        meter = Meter(position, frame_seconds=0.01, name=lambda row: f"u{row}", say=said.append, gather=group.gather)
+        logged, progress = [], TrainProgress()
+        meter = Meter(progress, frame_seconds=0.01, name=lambda row: f"u{row}", log=logged.append, gather=group.gather)
         for ids, losses, finite in per_rank[group.rank]:
             meter.count([make_batch(ids)], metrics(losses, finite=finite))
         values = meter.read()
         assert meter.read() == {}
-        return position, said, values
+        return progress, logged, values
 
     return in_ranks(len(per_rank), work)
 
 
 def test_utterances_and_seconds_are_those_of_all_ranks():
     results = read([[([0, 1], [1.0, 2.0], True)], [([2], [1.0], True)], [([], [], True)]])
-    for position, said, values in results:
-        assert (position.utterances, position.iteration, said) == (3, 1, [])
-        assert abs(position.audio_seconds - 1.5) < 1e-9
+    for progress, logged, values in results:
+        assert (progress.utterances, progress.iteration, logged) == (3, 1, [])
+        assert abs(progress.audio_seconds - 1.5) < 1e-9
         assert values["loss"] == 3
 
 
@@ -47,9 +47,9 @@ def test_a_nan_on_one_rank_is_named_alone_and_an_overflow_names_the_whole_batch(
     nan, inf = float("nan"), float("inf")
     first = [([0, 1], [1.0, 2.0], False), ([2, 3], [1.0, inf], True), ([0, 1], [1.0, 2.0], False)]
     second = [([4, 5], [1.0, nan], False), ([6], [1.0], True), ([4], [1.0], False)]
-    for position, said, _ in read([first, second]):
-        assert position.skipped_steps == 2
-        left_out, poisoned, overflowed = said
-        assert left_out.endswith("transcript: u3")
+    for progress, logged, _ in read([first, second]):
+        assert progress.skipped_steps == 2
+        excluded, poisoned, overflowed = logged
+        assert excluded.endswith("transcript: u3")
         assert poisoned.endswith("a loss is NaN: u5")
         assert overflowed.endswith("the losses are finite: u0, u1, u4")

@@ -1,4 +1,4 @@
-"""Spans: where a step spends its time, and that looking changes nothing."""
+"""Spans show the time of a step by stage, and recording changes no bit."""
 
 import json
 
@@ -70,13 +70,13 @@ def test_torchs_profiler_shows_the_same_names():
 
 
 def test_a_trace_is_an_event_a_line_of_every_rank(tmp_path):
-    said = []
+    logged = []
 
     def work(group):
         backend = open_backend("cpu")
         ours = program.build(CFG, backend, group)
         state = backend.place_state(ours.init())
-        recorded = trace.StepTrace(CFG, backend, group, tmp_path, say=said.append)
+        recorded = trace.StepTrace(CFG, backend, group, tmp_path, log=logged.append)
         for key in range(8):
             with recorded.step() as found:
                 assert (found is not None) == (3 <= key < 6)
@@ -91,13 +91,13 @@ def test_a_trace_is_an_event_a_line_of_every_rank(tmp_path):
         assert sum(event["name"] == "conv backward" for event in mine) == 3
         assert {event["tid"] for event in mine} == {"compute", "all-reduce"}
         assert min(event["ts"] for event in mine) >= 0
-    assert len(said) == 1
-    assert "trace.json" in said[0]
+    assert len(logged) == 1
+    assert "trace.json" in logged[0]
 
 
 def test_without_the_flag_nothing_is_recorded(tmp_path):
     cfg = attrs.evolve(CFG, visualization=VisualizationConfig())
-    recorded = trace.StepTrace(cfg, open_backend("cpu"), ALONE, tmp_path, say=lambda _: None)
+    recorded = trace.StepTrace(cfg, open_backend("cpu"), ALONE, tmp_path, log=lambda _: None)
     for _ in range(8):
         with recorded.step() as found:
             assert found is None

@@ -1,4 +1,4 @@
-"""What an opened manifest says was said."""
+"""Tests of the references of a split."""
 
 import pytest
 from conftest import write_tones

@@ -1,4 +1,4 @@
-"""What a run says of itself before it begins."""
+"""Tests of a run's first lines."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from ds2f.runner import program
 from ds2f.runner.device.backend import Backend
 from ds2f.runner.summary import Summary
 
-FUSED = ModelConfig(kernel="fused")  # without timing kernels
+FUSED = ModelConfig(kernel="fused")  # so that no kernels are timed
 
 
 def greeting(fast_dtype, requested):

@@ -1,4 +1,4 @@
-"""What a run prints and writes."""
+"""Tests of the messages and files of a run."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def quiet(path):
 def test_messages_scalars_and_results_reach_their_files(tmp_path):
     run, screen = quiet(tmp_path)
     with run:
-        run.say("epoch 1/70")
+        run.log("epoch 1/70")
         run.scalars("train", 10, {"loss": 1.5})
         run.results(RESULTS)
     assert (tmp_path / "log.txt").read_text().endswith("epoch 1/70\n")

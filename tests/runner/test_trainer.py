@@ -1,4 +1,4 @@
-"""The training loop on a corpus of tones: what it leaves behind, going on, and what it reports."""
+"""Tests of the training loop on a corpus of tones: files of a run, continuing a run, messages."""
 
 import errno
 import json
@@ -41,7 +41,7 @@ from launch import flags
 
 
 def opened(cfg, run_dir):
-    """A trainer in a folder that is claimed here."""
+    """Claims the folder and returns a trainer for it."""
     return open_trainer(claim_run(run_dir, cfg), run_dir)
 
 
@@ -81,7 +81,7 @@ def test_a_run_leaves_its_results_its_settings_and_its_best_model(tone_corpus, t
 
 
 def add_wall_seconds(folder, seconds):
-    """As if the run had taken so much longer up to this checkpoint."""
+    """Adds to the wall-clock time that a checkpoint stores."""
     path = folder / "position.json"
     position = json.loads(path.read_text())
     assert 0 < position["wall_seconds"] < 100
@@ -134,7 +134,7 @@ def validation_loss(cfg, model):
     ).loss
 
 
-def test_what_is_validated_kept_and_handed_out_is_the_average(tone_corpus, tmp_path):
+def test_the_average_is_validated_stored_and_loaded(tone_corpus, tmp_path):
     cfg = config(tone_corpus, optim=AVERAGED, training=TrainingConfig(epochs=1))
     trainer = opened(cfg, tmp_path / "run")
     trainer.run()
@@ -186,13 +186,13 @@ def test_a_folder_that_holds_a_run_is_not_written_over(tone_corpus, tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
-def test_an_utterance_too_short_for_its_transcript_is_left_out_and_named(tone_corpus, tmp_path):
+def test_an_utterance_too_short_for_its_transcript_is_excluded_and_named(tone_corpus, tmp_path):
     data = shutil.copytree(tone_corpus, tmp_path / "data")
     (data / "train3.txt").write_text("ABC" * 30)
     cfg = config(data)
     results = run_training(cfg, tmp_path / "run")
     log = (tmp_path / "run/log.txt").read_text()
-    assert log.count("left out of the loss, too short for the transcript") == 1
+    assert log.count("excluded from the loss, too short for the transcript") == 1
     assert "train3.wav" in log
     assert results["skipped_steps"] == 0
 
@@ -220,7 +220,7 @@ def test_a_step_with_nan_is_skipped_and_its_utterance_named(tone_corpus, tmp_pat
 
 
 class NanGradient(torch.autograd.Function):
-    """The identity, whose gradient is NaN."""
+    """The identity with a NaN gradient."""
 
     @staticmethod
     def forward(x):
@@ -254,11 +254,11 @@ def test_a_step_whose_gradient_alone_is_nan_is_skipped_and_its_batch_named(tone_
     assert tree.all_finite(trainer._state.params)
 
 
-def test_a_global_batch_above_what_a_card_takes_comes_in_micro_batches(tone_corpus, tmp_path):
+def test_a_global_batch_above_the_limit_of_a_device_comes_in_micro_batches(tone_corpus, tmp_path):
     base = config(tone_corpus)
     results = run_training(attrs.evolve(base, data=attrs.evolve(base.data, global_batch_size=8)), tmp_path / "run")
     assert (results["batch_size"], results["ranks"], results["steps"]) == (8, 1, 4)
-    assert "2 steps of 8 an epoch in 2 shares" in (tmp_path / "run/log.txt").read_text()
+    assert "2 steps of 8 per epoch in 2 shards" in (tmp_path / "run/log.txt").read_text()
 
 
 def test_the_global_batch_of_a_run_is_kept_when_it_goes_on_with_fewer_ranks(tone_corpus, tmp_path):
@@ -283,7 +283,7 @@ def test_a_run_that_never_began_decides_nothing_for_the_next(tone_corpus, tmp_pa
     ("section", "name", "value"),
     [("spect", "window", "hann"), ("training", "seed", 7), ("checkpointing", "folder", "elsewhere")],
 )
-def test_what_a_run_has_learnt_from_cannot_change_in_the_middle(tone_corpus, tmp_path, section, name, value):
+def test_the_data_and_seed_of_a_run_cannot_change_in_the_middle(tone_corpus, tmp_path, section, name, value):
     cfg = config(tone_corpus, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
     claim_run(tmp_path, cfg)
     (tmp_path / "metrics.jsonl").write_text("{}\n")
@@ -293,22 +293,22 @@ def test_what_a_run_has_learnt_from_cannot_change_in_the_middle(tone_corpus, tmp
     assert claim_run(tmp_path, cfg).spect == cfg.spect
 
 
-def test_what_changes_in_the_middle_is_said(tone_corpus, tmp_path):
-    said: list[str] = []
+def test_flags_that_change_in_the_middle_are_logged(tone_corpus, tmp_path):
+    logged: list[str] = []
 
     def begin(cfg):
-        claim_run(tmp_path, cfg, flags_text=flags.flagfile_text, say=said.append)
+        claim_run(tmp_path, cfg, flags_text=flags.flagfile_text, log=logged.append)
 
     begin(config(tone_corpus))
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     on = CheckpointingConfig(load_auto_checkpoint=True)
     begin(config(tone_corpus, checkpointing=on))
-    assert said == []
+    assert logged == []
     begin(config(tone_corpus, checkpointing=on, training=TrainingConfig(epochs=9, log_every=2, evaluate_test=True)))
-    assert said == [f"{tmp_path} goes on with other flags than before: --training.epochs=9 (was 2)"]
+    assert logged == [f"{tmp_path} goes on with other flags than before: --training.epochs=9 (was 2)"]
 
 
-def test_a_static_loss_scale_is_what_the_flag_says_when_a_run_goes_on(tone_corpus, tmp_path):
+def test_a_continued_run_takes_the_static_loss_scale_of_the_flag(tone_corpus, tmp_path):
     scale = {"opt_level": "O0", "loss_scale": "8"}
     run_training(config(tone_corpus, apex=ApexConfig(**scale)), tmp_path / "run")
     more = TrainingConfig(epochs=3, log_every=2)
@@ -381,20 +381,20 @@ def test_finetuning_takes_other_labels_and_says_which_are_new(tone_corpus, tmp_p
     tuned = attrs.evolve(other, training=TrainingConfig(epochs=1, finetune=True))
     trainer = opened(tuned, tmp_path / "second")
     assert "the output layer is new for '!'" in log_of(tmp_path / "second")
-    kept = trainer._state.params["output"]["weight"]
-    assert torch.equal(kept[1], params["output"]["weight"][cfg.model.labels.index("A")])
+    weight = trainer._state.params["output"]["weight"]
+    assert torch.equal(weight[1], params["output"]["weight"][cfg.model.labels.index("A")])
     assert torch.equal(trainer._state.params["rnn_0"]["forward"]["w_hh"], params["rnn_0"]["forward"]["w_hh"])
     assert trainer.run()["steps"] == 3
 
 
-def test_recordings_that_vanish_while_training_are_left_out_and_listed_at_the_end(tone_corpus, tmp_path):
+def test_recordings_that_vanish_while_training_are_excluded_and_listed_at_the_end(tone_corpus, tmp_path):
     data = shutil.copytree(tone_corpus, tmp_path / "data")
     trainer = opened(config(data), tmp_path / "run")
     (data / "train2.wav").unlink()
     results = trainer.run()
     assert (results["steps"], results["skipped_steps"]) == (6, 0)
     log = log_of(tmp_path / "run")
-    assert "1 recording that could not be read, left out" in log
+    assert "1 recording excluded, could not be read" in log
     assert "train2.wav" in log.rpartition("could not be read")[2]
 
 
@@ -504,7 +504,7 @@ def test_training_on_both_sets_validates_nothing_and_ends_with_the_last_models_m
     assert results["steps"] == 3 * 4  # of 13 utterances, 4 a step
     log = log_of(tmp_path / "run")
     assert "13 utterances (" in log
-    assert "none left to validate on" in log
+    assert "the validation set included; no validation" in log
     assert not [line for line in log.splitlines() if "epoch 3/3" in line and ("val" in line or "*" in line)]
     assert "val_loss" not in (tmp_path / "run/metrics.jsonl").read_text()
     (model,) = evaluated
@@ -555,7 +555,7 @@ def test_an_utterance_of_the_validation_set_that_is_trained_on_is_named(tone_cor
     data = shutil.copytree(tone_corpus, tmp_path / "data")
     (data / "val1.txt").write_text("ABC" * 30)
     run_training(both_sets(data, epochs=1, evaluate_test=False), tmp_path / "run")
-    line = next(line for line in log_of(tmp_path / "run").splitlines() if "left out of the loss" in line)
+    line = next(line for line in log_of(tmp_path / "run").splitlines() if "excluded from the loss" in line)
     assert line.endswith("val1.wav")
 
 

@@ -1,8 +1,7 @@
-"""The recurrent kernel of a run whose ``--model.kernel=auto`` leaves it open: timed for the run's own shape.
+"""Chooses the recurrent kernel for ``--model.kernel=auto`` by timing the candidates on the run's own shape.
 
-What is timed once is kept in a file of the user's cache folder (``$XDG_CACHE_HOME/ds2f/kernels.json``), by processor,
-thread count, torch version, dtype and shape. The file saves time alone: a missing, damaged or unwritable one is no
-error.
+The times are stored in the user's cache folder (``$XDG_CACHE_HOME/ds2f/kernels.json``), by processor, thread count,
+torch version, dtype and shape. A missing, damaged or read-only cache file costs time and is no error.
 """
 
 import json
@@ -20,28 +19,25 @@ from ds2f.runner.device import processor
 from ds2f.runner.device.backend import Backend
 
 _log = logging.getLogger(__name__)
-_FRAMES = 32  # of the layer that is timed: all candidates take them one by one
-_ROUNDS = 3  # that count, after one that warms caches and compilers up
-_MARGIN = 0.95  # a kernel other than the fused one has to take less than this share of its time
-_SMALLEST = 512  # units; a step with fewer is quick, and the timing would take longer than it saves
-_REPAID = 100  # steps; in a shorter run the timing, a few seconds to half a minute, does not repay itself
+_FRAMES = 32  # length of the timed sequence; every candidate processes frame after frame
+_ROUNDS = 3  # timed rounds, after one warm-up round for caches and compilers
+_MARGIN = 0.95  # another kernel replaces the fused kernel if it takes less than this fraction of the time
+_SMALLEST = 512  # units per layer; for smaller layers, timing costs more than it saves
+_REPAID = 100  # steps; in a shorter run, timing (a few seconds to half a minute) costs more than it saves
 
 
 def choose(cfg: ModelConfig, *, batch_size: int, dtype: torch.dtype, backend: Backend, steps: int = 0) -> str:
-    """The name of the kernel to train with.
+    """Returns the name of the recurrent kernel to train with: ``cfg.kernel``, or for ``auto`` the fastest candidate.
 
-    The backend names the candidates, and mostly one alone: cuDNN's and Ascend's operators are the only fast ones there,
-    and in float32 oneDNN's runs at nearly the speed of the processor's matrix products.
+    Most devices have one candidate, and nothing is timed: cuDNN's and Ascend's operators have no fast alternative, and
+    in float32 oneDNN's operator is nearly as fast as the processor's matrix products.
 
     Args:
       cfg: the ``model`` section.
-      batch_size: utterances that a layer sees at once.
-      dtype: dtype to compute in.
+      batch_size: utterances per forward pass.
+      dtype: compute dtype.
       backend: the device.
-      steps: the length of the run, 0 if unknown; a short run takes the fused kernel unless the cache knows better.
-
-    Returns:
-      ``cfg.kernel``, or its meaning here if that is ``auto``.
+      steps: length of the run in steps, 0 if unknown. A short run uses times from the cache or the fused kernel.
     """
     if cfg.kernel != "auto":
         return cfg.kernel
@@ -49,19 +45,19 @@ def choose(cfg: ModelConfig, *, batch_size: int, dtype: torch.dtype, backend: Ba
     if len(candidates) == 1:
         return candidates[0]
     key = _key(cfg, batch_size=batch_size, dtype=dtype)
-    seconds = _remembered(key)
+    seconds = _read_cache(key)
     if seconds is None or not set(seconds) <= set(candidates):
         if 0 < steps < _REPAID:
             return "fused"
         _log.info("timing the recurrent kernels %s for this processor and shape, once", " and ".join(candidates))
         seconds = _measure(candidates, cfg, batch_size=batch_size, dtype=dtype, backend=backend)
-        _remember(key, seconds)
+        _write_cache(key, seconds)
     fastest = min(seconds, key=lambda name: seconds[name])
     return fastest if seconds[fastest] < _MARGIN * seconds["fused"] else "fused"
 
 
 def _key(cfg: ModelConfig, *, batch_size: int, dtype: torch.dtype) -> str:
-    """All that the times depend on."""
+    """Everything on which the times depend, as a key of the cache."""
     return ", ".join(
         [
             processor.name(),
@@ -78,8 +74,8 @@ def _cache_file() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ds2f" / "kernels.json"
 
 
-def _remembered(key: str) -> dict[str, float] | None:
-    """Seconds by kernel, as an earlier run measured them here; None if none did."""
+def _read_cache(key: str) -> dict[str, float] | None:
+    """The times by kernel that an earlier run stored, seconds; None without valid times."""
     try:
         seconds = json.loads(_cache_file().read_text(encoding="utf-8"))[key]
         valid = "fused" in seconds and all(isinstance(value, float) and value > 0 for value in seconds.values())
@@ -88,7 +84,7 @@ def _remembered(key: str) -> dict[str, float] | None:
     return seconds if valid else None
 
 
-def _remember(key: str, seconds: dict[str, float]) -> None:
+def _write_cache(key: str, seconds: dict[str, float]) -> None:
     try:
         path = _cache_file()
         try:
@@ -99,13 +95,13 @@ def _remember(key: str, seconds: dict[str, float]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(known | {key: seconds}, indent=1, sort_keys=True) + "\n")
     except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
-        _log.debug("the times of the recurrent kernels are not kept: %s", error)
+        _log.debug("the times of the recurrent kernels are not stored: %s", error)
 
 
 def _measure(
     candidates: tuple[str, ...], cfg: ModelConfig, *, batch_size: int, dtype: torch.dtype, backend: Backend
 ) -> dict[str, float]:
-    """Seconds that one direction of a layer takes forward and backward with each kernel: the fastest of some rounds."""
+    """Times forward and backward pass of one direction of a layer with each kernel: the fastest round, in seconds."""
     size, device = cfg.hidden_size, backend.device
     frames = layers.frames(torch.full((batch_size,), _FRAMES, device=device), _FRAMES)
     x = torch.full((_FRAMES, batch_size, size), 0.1, dtype=dtype, device=device)
@@ -125,8 +121,8 @@ def _measure(
     for name in candidates[1:]:
         try:
             seconds_of(kernels[name])
-        except RuntimeError as error:  # a processor or a release of torch without an operator that it needs
-            _log.warning("the recurrent kernel %s does not run here and is left aside: %s", name, error)
+        except RuntimeError as error:  # this processor or torch release lacks an operator
+            _log.warning("the recurrent kernel %s does not run here and is skipped: %s", name, error)
             del kernels[name]
     seconds_of(kernels["fused"])
     rounds = [{name: seconds_of(kernel) for name, kernel in kernels.items()} for _ in range(_ROUNDS)]

@@ -83,7 +83,7 @@ def test_the_measurement_sees_which_kernel_is_slow(monkeypatch):
     assert found["hoisted"] > max(0.2, found["fused"])
 
 
-def test_a_kernel_that_does_not_run_here_is_left_aside_and_named(monkeypatch, caplog):
+def test_a_kernel_that_does_not_run_here_is_skipped_and_named(monkeypatch, caplog):
     def broken(rnn_type):
         def kernel(*arguments):
             raise RuntimeError("no such operator")
@@ -92,7 +92,7 @@ def test_a_kernel_that_does_not_run_here_is_left_aside_and_named(monkeypatch, ca
 
     monkeypatch.setitem(recurrent.KERNELS, "hoisted", broken)
     assert autotune.choose(MODEL, batch_size=1, dtype=torch.bfloat16, backend=FAST_HALF) == "fused"
-    assert "hoisted does not run here and is left aside: no such operator" in caplog.text
+    assert "hoisted does not run here and is skipped: no such operator" in caplog.text
 
 
 def forbid_timing(monkeypatch):
