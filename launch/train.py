@@ -59,7 +59,7 @@ def train(cfg: Config, run_dir: Path) -> int:
     cfg = settle_on_rank0(run_dir, cfg, group, job=job.id, restarted=job.restarts > 0)
     loaders = splits.load_all(data, cfg, backend, group)  # forks, so before jax and kernel timing start threads
     steps = loaders["train"].steps
-    cfg = program.resolve_kernel(cfg, backend, group, steps=steps * cfg.training.epochs)
+    cfg = program.resolve_kernel(cfg, backend, group, steps_per_epoch=steps)
     messages = claim(run_dir, cfg, flags.flagfile_text, job=job.id) if group.rank == 0 else []
 
     with open_telemetry(run_dir, cfg, rank=group.rank) as telemetry:

@@ -107,16 +107,18 @@ class Program:
         return state, metrics
 
 
-def build(cfg: Config, backend: Backend, group: Group = ALONE, *, steps_per_epoch: int = 1) -> Program:
+def build(cfg: Config, backend: Backend, group: Group = ALONE, *, steps_per_epoch: int | None = None) -> Program:
     """Assembles the training step of a configuration.
 
     Args:
       cfg: a resolved configuration, the same on all ranks in every setting that decides numbers.
       backend: this rank's device.
       group: the ranks. All ranks call this function.
-      steps_per_epoch: global batches per epoch. Schedules by epoch or with an end depend on this number.
+      steps_per_epoch: global batches per epoch. Schedules by epoch or with an end depend on this number. None outside a
+        training: an epoch is one step for the schedules.
     """
-    cfg = resolve_kernel(cfg, backend, group, steps=steps_per_epoch * cfg.training.epochs)
+    cfg = resolve_kernel(cfg, backend, group, steps_per_epoch=steps_per_epoch)
+    steps_per_epoch = steps_per_epoch or 1
     policy = backend.policy(cfg.apex)
     schedule = schedules.from_config(
         cfg.optim,
@@ -142,19 +144,28 @@ def build(cfg: Config, backend: Backend, group: Group = ALONE, *, steps_per_epoc
     )
 
 
-def resolve_kernel(cfg: Config, backend: Backend, group: Group = ALONE, *, steps: int = 0) -> Config:
+def resolve_kernel(
+    cfg: Config, backend: Backend, group: Group = ALONE, *, steps_per_epoch: int | None = None
+) -> Config:
     """Replaces ``model.kernel=auto`` by the name of a recurrent kernel, which rank 0 chooses for all ranks.
 
     Args:
       cfg: a configuration.
       backend: this rank's device.
       group: the ranks. All ranks call this function.
-      steps: length of the run in steps, 0 if unknown. In a short run, timing the kernels costs more than it saves.
+      steps_per_epoch: global batches per epoch, None outside a training. In a short training, timing the kernels costs
+        more than it saves, and the kernel is ``fused``.
     """
     if cfg.model.kernel != "auto":
         return cfg
     kernel = None
     if group.rank == 0:
-        dtype = backend.policy(cfg.apex).compute
+        dtype, steps = backend.policy(cfg.apex).compute, run_length(cfg, steps_per_epoch or 0)
         kernel = autotune.choose(cfg.model, batch_size=cfg.data.batch_size, dtype=dtype, backend=backend, steps=steps)
     return attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel=group.gather(kernel)[0]))
+
+
+def run_length(cfg: Config, steps_per_epoch: int) -> int:
+    """Steps of a whole training: the steps of all epochs, at most ``training.max_steps``."""
+    steps = steps_per_epoch * cfg.training.epochs
+    return min(steps, cfg.training.max_steps or steps)

@@ -13,7 +13,7 @@ from ds2f.runner import health
 from ds2f.runner.distributed import consistency
 from ds2f.runner.distributed.signals import Stopped, stop_on_request
 from ds2f.runner.evaluator import Evaluation, evaluate
-from ds2f.runner.program import Program
+from ds2f.runner.program import Program, run_length
 from ds2f.runner.progress import Meter, TrainProgress
 from ds2f.runner.rank0_checkpoints import RankZeroCheckpoints
 from ds2f.runner.rank0_log import RankZeroLog
@@ -227,9 +227,7 @@ class Trainer:
         return float(self._program.schedule(self._state.step))
 
     def _seconds_left(self) -> float:
-        total = self._batches_per_epoch * self._cfg.training.epochs
-        if self._cfg.training.max_steps:
-            total = min(total, self._cfg.training.max_steps)
+        total = run_length(self._cfg, self._batches_per_epoch)
         return (total - self._progress.iteration) * self._progress.training_seconds / max(self._progress.iteration, 1)
 
     def _evaluate(self, split: str, model: tuple[Params, Stats]) -> Evaluation:

@@ -8,8 +8,17 @@ import subprocess
 import sys
 import time
 
+import attrs
 import pytest
+import torch
 from commands import commands, variables
+
+from ds2f.config import Config, DataConfig, ModelConfig, SpectConfig, TrainingConfig, VisualizationConfig, resolve
+from ds2f.errors import InputError
+from ds2f.runner import program, run_dir, splits, trainer
+from ds2f.runner.device import autotune, backend
+from ds2f.runner.distributed import collectives
+from launch.train import train
 
 TINY = (
     "--device=cpu",
@@ -172,3 +181,90 @@ def test_neither_orbax_nor_torchs_compiler_is_imported_before_the_first_step_is_
         [sys.executable, "-c", code, *flags], cwd=tmp_path, env=variables(), capture_output=True, text=True, check=False
     )
     assert result.stdout.splitlines()[-1:] == ["train 1 []"], result.stderr
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of a start, in order. The processor has fast bf16, and no training and no timing takes place."""
+    found = []
+
+    def record(module, name):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: found.append(name) or original(*args, **kwargs))
+
+    monkeypatch.setattr(backend, "_cpu_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(autotune, "_read_cache", lambda _: None)
+    monkeypatch.setattr(autotune, "_measure", lambda candidates, *_, **__: dict.fromkeys(candidates, 1.0))
+    monkeypatch.setattr(trainer.Trainer, "run", lambda _: None)
+    for module, name in (
+        (splits, "read_all"),
+        (backend, "open_backend"),
+        (collectives, "open_group"),
+        (run_dir, "settle_on_rank0"),
+        (splits, "load_all"),
+        (autotune, "_measure"),
+        (run_dir, "claim"),
+        (program, "build"),
+        (trainer.Trainer, "restore"),
+        (trainer.Trainer, "run"),
+    ):
+        record(module, name)
+    return found
+
+
+def fast_config(data_path, **training):
+    """A configuration whose kernel would be timed where bf16 is fast; the corpus has 3 steps per epoch."""
+    return resolve(
+        Config(
+            data_path=str(data_path),
+            device="cpu",
+            data=DataConfig(dataset="tones", batch_size=4, num_workers=0, cache_features=False),
+            spect=SpectConfig(num_mels=16),
+            model=ModelConfig(hidden_size=512, hidden_layers=1),
+            training=TrainingConfig(**training),
+            visualization=VisualizationConfig(tensorboard=False, progress=False),
+        )
+    )
+
+
+def test_a_start_goes_from_data_to_devices_to_the_slow_parts_and_then_writes(calls, tone_corpus, tmp_path):
+    assert train(fast_config(tone_corpus, epochs=70), tmp_path / "run") == 0
+    assert calls == [
+        *("read_all", "open_backend", "open_group", "settle_on_rank0", "load_all"),
+        *("_measure", "claim", "build", "restore", "run"),
+    ]
+
+
+@pytest.mark.parametrize("manifest", [None, "missing.wav,missing.txt\n", ""])
+def test_a_wrong_manifest_ends_a_start_before_devices_and_leaves_no_folder(calls, tmp_path, manifest):
+    if manifest is not None:
+        for split in ("train", "val", "test"):
+            (tmp_path / f"tones_{split}_manifest.csv").write_text(manifest)
+    with pytest.raises(InputError, match=r"tones_train_manifest|missing"):
+        train(fast_config(tmp_path, epochs=70), tmp_path / "run")
+    assert calls == ["read_all"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_another_run_ends_a_start_before_loaders_and_kernels(calls, tone_corpus, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="already holds a run"):
+        train(fast_config(tone_corpus, epochs=70), tmp_path)
+    assert calls[-1] == "settle_on_rank0"
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "timed"),
+    [(33, 0, False), (34, 0, True), (34, 99, False), (34, 100, True), (33, 100, False)],
+)
+def test_kernels_are_timed_only_in_a_run_of_100_steps_or_more(calls, tone_corpus, tmp_path, epochs, max_steps, timed):
+    train(fast_config(tone_corpus, epochs=epochs, max_steps=max_steps), tmp_path / "run")
+    assert ("_measure" in calls) == timed
+    assert calls[-1] == "run"
+
+
+def test_a_named_kernel_is_never_timed(calls, tone_corpus, tmp_path):
+    cfg = fast_config(tone_corpus, epochs=70)
+    train(attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel="fused")), tmp_path / "run")
+    assert "_measure" not in calls
