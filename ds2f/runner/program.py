@@ -24,7 +24,9 @@ from ds2f.types import Batch, Collectives, Criterion, StepMetrics, TrainState, i
 
 @attrs.frozen
 class Program:
-    """A training step ``(state, batches, key) -> (state, metrics)`` and its parts. ``build`` assembles them so::
+    """A training step ``(state, batches, key) -> (state, metrics)`` and its parts.
+
+    ``build`` assembles the parts, and ``step`` uses them::
 
         kernel = model.kernel, or the kernel that rank 0 times as fastest for auto
         policy = dtypes of apex.opt_level and apex.dtype on this device

@@ -29,16 +29,18 @@ class _StopRequested(Exception):  # noqa: N818  # no error
 
 
 class Trainer:
-    """Trains a model with a program on one rank of a group, and leaves checkpoints and results in the run's folder::
+    """Trains a model with a program, on one rank of a group.
 
-    restore: the newest checkpoint's state, another run's weights, or a fresh state
-    until the last epoch or step:
-        for each global batch that the epoch still has:
-            state, metrics = program.step(state, this rank's micro-batches)
-            count the step; log metrics every training.log_every steps
-            stop if some rank was asked to stop; write a checkpoint if one is due
-        validate, if due; log the epoch; write a checkpoint
-    evaluate the best model; write results.json
+    The algorithm::
+
+        restore: the newest checkpoint's state, another run's weights, or a fresh state
+        until the last epoch or step:
+            for each remaining global batch of the epoch:
+                state, metrics = program.step(state, this rank's micro-batches)
+                count the step; log metrics every training.log_every steps
+                stop if a rank was asked to stop; write a checkpoint if one is due
+            validate, if due; log the epoch; write a checkpoint
+        evaluate the best model; write results.json
     """
 
     def __init__(

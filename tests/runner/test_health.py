@@ -1,4 +1,4 @@
-"""When a run that goes wrong is stopped or turned back."""
+"""Tests of the limits at which a diverged run stops or returns to a checkpoint."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_a_spike_is_a_multiple_of_the_median_of_late_once_there_are_enough():
         assert not health.spiked(progress, 10.0 + step % 2, 3.0)
     assert not health.spiked(progress, 30.0, 3.0)
     assert health.spiked(progress, 33.1, 3.0)
-    assert progress.recent_losses == []  # it has to learn anew what is usual
+    assert progress.recent_losses == []  # the history starts again
     for _ in range(30):
         assert not health.spiked(progress, 1.0, 3.0)
     assert len(progress.recent_losses) == 20

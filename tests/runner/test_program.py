@@ -1,4 +1,4 @@
-"""One assembly of the training step: every setting that training honours, the benchmark and the scaling honour too."""
+"""Training, benchmark and scaling take one program, in which every setting of the step takes effect."""
 
 import ast
 from pathlib import Path
@@ -30,7 +30,7 @@ CFG = Config(
     training=TrainingConfig(epochs=3),
 )
 
-# Another value for every setting, and what else must be set for it to matter.
+# For every setting another value, and the settings without which it has no effect.
 OTHER = {
     "model.rnn_type": ("gru", {}),
     "model.hidden_size": (9, {}),
@@ -66,8 +66,8 @@ OTHER = {
     "apex.max_scale": (2.0, {}),
     "apex.growth_interval": (1, {}),
 }
-SAME_BITS = {"model.remat"}  # a setting that may not change a number
-NAMED = {"model.kernel", "model.ctc", "model.sync_batch_norm", "apex.reduce_dtype"}  # which have tests of their own
+SAME_BITS = {"model.remat"}  # may change no number
+NAMED = {"model.kernel", "model.ctc", "model.sync_batch_norm", "apex.reduce_dtype"}  # have their own tests
 
 
 def changed(cfg, settings):
@@ -77,7 +77,7 @@ def changed(cfg, settings):
     return cfg
 
 
-def test_every_setting_of_the_step_is_looked_at_here():
+def test_every_setting_of_the_step_has_a_test_here():
     classes = sections()
     settings = {
         f"{section}.{field.name}"
@@ -89,7 +89,7 @@ def test_every_setting_of_the_step_is_looked_at_here():
 
 
 def outcome(cfg):
-    """State and gradient norms of three steps, those of epochs that have one step each."""
+    """State and gradient norms after three steps; every epoch has one step."""
     backend = open_backend("cpu")
     ours = program.build(cfg, backend)
     state, norms = backend.place_state(ours.init()), []
@@ -148,7 +148,7 @@ class OneOfTwo(Group):
     ],
     ids=["bench", "scaling", "ranks"],
 )
-def test_whoever_takes_a_step_takes_the_programs_with_every_setting(user, built, monkeypatch):
+def test_benchmark_and_scaling_take_the_programs_step_with_every_setting(user, built, monkeypatch):
     every = {flag: value for flag, (value, _) in OTHER.items() if not flag.startswith(("apex.min", "apex.max"))}
     every |= {
         "model.ctc": "scan",
@@ -205,6 +205,17 @@ def test_the_kernel_is_the_one_named_and_auto_is_resolved(monkeypatch):
     assert program.build(CFG, open_backend("cpu")).cfg.model.kernel == "scan"
     outcome(CFG)
     assert used
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "max_steps", "steps"), [(None, 0, 0), (None, 5, 0), (2, 0, 6), (2, 5, 5), (2, 9, 6)]
+)
+def test_the_kernel_is_chosen_for_the_length_of_the_run(monkeypatch, steps_per_epoch, max_steps, steps):
+    found = []
+    monkeypatch.setattr(autotune, "choose", lambda cfg, *, steps, **_: found.append(steps) or "fused")
+    cfg = changed(CFG, {"training.max_steps": max_steps})
+    program.build(cfg, open_backend("cpu"), steps_per_epoch=steps_per_epoch)
+    assert found == [steps], "0: unknown"
 
 
 def test_synchronised_batch_norm_sums_over_the_group():
