@@ -7,19 +7,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def terminal_table(title: str, texts: Iterable[str], numbers: Iterable[str]) -> "Table":
+def terminal_table(title: str, texts: Iterable[str], numbers: Iterable[str], *, no_wrap: bool = False) -> "Table":
     """Makes a table without rows, its title at the left.
 
     Args:
       title: the text above the table.
       texts: headings of the first columns, aligned at the left.
       numbers: headings of the columns after them, aligned at the right.
+      no_wrap: whether numbers are cut, not wrapped, on a narrow terminal.
     """
     from rich.table import Table
 
     table = Table(*texts, title=title, title_justify="left")
     for heading in numbers:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=no_wrap)
     return table
 
 

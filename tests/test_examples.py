@@ -1,4 +1,4 @@
-"""Runs the ``>>>`` examples in the docstrings of ds2f."""
+"""Runs the ``>>>`` examples in the docstrings of ds2f and launch."""
 
 import doctest
 import importlib
@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for path in (ROOT / "ds2f").rglob("*.py")
+    for folder in ("ds2f", "launch")
+    for path in (ROOT / folder).rglob("*.py")
     if ">>> " in path.read_text(encoding="utf-8")
 )
 # Modules of the core whose functions people call: each shows how.

@@ -1,4 +1,4 @@
-"""Measures what the package's parts measure: python -m launch.bench [--parts=step,epoch] [--presets=5x1024]."""
+"""Measures speed and memory, part by part: python -m launch.bench [--parts=step,epoch] [--presets=5x1024]."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from launch.bench.registry import PARTS
 BASE = Config(optim=OptimConfig(schedule="constant", learning_rate=3e-4))
 PRESETS = ("5x1024", "3x512")
 
-sys.argv[0] = str(Path(__file__).parent)  # what messages and --help call the program
+sys.argv[0] = str(Path(__file__).parent)  # the program name in messages and --help
 FLAGS = absl_flags.FLAGS
 flags.define(
     only=("device", "model", "optim", "apex", "spect", "augmentation", "data_path", "training.seed", "training.engine")
@@ -27,36 +27,42 @@ flags.define(
     + ("data.dataset", "data.train_manifest", "data.test_manifest", "data.num_workers", "data.cache_features")
     + ("data.max_frames", "data.padded_shapes", "data.bucket_jitter")
 )
-absl_flags.DEFINE_list("parts", ["step"], f"What to measure: {', '.join(PARTS)}.")
+absl_flags.DEFINE_list("parts", ["step"], f"Parts to measure: {', '.join(PARTS)}.")
 absl_flags.DEFINE_list(
     "presets",
     [],
-    f"Models, layers x units. Default: {','.join(PRESETS)}, or the one that --model.hidden_layers and "
-    "--model.hidden_size describe.",
+    f"Models, layers x units. Default: {','.join(PRESETS)}, or the model of --model.hidden_layers and "
+    "--model.hidden_size.",
 )
 absl_flags.DEFINE_list(
-    "batch_sizes", ["10", "32", "64"], "Utterances per batch; parts that are no steps take the first."
+    "batch_sizes", ["10", "32", "64"], "Utterances per batch. Parts that time no training step take the first number."
 )
-absl_flags.DEFINE_list("contestants", list(Options().contestants), f"Whose steps: {', '.join(CONTESTANTS)}.")
-absl_flags.DEFINE_integer("rounds", Options().rounds, "Rounds that are timed.", lower_bound=1)
-absl_flags.DEFINE_integer("warmup", Options().warmup, "Steps before, on the shortest batch.", lower_bound=0)
-absl_flags.DEFINE_integer("steps", Options().steps, "Batches of the loader and the epoch; 0: all.", lower_bound=0)
+absl_flags.DEFINE_list(
+    "contestants", list(Options().contestants), f"Implementations of the training step: {', '.join(CONTESTANTS)}."
+)
+absl_flags.DEFINE_integer("rounds", Options().rounds, "Timed rounds.", lower_bound=1)
+absl_flags.DEFINE_integer(
+    "warmup", Options().warmup, "Steps before the timed rounds, on the shortest batch.", lower_bound=0
+)
+absl_flags.DEFINE_integer(
+    "steps", Options().steps, "Batches of an epoch, for the parts loader and epoch; 0: all.", lower_bound=0
+)
 absl_flags.DEFINE_string("json", "", "Also write the results to this file.")
 absl_flags.DEFINE_string(
-    "trace", "", "Also write a profile of our step, the first model's and batch size's, for chrome://tracing."
+    "trace", "", "Also write a profile of a step of ds2f, of the first model and batch size, for chrome://tracing."
 )
 
 
 def main(_: list[str]) -> None:
-    """Measures the parts, prints each when it is done, and writes what is known where ``--json`` says."""
+    """Measures the parts; prints each when it is done, and writes all results so far to ``--json``."""
     cfg = config.resolve(flags.config_from_flags(BASE))
     require_known("parts", FLAGS.parts, list(PARTS))
     require_known("contestants", FLAGS.contestants, CONTESTANTS)
     given = list(cases(cfg, _presets(), FLAGS.batch_sizes))
     if not given:
         raise InputError("--batch_sizes: name at least one")
-    _require_folder("json", FLAGS.json)
-    _require_folder("trace", FLAGS.trace)
+    target = flags.output_file("json")
+    flags.output_file("trace")
 
     from rich.console import Console
 
@@ -71,7 +77,7 @@ def main(_: list[str]) -> None:
         steps=FLAGS.steps,
         trace=FLAGS.trace,
     )
-    console, aside = Console(highlight=False), Console(stderr=True, highlight=False)
+    console, progress = Console(highlight=False), Console(stderr=True, highlight=False)
     results = {"machine": machine.describe(cfg, open_backend(cfg.device)), "options": attrs.asdict(options)}
     console.print(machine.headline(results["machine"]))
     parts: dict[str, list[dict[str, Any]]] = {}
@@ -80,27 +86,22 @@ def main(_: list[str]) -> None:
         for case in given if PARTS[name].every_case else given[:1]:
             title = f"{name}: {case.model.hidden_layers} x {case.model.hidden_size}, batch {case.data.batch_size}"
             began = time.monotonic()
-            with aside.status(title):
+            with progress.status(title):
                 parts[name].append(module.measure(case, options))
-            aside.print(f"{title}: measured in {time.monotonic() - began:.0f} s")
+            progress.print(f"{title}: measured in {time.monotonic() - began:.0f} s")
             if name == "step":
                 options = attrs.evolve(options, trace="")
-            if FLAGS.json:
-                write_atomically(Path(FLAGS.json), json.dumps(results | {"parts": parts}, indent=2) + "\n")
+            if target:
+                write_atomically(target, json.dumps(results | {"parts": parts}, indent=2) + "\n")
         module.show(parts[name], console)
 
 
 def _presets() -> list[str]:
-    """The models to measure; none for the one that the flags describe."""
+    """The models to measure; empty for the model of the flags."""
     own = FLAGS["model.hidden_layers"].present or FLAGS["model.hidden_size"].present
     if own and FLAGS.presets:
-        raise InputError("--presets names models, and so do --model.hidden_layers and --model.hidden_size; take one")
+        raise InputError("--presets and --model.hidden_layers or --model.hidden_size both name models; take one")
     return list(FLAGS.presets or ([] if own else PRESETS))
-
-
-def _require_folder(flag: str, target: str) -> None:
-    if target and not Path(target).parent.is_dir():
-        raise InputError(f"--{flag}={target}: there is no folder {Path(target).parent}; make it first")
 
 
 if __name__ == "__main__":

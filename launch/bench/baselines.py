@@ -1,8 +1,8 @@
-"""DeepSpeech2 and its training step as PyTorch programs have them: ``nn.Module``, ``backward()``, ``torch.optim``.
+"""The baselines: DeepSpeech2 and its training step with ``nn.Module``, ``backward()`` and ``torch.optim``.
 
-Nothing of our model, loss, gradients or optimizers is used here. One module serves every baseline: its recurrent layers
-read packed sequences, as deepspeech.pytorch's do, or padded ones, with one fused call per direction; then the
-convolutions have their channels innermost.
+No model, loss, gradient or optimizer of ds2f is used here. One class serves every baseline. Its recurrent layers read
+packed sequences, as in deepspeech.pytorch, or padded sequences, with one fused call per direction. The padded variant
+has convolutions in channels-last layout.
 """
 
 from abc import ABC, abstractmethod
@@ -21,57 +21,55 @@ _CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
 class Ends(NamedTuple):
-    """Where the utterances of a padded batch end, made once for all layers."""
+    """The ends of the utterances in a padded batch, computed once for all layers."""
 
     lengths: Tensor  # [B] on the CPU, frames
-    ended: Tensor  # [T, B] bool: true past an utterance's end
-    turned: (
-        Tensor  # [T * B]: rows of (frame, utterance) that turn every utterance round and leave its padding behind it
-    )
+    padding: Tensor  # [T, B] bool: true past the end of an utterance
+    reversed: Tensor  # [T * B]: rows of (frame, utterance) that reverse every utterance; padding stays at its end
 
 
 def _ends(lengths: Tensor, frames: int, device: torch.device) -> Ends:
     on_device = lengths.to(device, non_blocking=True)
     frame, utterance = torch.arange(frames, device=device)[:, None], torch.arange(len(lengths), device=device)
-    ended = frame >= on_device
-    turned = torch.where(ended, frame, on_device - frame - 1) * len(lengths) + utterance
-    return Ends(lengths, ended, turned.flatten())
+    padding = frame >= on_device
+    reverse = torch.where(padding, frame, on_device - frame - 1) * len(lengths) + utterance
+    return Ends(lengths, padding, reverse.flatten())
 
 
 class _Layer(nn.Module, ABC):
-    """Batch norm, then a recurrent layer whose directions are summed."""
+    """Batch norm, then a recurrent layer; the outputs of both directions are added."""
 
     def __init__(self, size: int, *, normalise: bool) -> None:
         super().__init__()
         self.batch_norm = nn.BatchNorm1d(size) if normalise else None
 
     def forward(self, x: Tensor, ends: Ends) -> Tensor:
-        """[T, B, I], from long to short, to [T, B, H], zero past the utterances' ends."""
+        """Maps [T, B, I], sorted from long to short, to [T, B, H]; the output is zero in padding."""
         if self.batch_norm is not None:
             x = self.batch_norm(x.flatten(0, 1)).view_as(x)
         return self.recur(x, ends)
 
     @abstractmethod
     def recur(self, x: Tensor, ends: Ends) -> Tensor:
-        """What the classes below differ in."""
+        """Maps [T, B, I] to [T, B, H] by the recurrent layer alone."""
 
 
 class PackedLayer(_Layer):
-    """Reads packed sequences, both directions in one call."""
+    """A recurrent layer on packed sequences, both directions in one call."""
 
     def __init__(self, cfg: ModelConfig, size: int, *, normalise: bool) -> None:
         super().__init__(size, normalise=normalise)
         self.rnn = _CELLS[cfg.rnn_type](size, cfg.hidden_size, bidirectional=cfg.bidirectional)
 
     def recur(self, x: Tensor, ends: Ends) -> Tensor:
-        """[T, B, I] to [T, B, H]."""
+        """Maps [T, B, I] to [T, B, H]."""
         packed, _ = self.rnn(pack_padded_sequence(x, ends.lengths))
         y, _ = pad_packed_sequence(packed, total_length=x.shape[0])
         return y.view(*y.shape[:2], 2, -1).sum(2) if self.rnn.bidirectional else y
 
 
 class PaddedLayer(_Layer):
-    """Reads padded sequences, a call per direction: the second one reads every utterance turned round."""
+    """A recurrent layer on padded sequences, one call per direction; the second call reads reversed utterances."""
 
     def __init__(self, cfg: ModelConfig, size: int, *, normalise: bool) -> None:
         super().__init__(size, normalise=normalise)
@@ -79,19 +77,19 @@ class PaddedLayer(_Layer):
         self.reverse = _CELLS[cfg.rnn_type](size, cfg.hidden_size) if cfg.bidirectional else None
 
     def recur(self, x: Tensor, ends: Ends) -> Tensor:
-        """[T, B, I] to [T, B, H]."""
+        """Maps [T, B, I] to [T, B, H]."""
         y, _ = self.rnn(x)
         if self.reverse is not None:
-            from_end, _ = self.reverse(x.flatten(0, 1).index_select(0, ends.turned).view_as(x))
-            y = y + from_end.flatten(0, 1).index_select(0, ends.turned).view_as(from_end)
-        return y.masked_fill(ends.ended[..., None], 0.0)
+            from_end, _ = self.reverse(x.flatten(0, 1).index_select(0, ends.reversed).view_as(x))
+            y = y + from_end.flatten(0, 1).index_select(0, ends.reversed).view_as(from_end)
+        return y.masked_fill(ends.padding[..., None], 0.0)
 
 
 class Network(nn.Module):
     """DeepSpeech2, from features to logits."""
 
     def __init__(self, cfg: ModelConfig, *, packed: bool) -> None:
-        """Draws the first parameters as torch's layers do; ``packed`` chooses the recurrent layers."""
+        """Makes the layers, with the initial parameters of torch; ``packed`` selects the recurrent layer."""
         super().__init__()
         hidden, width = cfg.hidden_size, 32 * -(-cfg.num_bins // 4)
         self.conv = nn.Sequential(
@@ -103,7 +101,7 @@ class Network(nn.Module):
             nn.Hardtanh(0, 20, inplace=True),
         )
         layer = PackedLayer if packed else PaddedLayer
-        self._layout = torch.contiguous_format if packed else torch.channels_last  # which oneDNN and cuDNN like better
+        self._layout = torch.contiguous_format if packed else torch.channels_last  # faster with oneDNN and cuDNN
         self.conv.to(memory_format=self._layout)  # type: ignore[call-overload]
         sizes = [width] + [hidden] * (cfg.hidden_layers - 1)
         self.rnns = nn.ModuleList(layer(cfg, size, normalise=index > 0) for index, size in enumerate(sizes))
@@ -113,14 +111,14 @@ class Network(nn.Module):
         self.head = nn.Sequential(nn.BatchNorm1d(hidden), nn.Linear(hidden, len(cfg.labels), bias=False))
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, F, T] and lengths [B] on the CPU to logits [T', B, V] and their lengths."""
+        """Maps features [B, F, T] and lengths [B] on the CPU to logits [T', B, V] and their lengths."""
         lengths = (lengths + 1) // 2
         ends = _ends(lengths, (features.shape[-1] + 1) // 2, features.device)
-        x, spoken = features[:, None].to(memory_format=self._layout), ~ends.ended.T[:, None, None]
+        x, valid = features[:, None].to(memory_format=self._layout), ~ends.padding.T[:, None, None]
         for module in self.conv:
             x = module(x)
             if isinstance(module, nn.Hardtanh):
-                x = x * spoken
+                x = x * valid
         x = x.flatten(1, 2).permute(2, 0, 1).contiguous()
         for layer in self.rnns:
             x = layer(x, ends)
@@ -131,19 +129,19 @@ class Network(nn.Module):
 
 
 class Baseline:
-    """A network and the optimizer that changes it."""
+    """A network and its optimizer."""
 
     def __init__(
         self, cfg: Config, *, packed: bool, dtype: torch.dtype, fused: bool, device: torch.device | str = "cpu"
     ) -> None:
-        """Makes the network, and AdamW at ``cfg.optim.learning_rate``, a constant.
+        """Makes the network, and AdamW with the constant rate ``cfg.optim.learning_rate``.
 
         Args:
-          cfg: ``model``, ``optim`` and ``apex`` (the first loss scale) are read.
-          packed: packed sequences, or padded ones.
-          dtype: float32, or the half-precision type of autocast; float16 brings a gradient scaler.
-          fused: AdamW as one kernel, or as it is when nothing is said.
-          device: where to compute.
+          cfg: gives ``model``, ``optim`` and the initial loss scale of ``apex``.
+          packed: packed sequences; otherwise padded sequences.
+          dtype: float32, or the half-precision dtype of autocast. With float16, gradients are scaled.
+          fused: fused AdamW; otherwise the default of torch.
+          device: the device of the network.
         """
         self.network = Network(cfg.model, packed=packed).to(device)
         self._blank, self._max_norm, self._dtype = cfg.model.blank, cfg.optim.max_norm, dtype
@@ -164,7 +162,7 @@ class Baseline:
         )
 
     def step(self, batch: Batch) -> Tensor:
-        """Takes a training step and returns the mean loss of the batch before it, natural log."""
+        """Takes a training step; returns the mean loss of the batch before the step, natural log."""
         self._optimizer.zero_grad()
         with torch.autocast(self._device, self._dtype, enabled=self._dtype is not torch.float32):
             logits, lengths = self.network(batch.features, batch.lengths)
@@ -184,22 +182,22 @@ class Baseline:
         return loss.detach()
 
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Takes parameters and statistics under deepspeech.pytorch's names."""
+        """Loads parameters and batch-norm statistics; names are those of deepspeech.pytorch."""
         own = self.network.state_dict()
         self.network.load_state_dict(
-            {name: weights[_usual_name(name)] if own[name].is_floating_point() else own[name] for name in own}
+            {name: weights[_reference_name(name)] if own[name].is_floating_point() else own[name] for name in own}
         )
 
     def weights(self) -> dict[str, Tensor]:
-        """Parameters and statistics under deepspeech.pytorch's names."""
-        return {_usual_name(name): value.detach() for name, value in self.network.state_dict().items()}
+        """Parameters and batch-norm statistics; names are those of deepspeech.pytorch."""
+        return {_reference_name(name): value.detach() for name, value in self.network.state_dict().items()}
 
 
 _NAMES = {"conv": "conv.seq_module", "rnns": "rnns", "lookahead": "lookahead.0.conv", "head": "fc.0.module"}
 
 
-def _usual_name(name: str) -> str:
-    """What deepspeech.pytorch calls a parameter or statistic of ``Network``."""
+def _reference_name(name: str) -> str:
+    """The name in deepspeech.pytorch of a parameter or statistic of ``Network``."""
     part, _, rest = name.partition(".")
     rest = rest.replace("batch_norm.", "batch_norm.module.")
     if "reverse." in rest:

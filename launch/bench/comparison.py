@@ -1,4 +1,4 @@
-"""The contestants by name, and the proof that they compute the same."""
+"""The implementations of the training step by name, and the check that they compute the same."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -7,16 +7,18 @@ import attrs
 import torch
 from torch import Tensor
 
+from ds2f import convert, rng
 from ds2f.config import Config
 from ds2f.errors import InputError
+from ds2f.runner import program
 from ds2f.runner.device.backend import Backend
+from ds2f.runner.spans import Spans
 from ds2f.types import Batch
 from launch.bench.baselines import Baseline
-from launch.bench.ours import Ours
 from launch.synthetic_batches import make_batch
 
 TOLERANCE = 1e-3  # relative, in fp32
-WHAT_THEY_ARE = {
+DESCRIPTIONS = {
     "ours": "functional, as launch.train",
     "usual": "nn.Module, packed sequences, fp32, as deepspeech.pytorch",
     "best": "nn.Module, padded, one fused call per direction, channels last, autocast, fused AdamW",
@@ -24,21 +26,47 @@ WHAT_THEY_ARE = {
 }
 
 
-class Program(Protocol):
-    """Something that trains, one step at a time."""
+class Implementation(Protocol):
+    """An implementation of the training step, with its state."""
 
     def step(self, batch: Batch) -> Tensor:
-        """Takes a training step and returns the mean loss of the batch before it, natural log."""
+        """Takes a training step; returns the mean loss of the batch before the step, natural log."""
 
     def weights(self) -> dict[str, Tensor]:
-        """Parameters and statistics under deepspeech.pytorch's names."""
+        """Parameters and batch-norm statistics; names are those of deepspeech.pytorch."""
 
 
-def make(name: str, cfg: Config, backend: Backend) -> Program:
-    """Makes a contestant; the baselines start from parameters of their own.
+class Ours:
+    """The training step of ds2f, ``ds2f.runner.program``, with its state."""
+
+    def __init__(self, cfg: Config, backend: Backend, *, spans: Spans | None = None) -> None:
+        """Makes the initial state.
+
+        Args:
+          cfg: a resolved configuration.
+          backend: the device.
+          spans: records the time of every stage.
+        """
+        self._program, self._spans, self._steps = program.build(cfg, backend), spans, 0
+        self._state = backend.place_state(self._program.init())
+
+    def step(self, batch: Batch) -> Tensor:
+        """Takes a training step; returns the mean loss of the batch before the step, natural log."""
+        key = rng.fold_in(self._program.cfg.training.seed, "step", self._steps)
+        self._state, metrics = self._program.step(self._state, [batch], key=key, spans=self._spans)
+        self._steps += 1
+        return metrics.loss
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters and batch-norm statistics on the CPU; names are those of deepspeech.pytorch."""
+        return convert.to_reference(self._program.cfg.model, self._state.params, self._state.stats)
+
+
+def make(name: str, cfg: Config, backend: Backend) -> Implementation:
+    """Makes an implementation with its own initial parameters.
 
     Raises:
-      InputError: for settings that the baselines do not have.
+      InputError: the baselines lack a setting of ``cfg``.
     """
     if name == "ours":
         return Ours(cfg, backend)
@@ -46,13 +74,13 @@ def make(name: str, cfg: Config, backend: Backend) -> Program:
 
 
 def make_baseline(name: str, cfg: Config, *, half: torch.dtype, device: torch.device) -> Baseline:
-    """Makes one of the others, of which those under autocast compute in ``half`` (float32: without it).
+    """Makes a baseline; ``half`` is the dtype of autocast in baselines that use it, float32 for none.
 
     Raises:
-      InputError: for settings that the baselines do not have.
+      InputError: the baselines lack a setting of ``cfg``.
     """
     if cfg.model.dropout:
-        raise InputError("--model.dropout: the baselines have none, as deepspeech.pytorch has none; leave it at 0")
+        raise InputError("--model.dropout: the baselines have no dropout, like deepspeech.pytorch; leave it at 0")
     packed, dtype, fused = {
         "usual": (True, torch.float32, False),
         "best": (False, half, True),
@@ -61,29 +89,29 @@ def make_baseline(name: str, cfg: Config, *, half: torch.dtype, device: torch.de
     return Baseline(cfg, packed=packed, dtype=dtype, fused=fused, device=device)
 
 
-def line_up(names: Iterable[str], cfg: Config, backend: Backend) -> dict[str, Program]:
-    """Makes contestants that start from the same parameters, ours, if it is one of them."""
-    programs = {name: make(name, cfg, backend) for name in names}
-    baselines = [program for program in programs.values() if isinstance(program, Baseline)]
-    if "ours" in programs and baselines:
-        start = programs["ours"].weights()
+def make_all(names: Iterable[str], cfg: Config, backend: Backend) -> dict[str, Implementation]:
+    """Makes implementations; if ``ours`` is among them, the others start from its parameters."""
+    made = {name: make(name, cfg, backend) for name in names}
+    baselines = [each for each in made.values() if isinstance(each, Baseline)]
+    if "ours" in made and baselines:
+        start = made["ours"].weights()
         for baseline in baselines:
             baseline.load(start)
-    return programs
+    return made
 
 
 def require_agreement(cfg: Config, backend: Backend) -> dict[str, float]:
-    """Lets all contestants take two steps of a small model in fp32, on a batch without padding.
+    """Compares all implementations over two steps of a small model in fp32.
 
-    There the usual way's batch norm counts the same frames as ours. The optimizer's epsilon is large, so that its steps
-    follow the gradients and not the rounding of those that are zero; gradients are clipped.
+    The batch has no padding, since the batch norm of the baselines counts padding. Epsilon of the optimizer is large,
+    so that rounding errors of zero gradients have no effect. Gradients are clipped.
 
     Returns:
-      By contestant, how far it is from ours: the larger of the losses' relative difference and of the distance between
-      the parameters as a share of the way that they went.
+      By implementation, its distance from ``ours``: the relative difference of the losses, or the difference of the
+      parameters relative to their change, whichever is larger.
 
     Raises:
-      RuntimeError: when one is farther than ``TOLERANCE``, so that times would mean nothing.
+      RuntimeError: a distance is above ``TOLERANCE``. A comparison of speeds would mean nothing.
     """
     small = attrs.evolve(
         cfg,
@@ -92,15 +120,15 @@ def require_agreement(cfg: Config, backend: Backend) -> dict[str, float]:
         optim=attrs.evolve(cfg.optim, learning_rate=0.1, eps=0.1, max_norm=10.0, weight_decay=0.1),
     )
     batch = backend.place(make_batch(small, [64, 64, 64]))
-    programs = line_up(WHAT_THEY_ARE, small, backend)
-    start = _on_cpu(programs["ours"].weights())
+    implementations = make_all(DESCRIPTIONS, small, backend)
+    start = _on_cpu(implementations["ours"].weights())
     losses, ends = {}, {}
-    for name, program in programs.items():
-        losses[name] = [float(program.step(batch)) for _ in range(2)]
-        ends[name] = _on_cpu(program.weights())
-    apart = {name: max(_loss_distance(losses, name), _distance(ends, name, start)) for name in WHAT_THEY_ARE}
+    for name, implementation in implementations.items():
+        losses[name] = [float(implementation.step(batch)) for _ in range(2)]
+        ends[name] = _on_cpu(implementation.weights())
+    apart = {name: max(_loss_distance(losses, name), _distance(ends, name, start)) for name in DESCRIPTIONS}
     if not max(apart.values()) <= TOLERANCE:
-        raise RuntimeError(f"the contestants compute different things: {apart}")
+        raise RuntimeError(f"the implementations compute different things: {apart}")
     return apart
 
 
@@ -113,7 +141,7 @@ def _loss_distance(losses: dict[str, list[float]], name: str) -> float:
 
 
 def _distance(ends: dict[str, dict[str, Tensor]], name: str, start: dict[str, Tensor]) -> float:
-    """Between the weights of two contestants, relative to the way that ours went; the farthest tensor's."""
+    """The largest distance of a tensor from ``ours``, relative to the change of the tensor in ``ours``."""
     return max(
         float((ends[name][path] - ours).norm() / (ours - start[path]).norm()) for path, ours in ends["ours"].items()
     )

@@ -1,4 +1,4 @@
-"""Decoding alone: greedy decoding and error counting of logits in the shapes of AN4's test set."""
+"""Decoding alone: greedy decoding and error counting on logits in the shapes of the test set of AN4."""
 
 from statistics import median
 from typing import Any
@@ -19,18 +19,18 @@ from launch.bench.machine import seconds_of
 from launch.bench.options import Options
 from launch.synthetic_batches import frames_like_an4
 
-_UTTERANCES = 130  # of AN4's test set
-_TARGET = 0.5  # seconds
+_UTTERANCES = 130  # in the test set of AN4
+_TARGET = 0.5  # seconds, at most
 
 
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
-    """Decodes random logits, whose transcripts are longer and worse than a model's; medians over the rounds.
+    """Decodes random logits; medians over the rounds. Their transcripts are longer and worse than those of a model.
 
-    Lengths and transcripts are those of the test manifest, or made up in its image where there is none.
+    Lengths and references are those of the test manifest. Without a manifest, they are synthetic.
     """
     backend = open_backend(cfg.device)
-    made_up = not manifest_path(cfg, "test").exists()
-    frames, references = _like_an4(cfg) if made_up else _test_set(cfg)
+    synthetic = not manifest_path(cfg, "test").exists()
+    frames, references = _like_an4(cfg) if synthetic else _test_set(cfg)
     generator, size = rng.generator(rng.fold_in(cfg.training.seed, "decode")), cfg.data.batch_size
     ordered = sorted(range(len(frames)), key=frames.__getitem__)
     batches = []
@@ -52,7 +52,7 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     seconds = [seconds_of(decode_all, backend) for _ in range(1 + options.rounds)][1:]
     return {
         "utterances": len(frames),
-        "made_up": made_up,
+        "made_up": synthetic,
         "words": words,
         "characters": characters,
         "batch_size": size,
@@ -68,19 +68,19 @@ def _test_set(cfg: Config) -> tuple[list[int], list[str]]:
 
 
 def _like_an4(cfg: Config) -> tuple[list[int], list[str]]:
-    """AN4's lengths, and a letter for every 14 frames, in words of up to six."""
+    """Lengths as in AN4, and references with a letter per 14 frames, in words of up to six letters."""
     random = np.random.default_rng(rng.fold_in(cfg.training.seed, "references"))
     frames = frames_like_an4([(index + 0.5) / _UTTERANCES for index in range(_UTTERANCES)])
     letters = [label for label in cfg.model.labels if label.strip() and label != cfg.model.labels[cfg.model.blank]]
-    spoken = ["".join(random.choice(letters, max(1, count // 14))) for count in frames]
-    return frames, [" ".join(text[start : start + 6] for start in range(0, len(text), 6)) for text in spoken]
+    texts = ["".join(random.choice(letters, max(1, count // 14))) for count in frames]
+    return frames, [" ".join(text[start : start + 6] for start in range(0, len(text), 6)) for text in texts]
 
 
 def show(results: list[dict[str, Any]], console: Console) -> None:
-    """Prints the figure."""
+    """Prints a sentence per result."""
     for found in results:
-        source = "made-up transcripts" if found["made_up"] else "the test set's transcripts"
+        source = "synthetic transcripts" if found["made_up"] else "the test set's transcripts"
         console.print(
             f"greedy decoding and error counting of {found['utterances']} utterances ({source}, {found['words']} "
-            f"words), random logits: {found['seconds']:.3f} s (meant to be under {_TARGET})"
+            f"words), random logits: {found['seconds']:.3f} s (target: under {_TARGET})"
         )

@@ -1,4 +1,4 @@
-"""A training epoch from the files on: how much of its time is the step's, and how much the loader is waited for."""
+"""A training epoch with its data loading: the shares of time in the training step and in waiting for the loader."""
 
 import time
 from itertools import islice
@@ -10,21 +10,21 @@ from ds2f.config import Config
 from ds2f.runner import program
 from ds2f.runner.device.backend import open_backend
 from ds2f.runner.splits import Split
+from launch.bench.comparison import Ours
 from launch.bench.machine import model_of
 from launch.bench.options import Options
-from launch.bench.ours import Ours
 
-_STEP, _PADDING = 95, 8  # percent: at least, at most
+_STEP, _PADDING = 95, 8  # percent: the share of the step, at least; of padding, at most
 
 
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
-    """Trains on an epoch as ``launch.train`` does, cached features read where there are any.
+    """Trains for an epoch as ``launch.train`` does, with its feature cache.
 
-    The clock starts when the first batch is asked for, the loader having started. Every step is waited for, so that
-    what the host does meanwhile on an accelerator counts as the step's, and nothing of the loader's does.
+    The clock starts with the request for the first batch; the loader has started by then. After every step the host
+    waits for the device, so that the time of the step contains no time of the loader.
 
     Raises:
-      InputError: when the training manifest or what it names cannot be used.
+      InputError: the training manifest or a file in it cannot be used.
     """
     backend = open_backend(cfg.device)
     cfg = program.resolve_kernel(cfg, backend)
@@ -36,10 +36,10 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     batches = iter(islice(loader.epoch(), options.steps or None))
     began = time.perf_counter()
     while True:
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         batch = next(batches, None)
         got = time.perf_counter()
-        waiting += got - asked
+        waiting += got - requested
         if batch is None:
             break
         ours.step(backend.place(batch))
@@ -65,12 +65,12 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
 
 
 def show(results: list[dict[str, Any]], console: Console) -> None:
-    """Prints the shares."""
+    """Prints a sentence per result."""
     for found in results:
         console.print(
             f"epoch of {found['preset']}, batch {found['batch_size']}, {found['workers']} worker(s), "
             f"{found['steps']} of {found['steps_of_the_epoch']} steps: {found['utterances_per_second']:.3g} utt/s; "
-            f"in the step {100 * found['step_share']:.1f} % of the time (meant to be at least {_STEP}), waiting for "
+            f"in the step {100 * found['step_share']:.1f} % of the time (target: at least {_STEP}), waiting for "
             f"the loader {100 * found['waiting_share']:.1f} %; padding {100 * found['padding_share']:.1f} % of frames "
-            f"(at most {_PADDING})"
+            f"(target: at most {_PADDING})"
         )

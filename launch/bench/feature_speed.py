@@ -1,4 +1,4 @@
-"""Features alone: how much faster than speech one thread makes spectrograms."""
+"""Features alone: the speed of spectrograms on one thread, as a multiple of real time."""
 
 import time
 from pathlib import Path
@@ -14,14 +14,14 @@ from ds2f.features import log_spectrogram
 from launch.bench.options import Options
 
 _RECORDINGS = 200
-_TARGET = 200  # times real time, per core
+_TARGET = 200  # times real time per core, at least
 
 
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
-    """Reads recordings of the training set and makes spectrograms of them, on one thread; medians over the rounds.
+    """Reads recordings of the training set and computes spectrograms on one thread; medians over the rounds.
 
     Raises:
-      InputError: when the training manifest or a recording cannot be read.
+      InputError: the training manifest or a recording cannot be read.
     """
     utterances = manifests.read(manifest_path(cfg, "train"))
     every = -(-len(utterances) // _RECORDINGS)
@@ -29,37 +29,37 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        timed = [_once(paths, cfg) for _ in range(1 + options.rounds)][1:]  # the first one reads from the disk
+        timed = [_once(paths, cfg) for _ in range(1 + options.rounds)][1:]  # the first round reads from the disk
     finally:
         torch.set_num_threads(threads)
     seconds = timed[0][0]
     return {
         "recordings": len(paths),
         "audio_seconds": seconds,
-        "spectrogram_times_real_time": seconds / median(making for _, _, making in timed),
-        "with_reading_times_real_time": seconds / median(reading + making for _, reading, making in timed),
+        "spectrogram_times_real_time": seconds / median(computing for _, _, computing in timed),
+        "with_reading_times_real_time": seconds / median(reading + computing for _, reading, computing in timed),
     }
 
 
 def _once(paths: list[Path], cfg: Config) -> tuple[float, float, float]:
-    """Seconds of audio, of reading it, and of making spectrograms."""
-    samples, reading, making = 0, 0.0, 0.0
+    """Seconds of audio, of reading, and of computing spectrograms."""
+    samples, reading, computing = 0, 0.0, 0.0
     for path in paths:
         began = time.perf_counter()
         waveform = torch.from_numpy(audio.load(path, sample_rate=cfg.spect.sample_rate).samples)
         read = time.perf_counter()
         log_spectrogram(waveform, cfg.spect)
-        making += time.perf_counter() - read
+        computing += time.perf_counter() - read
         reading += read - began
         samples += len(waveform)
-    return samples / cfg.spect.sample_rate, reading, making
+    return samples / cfg.spect.sample_rate, reading, computing
 
 
 def show(results: list[dict[str, Any]], console: Console) -> None:
-    """Prints both figures."""
+    """Prints a sentence per result."""
     for found in results:
         console.print(
             f"features of {found['recordings']} recordings, one thread: "
-            f"{found['spectrogram_times_real_time']:.0f} times real time (meant to be at least {_TARGET}), with "
+            f"{found['spectrogram_times_real_time']:.0f} times real time (target: at least {_TARGET}), with "
             f"reading {found['with_reading_times_real_time']:.0f}"
         )

@@ -1,4 +1,4 @@
-"""What a training step asks of the machine: floating-point operations of its products, valid frames alone."""
+"""Floating-point operations of a training step: matrix products and convolutions, without padding."""
 
 from ds2f.config import ModelConfig
 from ds2f.convolutions import convolutions
@@ -6,7 +6,7 @@ from ds2f.model.recurrent import GATES
 
 
 def forward_flops(cfg: ModelConfig, frames: int) -> dict[str, int]:
-    """Operations, a product and its addition counted as two, that one utterance of ``frames`` costs, by stage."""
+    """Operations of the forward pass of an utterance of ``frames``, by stage. A multiply-add counts as two."""
     found, length, channels, bins = {}, frames, 1, cfg.num_bins
     for index, conv in enumerate(convolutions(cfg.time_stride, cfg.frequency_stride)):
         length = -(-length // conv.stride[1])
@@ -24,10 +24,10 @@ def forward_flops(cfg: ModelConfig, frames: int) -> dict[str, int]:
 
 
 def training_flops(cfg: ModelConfig, frames: int) -> int:
-    """Operations of a training step for one utterance.
+    """Operations of a training step for an utterance of ``frames``.
 
-    The backward pass has two products for each one of the forward pass, but for the first convolution, whose input
-    needs no gradient.
+    The backward pass has two products per product of the forward pass. The first convolution has one, since
+    features need no gradient.
     """
     forward = forward_flops(cfg, frames)
     return 3 * sum(forward.values()) - forward["conv_0"]

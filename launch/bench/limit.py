@@ -1,31 +1,31 @@
-"""The machine's own limit: how fast it multiplies large matrices, in the type that the step computes in."""
+"""The limit of the machine: its speed on large matrix products, in the dtype of the training step."""
 
 import math
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from ds2f.config import Config
 from ds2f.precision import dtype_name
 from ds2f.runner.device.backend import Backend, open_backend
 from launch.bench.machine import model_of, seconds_of, spread
 from launch.bench.options import Options
+from launch.tables import terminal_table
 
 SIZE = 2048
-_SECONDS = 0.3  # of one measurement, at least one product
+_SECONDS = 0.3  # per measurement, at least one product
 
 
 class Product:
-    """A product of two matrices that is timed again and again."""
+    """A repeatedly timed product of two matrices."""
 
     def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, backend: Backend) -> None:
-        """Makes the matrices, [M, K] and [K, N], and multiplies them twice to warm up."""
+        """Makes the matrices for ``shape``, (M, K, N), and multiplies them twice as a warm-up."""
         rows, inner, columns = shape
         generator = torch.Generator().manual_seed(0)
         self._backend = backend
-        # The weights of a layer lie transposed.
+        # The second matrix is transposed, like the weights of a layer.
         self._factors = (
             torch.randn(rows, inner, generator=generator).to(backend.device, dtype),
             torch.randn(columns, inner, generator=generator).to(backend.device, dtype).T,
@@ -36,7 +36,7 @@ class Product:
         self._count = max(1, math.ceil(_SECONDS / seconds))
 
     def flops_per_second(self) -> float:
-        """Measures once, over about 0.3 seconds."""
+        """Floating-point operations per second, measured over about 0.3 seconds."""
         return self._flops * self._count / seconds_of(self._multiply, self._backend)
 
     def _multiply(self) -> None:
@@ -45,12 +45,12 @@ class Product:
 
 
 def limit_of(cfg: Config, backend: Backend) -> Product:
-    """The product that the limit is measured by: 2048 x 2048 x 2048 in the type that the step computes in."""
+    """The product that measures the limit: 2048 x 2048 x 2048 in the dtype of the training step."""
     return Product((SIZE, SIZE, SIZE), backend.policy(cfg.apex).compute, backend)
 
 
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
-    """The limit, and beside it the product that a frame of a recurrent layer asks for, in turns."""
+    """Measures the limit and the product of one frame of a recurrent layer, in turns."""
     backend = open_backend(cfg.device)
     dtype, units = backend.policy(cfg.apex).compute, cfg.model.hidden_size
     large, recurrent = limit_of(cfg, backend), Product((cfg.data.batch_size, units, 4 * units), dtype, backend)
@@ -67,12 +67,11 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
 
 def show(results: list[dict[str, Any]], console: Console) -> None:
     """Prints a row per case."""
-    table = Table("product", "type", title="matrix products, GFLOP/s", title_justify="left")
-    table.add_column("median (min to max)", justify="right")
+    table = terminal_table("matrix products, GFLOP/s", ["product", "dtype"], ["median (min to max)"])
     for result in results:
         table.add_row(f"{result['size']} cubed", result["dtype"], _rates(result["flops_per_second"]))
         shape = " x ".join(map(str, result["recurrent"]["shape"]))
-        table.add_row(f"{shape}, of a frame", result["dtype"], _rates(result["recurrent"]["flops_per_second"]))
+        table.add_row(f"{shape}, one frame", result["dtype"], _rates(result["recurrent"]["flops_per_second"]))
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""The loader alone: how many utterances a second it hands over, the cache of features cold and warm."""
+"""The loader alone: utterances per second, with a cold and a warm feature cache."""
 
 import tempfile
 import time
@@ -9,23 +9,23 @@ from typing import Any
 
 import attrs
 from rich.console import Console
-from rich.table import Table
 
 from ds2f.config import Config, manifest_path
 from ds2f.runner.splits import Split
 from ds2f.types import Batch
 from launch.bench.options import Options
+from launch.tables import terminal_table
 
 _WORKERS = (0, 1)
 
 
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
-    """Loads an epoch of the training set twice, into an empty cache and out of it, with each number of workers.
+    """Loads an epoch of the training set twice, with a cold and then a warm cache, for each number of workers.
 
-    The cache is a temporary one. An epoch begins when its first batch is asked for.
+    The cache is temporary. The clock starts with the request for the first batch.
 
     Raises:
-      InputError: when the training manifest or what it names cannot be used.
+      InputError: the training manifest or a file in it cannot be used.
     """
     found = []
     for workers in _WORKERS:
@@ -67,9 +67,7 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
     for result in results:
         padding = 100 * result["epochs"][0]["padding_share"]
         title = f"loader, batch {result['batch_size']}, padding {padding:.1f} % of frames"
-        table = Table("workers", "cache", title=title, title_justify="left")
-        for heading in ("utt/s", "times real time"):
-            table.add_column(heading, justify="right")
+        table = terminal_table(title, ["workers", "cache"], ["utt/s", "times real time"])
         for epoch in result["epochs"]:
             rate, times = epoch["utterances_per_second"], epoch["times_real_time"]
             table.add_row(str(epoch["workers"]), epoch["cache"], f"{rate:.0f}", f"{times:.0f}")

@@ -1,4 +1,4 @@
-"""What was measured on, and how times are taken and summed up."""
+"""Description of the machine and of a case; timing and statistics."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ from ds2f.runner.device.backend import Backend
 
 
 def describe(cfg: Config, backend: Backend) -> dict[str, Any]:
-    """Machine, versions, thread counts and precision, ready for JSON."""
+    """Machine, versions, numbers of threads and precision, ready for JSON."""
     policy = backend.policy(cfg.apex)
     return {
         "device": backend.description,
@@ -43,7 +43,7 @@ def describe(cfg: Config, backend: Backend) -> dict[str, Any]:
 
 
 def headline(machine: dict[str, Any]) -> str:
-    """The same for people, in three lines."""
+    """The description as three lines of text."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     return (
         f"{machine['processor']}, {machine['processors']} processors, load {machine['load']:.1f}; {machine['device']}\n"
@@ -53,7 +53,7 @@ def headline(machine: dict[str, Any]) -> str:
 
 
 def seconds_of(work: Callable[[], Any], backend: Backend) -> float:
-    """How long ``work`` takes until the device has finished it."""
+    """Seconds from the start of ``work`` until the device has finished it."""
     backend.synchronize()
     started = time.perf_counter()
     work()
@@ -62,12 +62,16 @@ def seconds_of(work: Callable[[], Any], backend: Backend) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Least, median and largest."""
+    """Minimum, median and maximum.
+
+    >>> spread([3.0, 1.0, 2.0])
+    {'min': 1.0, 'median': 2.0, 'max': 3.0}
+    """
     return {"min": min(values), "median": median(values), "max": max(values)}
 
 
 def model_of(cfg: Config) -> dict[str, Any]:
-    """A case, ready for JSON."""
+    """The model and the batch size of a case, ready for JSON."""
     model = cfg.model
     return {
         "preset": f"{model.hidden_layers}x{model.hidden_size}",
@@ -77,3 +81,8 @@ def model_of(cfg: Config) -> dict[str, Any]:
         "ctc": model.ctc,
         "batch_size": cfg.data.batch_size,
     }
+
+
+def case_cells(result: dict[str, Any], row: int) -> tuple[str, str]:
+    """The cells for model and batch size in a table with several rows per case; empty after the first row."""
+    return ("", "") if row else (result["preset"], str(result["batch_size"]))

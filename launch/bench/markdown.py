@@ -1,32 +1,33 @@
-"""Makes the table of speeds in launch/bench/README.md: python -m launch.bench.markdown FILE, of the benchmark."""
+"""Prints the table of speeds for launch/bench/README.md: python -m launch.bench.markdown FILE."""
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from launch.tables import markdown_table
 
 HEADINGS = ("model", "batch", "ours, utt/s", "share of the limit", "usual way", "best imperative way")
 
 
-def rows(results: dict[str, Any]) -> Iterator[str]:
-    """The lines of the table: a case each, with how many times as fast ours is as the others.
+def rows(results: dict[str, Any]) -> list[str]:
+    """The lines of the table: a row per case, with the speed of ds2f relative to the baselines.
 
     Args:
-      results: what ``python -m launch.bench --parts=step --json=FILE`` wrote.
+      results: the file of ``python -m launch.bench --parts=step --json=FILE``.
     """
-    yield f"| {' | '.join(HEADINGS)} |"
-    yield "|---" * len(HEADINGS) + "|"
-    for case in results["parts"]["step"]:
-        ours, over = case["contestants"]["ours"], case["ours_over"]
-        cells = [
-            case["preset"].replace("x", " x "),
-            str(case["batch_size"]),
-            f"{ours['utterances_per_second']:.2f}",
-            f"{100 * ours['share_of_limit']:.0f} %",
-            *(f"{over[name]['total']:.2f}" for name in ("usual", "best")),
-        ]
-        yield f"| {' | '.join(cells)} |"
+    return markdown_table(HEADINGS, [_cells(case) for case in results["parts"]["step"]])
+
+
+def _cells(case: dict[str, Any]) -> list[str]:
+    ours, over = case["contestants"]["ours"], case["ours_over"]
+    return [
+        case["preset"].replace("x", " x "),
+        str(case["batch_size"]),
+        f"{ours['utterances_per_second']:.2f}",
+        f"{100 * ours['share_of_limit']:.0f} %",
+        *(f"{over[name]['total']:.2f}" for name in ("usual", "best")),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory of a training by each contestant, in a process of its own."""
+"""Peak memory of a training, by implementation of the training step, each in a process of its own."""
 
 import multiprocessing
 import resource
@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from ds2f.config import Config
 from ds2f.runner.device.backend import open_backend
 from ds2f.runner.program import resolve_kernel
 from ds2f.types import Batch
 from launch.bench import comparison
-from launch.bench.machine import model_of
+from launch.bench.machine import case_cells, model_of
 from launch.bench.options import Options
 from launch.synthetic_batches import epoch_batches
+from launch.tables import terminal_table
 
 
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
-    """Lets every contestant train on batches of as many lengths as there are rounds, short ones first."""
+    """Trains every implementation on one batch per round, from short to long."""
     backend = open_backend(cfg.device)
     cfg = resolve_kernel(cfg, backend)  # here, so that the timing does not count in a contestant's memory
     half, device = backend.policy(cfg.apex).compute, backend.device
@@ -33,7 +33,7 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             try:
                 found[name] = pool.submit(peak, cfg, name, options.rounds, half=half, device=device).result()
-            except BrokenProcessPool:  # the system ended it, as it does for want of memory
+            except BrokenProcessPool:  # killed by the system, most likely for lack of memory
                 found[name] = None
     ours = found.get("ours")
     return {
@@ -45,20 +45,20 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
 
 
 def peak(cfg: Config, name: str, steps: int, *, half: torch.dtype, device: torch.device) -> int:
-    """Trains in this process and returns the most bytes in use so far: resident ones, or on an accelerator its own.
+    """Trains in this process and returns its peak memory in bytes: resident memory, or memory of the accelerator.
 
-    On a CPU the baselines run without the malloc settings of ``open_backend``, which are for our step; they inherit
-    the smaller cache of oneDNN.
+    On a CPU, the baselines run without the malloc settings of ``open_backend``, which suit the step of ds2f. They
+    inherit the smaller cache of oneDNN.
     """
     if name == "ours":
         backend = open_backend(cfg.device)
-        program: comparison.Program = comparison.make(name, cfg, backend)
+        implementation: comparison.Implementation = comparison.make(name, cfg, backend)
         place = backend.place
     else:
-        program = comparison.make_baseline(name, cfg, half=half, device=device)
+        implementation = comparison.make_baseline(name, cfg, half=half, device=device)
         place = partial(_place, device=device)
     for batch in epoch_batches(cfg, steps):
-        float(program.step(place(batch)))
+        float(implementation.step(place(batch)))
     return _peak_resident() if device.type == "cpu" else torch.accelerator.max_memory_allocated(device)
 
 
@@ -67,7 +67,7 @@ def _place(batch: Batch, *, device: torch.device) -> Batch:
 
 
 def _peak_resident() -> int:
-    """Of this program alone; the limit that getrusage tells is inherited from the process that started it."""
+    """Peak resident memory of this program. ``getrusage`` would include the program that forked this process."""
     status = Path("/proc/self/status")
     if status.exists():
         lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
@@ -76,16 +76,13 @@ def _peak_resident() -> int:
 
 
 def show(results: list[dict[str, Any]], console: Console) -> None:
-    """Prints a row per case and contestant."""
-    table = Table("model", "batch", "training", title="peak memory", title_justify="left")
-    for heading in ("GB", "ours over it"):
-        table.add_column(heading, justify="right")
+    """Prints a row per case and implementation."""
+    table = terminal_table("peak memory", ["model", "batch", "training"], ["GB", "ours / this"])
     for result in results:
         for index, (name, peak_bytes) in enumerate(result["peak_bytes"].items()):
             ratio = result["ours_over"].get(name)
             table.add_row(
-                "" if index else result["preset"],
-                "" if index else str(result["batch_size"]),
+                *case_cells(result, index),
                 name,
                 f"{peak_bytes / 1e9:.2f}" if peak_bytes else "killed",
                 f"{ratio:.2f}" if ratio else "",

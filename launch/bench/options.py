@@ -1,4 +1,4 @@
-"""What the parts of the benchmark are told besides the configuration."""
+"""Options of the benchmark besides the configuration."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,30 +8,30 @@ import attrs
 from ds2f.config import Config
 from ds2f.errors import InputError
 
-CONTESTANTS = ("ours", "usual", "best", "amp")
+CONTESTANTS = ("ours", "usual", "best", "amp")  # implementations of the training step
 
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """How much is measured. A case (a preset and a batch size) stands in the ``Config`` that goes beside it."""
+    """The extent of the measurement. Preset and batch size are settings of the ``Config`` beside it."""
 
-    rounds: int = 3  # of which each has a batch of its own
-    warmup: int = 1  # steps before, on the shortest batch
+    rounds: int = 3  # each with a batch of its own
+    warmup: int = 1  # steps before the timed rounds, on the shortest batch
     contestants: tuple[str, ...] = ("ours", "usual", "best")
-    steps: int = 0  # of an epoch, for the loader and the epoch; 0: all
-    trace: str = ""  # where a profile of one of our steps goes
+    steps: int = 0  # of an epoch, for the parts loader and epoch; 0: all
+    trace: str = ""  # file for a profile of one step of ds2f; empty: none
 
 
 def cases(cfg: Config, presets: Sequence[str], batch_sizes: Sequence[str]) -> Iterator[Config]:
     """The configurations to measure: every preset at every batch size.
 
     Args:
-      cfg: what they share.
-      presets: layers x units, such as ``5x1024``; none for the model of ``cfg``.
-      batch_sizes: utterances.
+      cfg: the common settings.
+      presets: layers x units, such as ``5x1024``; empty for the model of ``cfg``.
+      batch_sizes: utterances per batch.
 
     Raises:
-      InputError: when one of them cannot be read.
+      InputError: a preset or batch size cannot be parsed.
     """
     models = [cfg.model]
     if presets:
@@ -44,7 +44,7 @@ def cases(cfg: Config, presets: Sequence[str], batch_sizes: Sequence[str]) -> It
 
 
 def require_known(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
-    """Raises InputError when a list holds nothing, or something that is not ``known``."""
+    """Raises InputError if a list is empty or has an element outside ``known``."""
     unknown = sorted(set(given) - set(known))
     if unknown or not given:
         raise InputError(f"--{flag}={','.join(given)}: a list of {', '.join(known)}")
@@ -54,5 +54,5 @@ def _numbers(pattern: str, text: str, flag: str, example: str) -> list[int]:
     found = re.fullmatch(pattern, text.strip())
     numbers = [int(number) for number in found.groups()] if found else []
     if not numbers or min(numbers) < 1:
-        raise InputError(f"{flag}: {text!r} is none; write a list such as {example}")
+        raise InputError(f"{flag}: cannot parse {text!r}; give a list such as {example}")
     return numbers

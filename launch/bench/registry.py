@@ -1,7 +1,8 @@
-"""The table of parts: what ``--parts`` may name, and the module where each is measured.
+"""The parts of the benchmark by name, with the module of each.
 
-Such a module has ``measure(cfg, options) -> dict``, ready for JSON, and ``show(results, console)``, which prints the
-dictionaries of one part. It is imported when it is asked for, so that ``--help`` does without torch.
+A module has two functions. ``measure(cfg, options) -> dict`` returns a result, ready for JSON.
+``show(results, console)`` prints the results of all cases. A module is imported only for its part, so that ``--help``
+needs no torch.
 """
 
 import importlib
@@ -9,10 +10,10 @@ from typing import Any, NamedTuple
 
 
 class Benchmark(NamedTuple):
-    """Something that can be measured."""
+    """A part of the benchmark."""
 
     module: str
-    every_case: bool = True  # or once, with the first preset and batch size
+    every_case: bool = True  # False: the first preset and batch size only
 
     def open(self) -> Any:
         """The module, with its ``measure`` and ``show``."""

@@ -1,6 +1,6 @@
-"""Time of our training step by part: forward and backward pass of each stage, then the gradient's norm, the optimizer.
+"""Time of the training step of ds2f by part: forward and backward pass of each stage, gradient norm, optimizer.
 
-The step is the program's own, recorded by ``ds2f.runner.spans``.
+``ds2f.runner.spans`` records the step.
 """
 
 from collections import defaultdict
@@ -9,22 +9,22 @@ from statistics import median
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ds2f.config import Config
 from ds2f.runner import program
 from ds2f.runner.device.backend import open_backend
 from ds2f.runner.spans import BACKWARD, FORWARD, OPTIMIZER, Spans
+from launch.bench.comparison import Ours
 from launch.bench.machine import model_of, seconds_of
 from launch.bench.options import Options
-from launch.bench.ours import Ours
 from launch.synthetic_batches import epoch_batches
+from launch.tables import terminal_table
 
 NORM, REST = "norm and verdict", "rest"
 
 
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
-    """Seconds of each part of a step, per round, on the batches that the steps side by side are timed on."""
+    """Seconds of each part of a training step, per round; the batches are those of ``launch.bench.step``."""
     backend = open_backend(cfg.device)
     cfg = program.resolve_kernel(cfg, backend)
     spans = Spans(backend.synchronize)
@@ -51,9 +51,9 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
 
 
 def _parts(spans: Spans, whole: float) -> dict[str, float]:
-    """Seconds by part, in the order of the step; they add up to ``whole``.
+    """Seconds by part, in the order of the step; their sum is ``whole``.
 
-    The norm lies between the end of the backward pass and the optimizer.
+    The time between backward pass and optimizer belongs to the gradient norm.
     """
     seconds = spans.seconds()
     found = {name: seconds[name] for name in seconds if name.endswith((FORWARD, BACKWARD))}
@@ -66,13 +66,8 @@ def _parts(spans: Spans, whole: float) -> dict[str, float]:
 def show(results: list[dict[str, Any]], console: Console) -> None:
     """Prints a table per case."""
     for result in results:
-        table = Table(
-            "part",
-            title=f"our step, {result['preset']}, batch {result['batch_size']}: {result['seconds']:.3f} s",
-            title_justify="left",
-        )
-        for heading in ("forward", "share", "backward", "share"):
-            table.add_column(heading, justify="right")
+        title = f"training step, {result['preset']}, batch {result['batch_size']}: {result['seconds']:.3f} s"
+        table = terminal_table(title, ["part"], ["forward", "share", "backward", "share"])
         parts = result["parts"]
         for name in [name.removesuffix(FORWARD) for name in parts if name.endswith(FORWARD)]:
             table.add_row(name, *_cells(parts, f"{name}{FORWARD}"), *_cells(parts, f"{name}{BACKWARD}"))

@@ -1,4 +1,4 @@
-"""Tests of the command launch.bench: what it takes, what it writes, and its table of parts."""
+"""Tests of the command launch.bench: its flags, its output, and its registry of parts."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ def run(launch, tmp_path: Path) -> Callable[..., Ended]:
     return lambda *arguments: launch("bench", *arguments, folder=tmp_path)
 
 
-def test_what_is_measured_is_printed_and_written(run, tmp_path: Path, tone_corpus: Path) -> None:
+def test_measurements_are_printed_and_written(run, tmp_path: Path, tone_corpus: Path) -> None:
     target, trace = tmp_path / "bench.json", tmp_path / "trace.json"
     corpus = ("--data.dataset=tones", f"--data_path={tone_corpus}", "--nodata.cache_features", "--data.num_workers=0")
     parts = ("step", "stages", "features", "decode", "loader", "epoch")
@@ -56,10 +56,10 @@ def test_help_names_the_parts_and_needs_no_torch(run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--json=/nowhere/at/all/bench.json"], "there is no folder"),
-        (["--trace=/nowhere/at/all/trace.json"], "there is no folder"),
+        (["--json=/nowhere/at/all/bench.json"], "give a file in a folder that exists"),
+        (["--trace=/nowhere/at/all/trace.json"], "give a file in a folder that exists"),
         (["--parts=step,leap"], "--parts=step,leap"),
         (["--contestants=me"], "--contestants=me"),
         (["--presets=5by1024"], "'5by1024'"),
@@ -68,11 +68,11 @@ def test_help_names_the_parts_and_needs_no_torch(run) -> None:
         (["--presets=3x512", "--model.hidden_size=8"], "take one"),
     ],
 )
-def test_a_mistake_is_told_before_the_work(run, arguments: list[str], said: str) -> None:
+def test_a_mistake_is_reported_before_any_measurement(run, arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert result.status == 1
     assert result.err.startswith("bench: ")
-    assert said in result.err
+    assert message in result.err
     assert "Traceback" not in result.err
 
 
@@ -91,13 +91,13 @@ def test_every_preset_is_measured_at_every_batch_size() -> None:
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_every_part_has_its_room(name: str) -> None:
+def test_every_part_has_a_module_with_measure_and_show(name: str) -> None:
     module = PARTS[name].open()
     assert callable(module.measure)
     assert callable(module.show)
 
 
-def test_the_dropout_that_the_rivals_lack_is_refused() -> None:
+def test_dropout_which_the_baselines_lack_is_refused() -> None:
     from ds2f.runner.device.backend import open_backend
     from launch.bench import comparison
 

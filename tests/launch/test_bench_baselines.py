@@ -1,4 +1,4 @@
-"""Tests of the baselines: they compute what our step computes, each in its own way, without our code."""
+"""Tests of the baselines: they take the same training steps as ds2f, with none of its computing code."""
 
 import ast
 from pathlib import Path
@@ -20,13 +20,13 @@ FULL, BF16 = torch.float32, torch.bfloat16
 
 
 def baseline(cfg: Config, *, packed: bool, dtype: torch.dtype = FULL, fused: bool = False) -> Baseline:
-    torch.manual_seed(0)  # torch's layers draw from the global generator, whose place depends on the tests before
+    torch.manual_seed(0)  # the layers of torch draw from the global generator, whose state depends on earlier tests
     return Baseline(cfg, packed=packed, dtype=dtype, fused=fused)
 
 
 @pytest.mark.parametrize("rnn_type", ["lstm", "gru", "rnn"])
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_all_contestants_take_the_same_steps(rnn_type: str, bidirectional: bool) -> None:
+def test_all_implementations_take_the_same_steps(rnn_type: str, bidirectional: bool) -> None:
     model = attrs.evolve(CFG.model, rnn_type=rnn_type, bidirectional=bidirectional)
     apart = comparison.require_agreement(attrs.evolve(CFG, model=model), open_backend("cpu"))
     assert set(apart) == {"ours", "usual", "best", "amp"}
@@ -34,7 +34,7 @@ def test_all_contestants_take_the_same_steps(rnn_type: str, bidirectional: bool)
 
 
 @pytest.mark.parametrize("fault", ["clipping", "loss", "direction"])
-def test_a_rival_that_computes_something_else_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_baseline_that_computes_something_else_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if fault == "clipping":
         monkeypatch.setattr(baselines, "clip_grad_norm_", lambda parameters, norm: None)
     elif fault == "loss":
@@ -44,13 +44,13 @@ def test_a_rival_that_computes_something_else_is_found(fault: str, monkeypatch: 
         recur = baselines.PaddedLayer.recur
         straight = torch.arange(32 * 3)
         monkeypatch.setattr(
-            baselines.PaddedLayer, "recur", lambda self, x, ends: recur(self, x, ends._replace(turned=straight))
+            baselines.PaddedLayer, "recur", lambda self, x, ends: recur(self, x, ends._replace(reversed=straight))
         )
     with pytest.raises(RuntimeError, match="compute different things"):
         comparison.require_agreement(CFG, open_backend("cpu"))
 
 
-def test_packed_and_padded_sequences_come_to_the_same_with_padding_too() -> None:
+def test_packed_and_padded_sequences_agree_on_a_batch_with_padding() -> None:
     batch = make_batch(CFG, [71, 58, 40, 39])
     packed, padded = baseline(CFG, packed=True), baseline(CFG, packed=False, fused=True)
     start = {name: value.clone() for name, value in packed.weights().items()}
@@ -84,7 +84,7 @@ def test_the_scaler_skips_a_step_that_overflows_in_fp16() -> None:
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_the_model_is_that_of_deepspeech_pytorch(packed: bool, bidirectional: bool) -> None:
+def test_the_baselines_have_the_model_of_deepspeech_pytorch(packed: bool, bidirectional: bool) -> None:
     model = attrs.evolve(CFG.model, bidirectional=bidirectional)
     reference, one = ReferenceModel(model), baseline(attrs.evolve(CFG, model=model), packed=packed)
     reference.load_state_dict(one.weights())
@@ -104,7 +104,7 @@ def test_packed_layers_are_one_call_and_padded_ones_a_call_per_direction() -> No
     assert (sizes(True), sizes(False)) == ([2, 2], [1, 1, 1, 1])
 
 
-def test_the_rivals_use_none_of_our_computing() -> None:
+def test_the_baselines_use_none_of_the_computing_code() -> None:
     source = ast.parse(Path(baselines.__file__).read_text())
     modules = {node.module for node in ast.walk(source) if isinstance(node, ast.ImportFrom)}
     modules |= {alias.name for node in ast.walk(source) if isinstance(node, ast.Import) for alias in node.names}

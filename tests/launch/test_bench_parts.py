@@ -1,4 +1,4 @@
-"""Tests of what the parts of launch.bench report, on tiny models and corpora."""
+"""Tests of the parts of launch.bench, on tiny models and corpora."""
 
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -16,9 +16,9 @@ from ds2f.model import deepspeech2
 from ds2f.runner.device.backend import open_backend
 from ds2f.runner.spans import Spans
 from launch.bench import decoding_speed, epoch, feature_speed, limit, loader, memory, stages, step
+from launch.bench.comparison import Ours
 from launch.bench.flops import training_flops
 from launch.bench.options import Options
-from launch.bench.ours import Ours
 from launch.synthetic_batches import make_batch
 
 CFG = Config(
@@ -27,7 +27,7 @@ CFG = Config(
     optim=OptimConfig(schedule="constant", learning_rate=1e-3),
 )
 OPTIONS = Options(rounds=2, warmup=0)
-SLOW = {"ours": 1.0, "usual": 2.0, "best": 1.5}  # by made-up powers of the number of steps so far
+SLOW = {"ours": 1.0, "usual": 2.0, "best": 1.5}  # synthetic seconds: a power of the number of steps so far
 PEAKS = {"ours": 3_000_000_000, "usual": 4_000_000_000}
 
 
@@ -38,10 +38,10 @@ def shown(module, result) -> str:
     return capture.get()
 
 
-def test_contestants_take_turns_on_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_implementations_take_turns_on_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
 
-    class Program:
+    class Implementation:
         def __init__(self, name):
             self.name = name
 
@@ -49,7 +49,7 @@ def test_contestants_take_turns_on_the_same_batches(monkeypatch: pytest.MonkeyPa
             taken.append((self.name, int(batch.lengths.max()), batch.features.sum().item()))
             return torch.tensor({"ours": 2.0, "usual": 2.0, "best": 1.5}[self.name])
 
-    monkeypatch.setattr(step.comparison, "make", lambda name, cfg, backend: Program(name))
+    monkeypatch.setattr(step.comparison, "make", lambda name, cfg, backend: Implementation(name))
     monkeypatch.setattr(step.comparison, "require_agreement", lambda cfg, backend: {})
     monkeypatch.setattr(step, "seconds_of", lambda work, backend: work() or len(taken) ** SLOW[taken[-1][0]])
     monkeypatch.setattr(limit, "SIZE", 64)
@@ -59,7 +59,7 @@ def test_contestants_take_turns_on_the_same_batches(monkeypatch: pytest.MonkeyPa
     everyone = ["ours", "usual", "best"]
     assert names == everyone * 2 + ["usual", "best", "ours"] + ["best", "ours", "usual"]
     rounds = [{each[1:] for each in taken[at : at + 3]} for at in range(0, 12, 3)]
-    assert all(len(batches) == 1 for batches in rounds), "the same batch for all"
+    assert all(len(batches) == 1 for batches in rounds), "one batch per round, for all implementations"
     longest = [batches.pop()[0] for batches in rounds]
     assert longest[0] == longest[1] < longest[2] < longest[3], "the warm-up is on the shortest"
 
@@ -85,14 +85,14 @@ def test_times_of_a_loss_that_is_not_finite_are_refused(monkeypatch: pytest.Monk
         step.measure(CFG, Options(rounds=1, warmup=0, contestants=("ours",)))
 
 
-def test_contestants_start_from_the_same_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_implementations_start_from_the_same_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step.comparison, "require_agreement", lambda cfg, backend: {})
     result = step.measure(CFG, Options(rounds=1, warmup=0, contestants=("usual", "ours")))
-    assert result["ours_over"]["usual"]["loss_difference"] < 0.01, "their batch norms differ in padding alone"
-    assert "part by at most" in shown(step, result)
+    assert result["ours_over"]["usual"]["loss_difference"] < 0.01, "their batch norms differ in padding only"
+    assert "differ by at most" in shown(step, result)
     assert max(map(len, shown(step, result).splitlines())) <= 100
-    mine, theirs = (result["contestants"][name]["processor_seconds"] for name in ("ours", "usual"))
-    assert result["ours_over"]["usual"]["processor_total"] == pytest.approx(sum(theirs) / sum(mine))
+    ours, usual = (result["contestants"][name]["processor_seconds"] for name in ("ours", "usual"))
+    assert result["ours_over"]["usual"]["processor_total"] == pytest.approx(sum(usual) / sum(ours))
 
 
 @pytest.mark.alone
@@ -112,7 +112,7 @@ def test_the_timed_step_is_the_step_and_its_parts_add_up(engine: str, remat: boo
     assert sum(part["share"] for part in parts.values()) == pytest.approx(1)
     assert sum(sum(part["seconds"]) for part in parts.values()) == pytest.approx(2 * result["seconds"])
     both_ways = {name: parts[f"{name} forward"]["share"] + parts[f"{name} backward"]["share"] for name in chain}
-    assert max(both_ways, key=both_ways.__getitem__) == "conv", "the only work there is"
+    assert max(both_ways, key=both_ways.__getitem__) == "conv", "nearly all of the work"
     assert "rnn_0/backward" in shown(stages, result)
 
     backend = open_backend("cpu")
@@ -125,7 +125,7 @@ def test_the_timed_step_is_the_step_and_its_parts_add_up(engine: str, remat: boo
 
 
 @pytest.mark.parametrize("model", [{}, {"rnn_type": "gru", "hidden_layers": 3}, {"bidirectional": False}])
-def test_the_work_of_a_step_is_what_torch_counts(model: dict) -> None:
+def test_the_operations_of_a_step_are_those_that_torch_counts(model: dict) -> None:
     cfg = ModelConfig(**{"hidden_size": 64, "hidden_layers": 2} | model, kernel="scan")
     params, stats = deepspeech2.init(cfg, key=0)
     params = tree.map(torch.Tensor.requires_grad_, params)
@@ -133,15 +133,15 @@ def test_the_work_of_a_step_is_what_torch_counts(model: dict) -> None:
     with FlopCounterMode(display=False) as counter:
         losses, _ = steps.objective(cfg, criterion=ctc.native)(params, stats, batch)
         losses.sum().backward()
-    # The first frame's recurrent product has no gradient to hand on.
+    # The recurrent product of the first frame has no input that needs a gradient.
     assert training_flops(cfg, 120) == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
-def test_the_work_is_the_published_one() -> None:
+def test_the_operations_are_the_published_number() -> None:
     assert training_flops(ModelConfig(), 300) == pytest.approx(89e9, rel=0.03)
 
 
-def test_the_limit_is_the_work_of_the_products_over_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_is_operations_of_the_products_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     multiply = torch.mm
     monkeypatch.setattr(torch, "mm", lambda a, b: calls.append((a.shape, b.shape)) or multiply(a, b))
@@ -154,7 +154,7 @@ def test_the_limit_is_the_work_of_the_products_over_their_time(monkeypatch: pyte
     assert rate == pytest.approx(3 * 2 * 16 * 32 * 48 / 0.1)
 
 
-def test_memory_is_that_of_a_process_that_inherits_none() -> None:
+def test_memory_is_measured_in_a_process_that_inherits_none() -> None:
     here = torch.ones(2**28)  # 1 GiB, resident in this process
     result = memory.measure(CFG, Options(rounds=1, contestants=("best",)))
     ours = memory.peak(CFG, "ours", 1, half=torch.float32, device=torch.device("cpu"))
@@ -162,7 +162,7 @@ def test_memory_is_that_of_a_process_that_inherits_none() -> None:
     assert 2e8 < result["peak_bytes"]["best"] < 1e9 < ours
 
 
-def test_a_process_that_the_system_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_the_system_kills_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     class Pool:
         def __init__(self, *arguments, **options):
             pass
@@ -186,7 +186,7 @@ def test_a_process_that_the_system_ends_is_told(monkeypatch: pytest.MonkeyPatch)
     assert "killed" in shown(memory, result)
 
 
-def test_the_loader_is_drained_with_and_without_worker_and_cache(tone_corpus: Path) -> None:
+def test_the_loader_is_timed_with_and_without_worker_and_cache(tone_corpus: Path) -> None:
     result = loader.measure(attrs.evolve(CFG, data_path=str(tone_corpus)), OPTIONS)
     found = result["epochs"]
     assert [(each["workers"], each["cache"]) for each in found] == [
@@ -194,11 +194,11 @@ def test_the_loader_is_drained_with_and_without_worker_and_cache(tone_corpus: Pa
     ]
     assert {each["utterances"] for each in found} == {10}
     assert all(0 < each["padding_share"] < 0.5 for each in found)
-    assert not (tone_corpus / "cache").exists(), "the corpus's own cache is left alone"
+    assert not (tone_corpus / "cache").exists(), "the cache of the corpus stays untouched"
     assert "cold" in shown(loader, result)
 
 
-def test_features_are_timed_on_one_thread_and_threads_are_put_back(tone_corpus: Path) -> None:
+def test_features_are_timed_on_one_thread_and_the_number_of_threads_is_restored(tone_corpus: Path) -> None:
     threads = torch.get_num_threads()
     result = feature_speed.measure(attrs.evolve(CFG, data_path=str(tone_corpus)), OPTIONS)
     assert torch.get_num_threads() == threads
@@ -207,14 +207,14 @@ def test_features_are_timed_on_one_thread_and_threads_are_put_back(tone_corpus: 
     assert "10 recordings" in shown(feature_speed, result)
 
 
-def test_decoding_takes_the_test_set_or_makes_one_up(tone_corpus: Path, tmp_path: Path) -> None:
-    real, made_up = (
+def test_decoding_takes_the_test_set_or_a_synthetic_one(tone_corpus: Path, tmp_path: Path) -> None:
+    real, synthetic = (
         decoding_speed.measure(attrs.evolve(CFG, data_path=str(path)), OPTIONS) for path in (tone_corpus, tmp_path)
     )
     assert (real["utterances"], real["words"], real["made_up"]) == (3, 3, False)
-    assert (made_up["utterances"], made_up["made_up"]) == (130, True)
-    assert made_up["characters"] == pytest.approx(1922, rel=0.4), "about as much as AN4's"
-    assert "made-up" in shown(decoding_speed, made_up)
+    assert (synthetic["utterances"], synthetic["made_up"]) == (130, True)
+    assert synthetic["characters"] == pytest.approx(1922, rel=0.4), "about as many as in AN4"
+    assert "synthetic" in shown(decoding_speed, synthetic)
 
 
 def test_an_epoch_trains_on_every_utterance_and_accounts_for_its_time(tone_corpus: Path) -> None:

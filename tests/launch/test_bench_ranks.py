@@ -1,4 +1,4 @@
-"""Tests of what launch.bench says of several ranks on one machine."""
+"""Tests of the part ranks of launch.bench: several ranks on one machine beside one process."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ CFG = Config(
 
 
 @pytest.mark.alone
-def test_ranks_take_the_step_of_one_process_and_its_phases_are_told_apart() -> None:
+def test_ranks_take_the_step_of_one_process_and_its_phases_are_timed_apart() -> None:
     result = ranks.measure(CFG, Options(rounds=1, warmup=1))
     assert (result["ranks"], result["rounds"], result["preset"], result["batch_size"]) == (2, 1, "1x8", 2)
     seconds = result["seconds"]
@@ -42,7 +42,7 @@ def test_ranks_take_the_step_of_one_process_and_its_phases_are_told_apart() -> N
     assert f"{result['compared']['median']:.3f} times" in text
 
 
-def test_sums_and_all_updates_but_one_are_left_out_of_the_comparison() -> None:
+def test_the_comparison_leaves_out_all_reduces_and_all_updates_but_one() -> None:
     taken = {
         "ranks": [Phases(11.0, 7.0, 8.0, 20.0, 1.0)],
         "overlapped": [Phases(12.0, 5.0, 7.0, 20.0, 1.0)],
@@ -54,7 +54,7 @@ def test_sums_and_all_updates_but_one_are_left_out_of_the_comparison() -> None:
     assert result["processors_ratio"]["median"] == pytest.approx(20 / 22)
 
 
-def test_a_step_that_is_not_the_same_is_no_comparison() -> None:
+def test_ranks_with_another_gradient_are_refused() -> None:
     alike = {"ranks": Phases(1, 1, 1, 1, 2.0), "one": Phases(1, 0, 1, 1, 2.0001)}
     ranks._require_agreement(alike)
     for norm in (2.1, float("nan")):
@@ -62,9 +62,9 @@ def test_a_step_that_is_not_the_same_is_no_comparison() -> None:
             ranks._require_agreement(alike | {"ranks": Phases(1, 1, 1, 1, norm)})
 
 
-def test_the_shares_are_the_global_batch() -> None:
+def test_the_shards_are_the_global_batch() -> None:
     lengths = [90, 80, 70, 60, 50]
-    shares = ranks._shards(CFG, lengths, 2)
-    assert [share.lengths.tolist() for share in shares] == [[90, 70, 50], [80, 60]]
-    assert all(float(share.weight) == pytest.approx(1 / 5) for share in shares)
-    assert torch.equal(shares[0].features, make_batch(CFG, [90, 70, 50], key=0).features)
+    shards = ranks._shards(CFG, lengths, 2)
+    assert [shard.lengths.tolist() for shard in shards] == [[90, 70, 50], [80, 60]]
+    assert all(float(shard.weight) == pytest.approx(1 / 5) for shard in shards)
+    assert torch.equal(shards[0].features, make_batch(CFG, [90, 70, 50], key=0).features)

@@ -1,4 +1,4 @@
-"""Tests of what launch.bench says of how soon a training starts."""
+"""Tests of the part startup of launch.bench."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from launch.bench import startup
 from launch.bench.options import Options
 
 
-def test_start_up_is_timed_to_help_and_to_the_first_step(
+def test_start_up_is_timed_until_help_and_until_the_first_step(
     tone_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for split in ("train", "val"):
@@ -24,22 +24,26 @@ def test_start_up_is_timed_to_help_and_to_the_first_step(
         "--optim.schedule=constant\n--optim.learning_rate=0.01\n--data.num_workers=0\n"
     )
     monkeypatch.setattr(startup, "FLAGFILE", flagfile)
-    took = startup.first_step_time([f"--flagfile={flagfile}", f"--data_path={tmp_path}", "--device=cpu"])
-    help_took = startup.help_time()
-    assert took.wall > help_took.wall > 0
-    assert took.processor > help_took.processor > 0
-    result = {"flagfile": "tiny.flags", "help": startup._summary([help_took]), "first_step": startup._summary([took])}
+    until_step = startup.first_step_time([f"--flagfile={flagfile}", f"--data_path={tmp_path}", "--device=cpu"])
+    until_help = startup.help_time()
+    assert until_step.wall > until_help.wall > 0
+    assert until_step.processor > until_help.processor > 0
+    result = {
+        "flagfile": "tiny.flags",
+        "help": startup._summary([until_help]),
+        "first_step": startup._summary([until_step]),
+    }
     console = Console(width=100)
     with console.capture() as capture:
         startup.show([result], console)
-    assert f"{took.wall:.2f}" in capture.get()
+    assert f"{until_step.wall:.2f}" in capture.get()
 
 
-def test_a_training_that_ends_before_its_first_step_is_reported_with_its_words(tmp_path: Path) -> None:
+def test_a_training_that_ends_before_its_first_step_is_reported_with_its_message(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="nothing_train_manifest"):
         startup.first_step_time(["--data.dataset=nothing", f"--data_path={tmp_path}", "--device=cpu"])
 
 
-def test_without_the_corpus_the_remedy_is_said(tmp_path: Path) -> None:
+def test_without_the_corpus_the_error_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"launch\.prepare --dataset=synthetic"):
         startup.measure(Config(data_path=str(tmp_path)), Options())

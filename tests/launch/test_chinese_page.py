@@ -1,4 +1,4 @@
-"""The Chinese page holds: its commands, flags, defaults, results, files and links are the program's own.
+"""The Chinese page is true: its commands, flags, defaults, results, files and links are those of the program.
 
 As a program, this file is the parser of those commands: it reads a JSON list of them and answers each with a JSON line.
 """

@@ -1,4 +1,4 @@
-"""Tests of launch.flags, through small programs as a user starts them."""
+"""Tests of launch.flags, through small programs in processes of their own."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from launch import flags
 
 ROOT = Path(flags.__file__).parents[1]
 
-# A launcher that prints what it was given: the flagfile of its configuration, or whatever BODY does.
+# A launcher that prints its configuration, or runs BODY.
 PROGRAM = '''"""Trains nothing."""
 import json, os, sys
 from ds2f import config
@@ -102,7 +102,7 @@ def test_flagfiles_compose_and_later_flags_win(tmp_path: Path) -> None:
     assert (cfg.data.batch_size, cfg.training.epochs) == (5, 3)
 
 
-def test_a_stored_configuration_is_changed_only_where_the_command_line_says(tmp_path: Path) -> None:
+def test_the_command_line_changes_a_stored_configuration(tmp_path: Path) -> None:
     body = (
         "base = Config(data=DataConfig(batch_size=6, num_workers=0, labels_path='gone.json'), "
         "model=ModelConfig(labels=('_', 'A'))); "
@@ -114,7 +114,7 @@ def test_a_stored_configuration_is_changed_only_where_the_command_line_says(tmp_
     assert cfg.model.labels == ("_", "A")
 
 
-def test_a_launcher_takes_only_the_flags_that_it_names(tmp_path: Path) -> None:
+def test_a_launcher_takes_only_the_flags_that_it_registers(tmp_path: Path) -> None:
     only = ("data", "training.seed", "device")
     assert start(tmp_path, "--data.batch_size=2", "--training.seed=3", "--device=cpu", only=only).returncode == 0
     result = start(tmp_path, "--training.epochs=3", only=only)
@@ -182,7 +182,7 @@ def test_a_contradiction_between_sections_ends_with_the_remedy(tmp_path: Path) -
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_full_disk_names_the_path_and_how_to_go_on(tmp_path: Path) -> None:
+def test_on_a_full_disk_the_message_names_the_path_and_how_to_continue(tmp_path: Path) -> None:
     result = start(tmp_path, body="raise OSError(28, 'No space left on device', 'runs/x/log.txt')")
     assert result.returncode == 1
     assert result.stderr.startswith("toy: no space left for runs/x/log.txt;")
@@ -195,7 +195,7 @@ def test_a_full_disk_names_the_path_and_how_to_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("printed", ["'a line'", "'many lines\\n' * 100_000"])
-def test_a_reader_that_leaves_early_ends_it_quietly(tmp_path: Path, printed: str) -> None:
+def test_a_closed_pipe_ends_a_launcher_quietly(tmp_path: Path, printed: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -205,7 +205,7 @@ def test_a_reader_that_leaves_early_ends_it_quietly(tmp_path: Path, printed: str
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
-def test_a_broken_pipe_that_is_not_the_output_keeps_its_traceback(tmp_path: Path) -> None:
+def test_a_broken_pipe_other_than_the_output_keeps_its_traceback(tmp_path: Path) -> None:
     ended = start(tmp_path, body="raise BrokenPipeError('of a worker')")
     assert ended.returncode == 1
     assert "Traceback" in ended.stderr
@@ -255,7 +255,7 @@ def test_help_of_a_launcher_is_quick_and_imports_no_framework(launcher: str) -> 
     assert time.monotonic() - began < 5  # about 0.3 s on an idle machine; torch alone takes longer than 1 s
 
 
-def test_torch_is_told_not_to_load_device_back_ends_by_itself(tmp_path: Path) -> None:
+def test_torch_loads_no_device_back_ends_by_itself(tmp_path: Path) -> None:
     result = start(tmp_path, body="print(os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'], 'torch' in sys.modules)")
     assert result.stdout.split() == ["0", "False"]
 
@@ -264,7 +264,7 @@ def test_torch_is_told_not_to_load_device_back_ends_by_itself(tmp_path: Path) ->
     ("chosen", "expected"),
     [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
-def test_threads_do_not_wait_awake_for_long_unless_told_to(
+def test_threads_spin_only_briefly_unless_the_environment_says_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], expected: str
 ) -> None:
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
@@ -287,5 +287,5 @@ def test_threads_do_not_wait_awake_for_long_unless_told_to(
         (["--flagfile"], None),
     ],
 )
-def test_a_run_is_named_for_its_last_flagfile(argv: list[str], name: str | None) -> None:
+def test_a_run_is_named_after_its_last_flagfile(argv: list[str], name: str | None) -> None:
     assert flags.flagfile_name(argv) == name

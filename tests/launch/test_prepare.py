@@ -1,4 +1,4 @@
-"""Tests of the command line that makes corpora."""
+"""Tests of launch.prepare."""
 
 import importlib.util
 from pathlib import Path
@@ -12,7 +12,7 @@ ARCHIVE = ROOT.parent / "shared" / "data"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("espeakng_loader") is None, reason="espeakng-loader is not installed")
-def test_the_synthetic_corpus_is_made_and_then_found(launch, tmp_path: Path):
+def test_the_synthetic_corpus_is_made_once_and_then_reused(launch, tmp_path: Path):
     for state in ("is ready", "was there already"):
         done = launch(
             "prepare",

@@ -1,4 +1,4 @@
-"""The quickstart's commands, whole: minutes, so left out unless asked for with ``-m long``."""
+"""The commands of the quickstart; they take minutes and run only with ``-m long``."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.long
-def test_the_quickstart_model_understands_voices_and_sentences_it_never_met(tmp_path):
+def test_the_quickstart_model_recognises_unseen_voices_and_sentences(tmp_path):
     data, run = f"--data_path={tmp_path / 'data'}", f"--run_dir={tmp_path / 'run'}"
     for command in (
         ("prepare", "--dataset=synthetic", data),

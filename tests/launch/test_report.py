@@ -1,4 +1,4 @@
-"""python -m launch.report as a user starts it."""
+"""Tests of the command launch.report."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ TINY = (
 )
 
 
-def test_the_errors_of_a_run_are_those_that_it_counted_on_its_validation_set(launch, tone_corpus, tmp_path):
+def test_the_errors_of_a_run_are_those_of_its_results_on_the_validation_set(launch, tone_corpus, tmp_path):
     ended = launch("train", *TINY, f"--data_path={tone_corpus}", "--run_dir=run", folder=tmp_path, limit=60)
     assert ended.status == 0, ended.err
     counted = json.loads((tmp_path / "run/results.json").read_text())["val"]

@@ -1,4 +1,4 @@
-"""Two groups of runs are compared by their means over seeds, with an interval that covers what it should."""
+"""Tests of launch.report --compare: the interval of the difference against closed forms and by simulation."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_interval_is_welchs():
+def test_the_interval_is_that_of_welch():
     """Worked by hand: means 6 and 3, variances 4 and 1, three each, so t(2.941) * sqrt(4 / 3 + 1 / 3) around 3."""
     found = compare.difference([4, 6, 8], [2, 3, 4], paired=False)
     freedom = (4 / 3 + 1 / 3) ** 2 / ((4 / 3) ** 2 / 2 + (1 / 3) ** 2 / 2)
@@ -33,8 +33,8 @@ def test_the_interval_is_welchs():
     assert 3.182 < quantile < 4.303  # Student's 97.5 % points at 3 and at 2 degrees of freedom
 
 
-def test_the_interval_of_pairs_is_students():
-    """Worked by hand: differences 1, 2 and 3, so t(2) * sqrt(1 / 3) around 2, whatever the pairs have in common."""
+def test_the_interval_of_pairs_is_that_of_student():
+    """Worked by hand: differences 1, 2 and 3, so t(2) * sqrt(1 / 3) around 2, whatever the pairs share."""
     found = compare.difference([11, 52, 93], [10, 50, 90], paired=True)
     assert found == pytest.approx((2, 2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), abs=1e-5)
 
@@ -56,7 +56,7 @@ def test_runs_without_spread_differ_by_exactly_their_means(paired):
     assert compare.difference([2.0, 2.0], [1.5, 1.5], paired=paired) == (0.5, 0.5, 0.5)
 
 
-def test_patterns_find_runs_and_unfinished_ones_are_passed_over(tmp_path):
+def test_patterns_find_finished_runs_and_skip_unfinished_ones(tmp_path):
     for seed, errors in enumerate([20, 24]):
         write(tmp_path, f"one-{seed}", errors, seed=seed)
         write(tmp_path, f"eight-{seed}", errors + 2, seed=10 + seed)
@@ -71,14 +71,14 @@ def test_patterns_find_runs_and_unfinished_ones_are_passed_over(tmp_path):
 def test_runs_of_the_same_seeds_are_compared_seed_by_seed(tmp_path):
     for seed, (first, second) in enumerate([(22, 20), (44, 40), (68, 62)]):
         write(tmp_path, f"one-{seed}", second, seed=seed)
-        write(tmp_path, f"eight-{9 - seed}", first, seed=seed)  # which folder holds which seed says nothing
+        write(tmp_path, f"eight-{9 - seed}", first, seed=seed)  # the order of the folders has no effect
     gap = compare.rows(f"{tmp_path}/eight-*", f"{tmp_path}/one-*", split="val")[-1]
     assert cells(gap)[:3] == ["difference by seed, 95 % interval", "", "+2.00 (-0.48 to +4.48)"]
     write(tmp_path, "one-again", 62, seed=2)
     write(tmp_path, "eight-again", 62, seed=2)
     first, _, gap = compare.rows(f"{tmp_path}/eight-*", f"{tmp_path}/one-*", split="val")[2:]
     assert cells(first)[1] == "0, 1, 2, 2"
-    assert cells(gap)[0] == "difference of the means, 95 % interval", "which of two runs of a seed make a pair?"
+    assert cells(gap)[0] == "difference of the means, 95 % interval", "two runs of one seed cannot be paired"
 
 
 def test_too_few_runs_and_different_sets_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Where errors are: against sets small enough to count by hand, and sums that must come out whatever the texts."""
+"""Tests of the error analysis: sets counted by hand, and sums that hold for any texts."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def test_operations_are_counted_over_words_and_over_characters():
     assert counts["characters"]["said"] == 7 + 6 + 4 + 15 + 2
 
 
-def test_each_word_says_what_it_was_heard_as_the_most_often_wrong_first():
+def test_each_word_lists_what_it_was_recognised_as_most_errors_first():
     words = analyse(SET, speaker=SPEAKER)["words"]
     assert words[0] == {
         **{"word": "B", "said": 2, "wrong": 2},
@@ -53,7 +53,7 @@ def test_each_word_says_what_it_was_heard_as_the_most_often_wrong_first():
     assert (rows["D"]["said"], rows["D"]["wrong"], rows["D"]["heard_as"]) == (1, 0, [])
 
 
-def test_letters_are_told_from_words_and_confusions_within_the_e_set_from_others():
+def test_letters_and_words_and_confusions_within_the_e_set_are_counted_apart():
     assert [word_class(word) for word in ("B", "z", "A", "ENTER", "'")] == [
         *("E-set letters", "E-set letters", "other letters", "other words", "other words")
     ]
@@ -72,7 +72,7 @@ def test_letters_are_told_from_words_and_confusions_within_the_e_set_from_others
     assert (row["said"], row["other_letters"], row["other_words"], row["missed"]) == (4, 1, 1, 2)
 
 
-def test_speakers_come_from_the_recordings_names_the_worst_first():
+def test_speakers_come_from_the_names_of_recordings_highest_rate_first():
     rows = analyse(SET, speaker=SPEAKER)["speakers"]
     assert [(row["speaker"], row["utterances"], row["said"], row["errors"], row["rate"]) for row in rows] == [
         ("mtje", 3, 6, 5, 83.3333),
@@ -90,12 +90,12 @@ def test_speakers_come_from_the_recordings_names_the_worst_first():
         ("/some-where/recording.wav", None),
     ],
 )
-def test_the_expression_for_speakers_suits_an4_and_the_synthetic_corpus(audio, speaker):
+def test_the_default_pattern_finds_speakers_of_an4_and_the_synthetic_corpus(audio, speaker):
     (row,) = analyse([Transcript(audio, "A", "A")], speaker=SPEAKER)["speakers"]
     assert row["speaker"] == speaker
 
 
-def test_another_expression_names_other_speakers():
+def test_another_pattern_finds_other_speakers():
     given = [Transcript(f"LibriSpeech/test/{name}.flac", "A", "A") for name in ("84/121/84-121-0", "84/122/84-122-0")]
     (row,) = analyse(given, speaker=re.compile(r"/(\d+)-\d+-\d+\.flac"))["speakers"]
     assert (row["speaker"], row["utterances"]) == ("84", 2)
@@ -111,7 +111,7 @@ def test_lengths_are_quarters_of_the_set_and_equal_lengths_stay_together():
     assert [(row["fewest"], row["most"], row["utterances"]) for row in rows] == [(1, 5, 8)]
 
 
-def test_nothing_heard_and_less_than_half_heard_are_listed():
+def test_empty_and_truncated_transcripts_are_listed():
     found = analyse([*SET, Transcript("silence.wav", "", "")], speaker=SPEAKER)
     assert found["empty"] == ["wav/an5-mtje-b.wav"]
     assert found["truncated"] == ["wav/an4-mtje-b.wav"]
@@ -166,7 +166,7 @@ def test_an_alignment_stands_word_under_word_with_its_errors_marked():
     ]
 
 
-def test_a_long_alignment_is_cut_between_words_and_loses_none():
+def test_a_long_alignment_is_wrapped_between_words():
     said = [f"WORD{index}" for index in range(30)]
     lines = printed([Transcript("x", " ".join(said), " ".join(said[1:]))], width=60).splitlines()
     parts = [line.removeprefix("  said  ") for line in lines if line.startswith("  said  ")]
@@ -174,12 +174,12 @@ def test_a_long_alignment_is_cut_between_words_and_loses_none():
     assert " ".join(parts).split() == said
 
 
-@settings(max_examples=20, deadline=None)  # rich takes its time
+@settings(max_examples=20, deadline=None)  # rich is slow
 @given(SETS, st.sampled_from([80, 120]))
-def test_every_set_can_be_shown_and_no_line_is_wider_than_the_terminal(transcripts, width):
+def test_every_set_can_be_printed_and_no_line_is_wider_than_the_terminal(transcripts, width):
     assert max(map(len, printed(transcripts, width=width).splitlines())) <= width
 
 
-def test_as_many_rows_are_printed_as_asked_for():
+def test_rows_and_worst_limit_the_tables():
     assert "Words that go wrong most often: 2 of 7" in printed(SET, width=80, rows=2)
     assert printed(SET, width=80, worst=2).count(" wrong, ") == 2

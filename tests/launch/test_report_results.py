@@ -1,4 +1,4 @@
-"""The page of results is made from the stored results, and a file that lacks something is named."""
+"""Tests of the page of results: it follows from the stored files, and a wrong file is named."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ from ds2f.errors import InputError
 from launch.report import ablation, compare, results
 
 ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "configs/results"
-PAGE = (KEPT / "README.md").read_text(encoding="utf-8")
+STORED = ROOT / "configs/results"
+PAGE = (STORED / "README.md").read_text(encoding="utf-8")
 
 
 def between(name):
@@ -23,7 +23,7 @@ def write(path, value):
 
 
 def run(seed, word_errors, char_errors=25, **changes):
-    """What a run writes into results.json, on a test set of 200 words and 500 characters."""
+    """The results.json of a run, on a test set of 200 words and 500 characters."""
     counts = {"word_errors": word_errors, "words": 200, "char_errors": char_errors, "chars": 500}
     found = {"name": "x", "ranks": 1, "device": "CPU", "amp": "O2 bf16", "torch": "2.13.0+cpu", "seed": seed}
     found |= {"epochs": 60, "wall_seconds": 3600.0, "utterances_per_second": 15.06}
@@ -32,7 +32,7 @@ def run(seed, word_errors, char_errors=25, **changes):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Results with one recipe, of three seeds, and one published system."""
+    """A folder of results: one recipe with three seeds, and one published system."""
     system = {"name": "theirs", "wer": 9.5, "fps": 22, "notes": {"fps": "a"}, "source": "a page"}
     published = {"words": 200, "chars": 500, "notes": {"a": "Doubtful."}, "systems": [system]}
     write(tmp_path / "published.json", published)
@@ -58,7 +58,7 @@ def test_seeds_of_a_recipe_become_mean_and_range(folder):
     assert (empty, notes) == ("", "(a) Doubtful.")
 
 
-def test_one_run_stands_with_three_digits(folder):
+def test_one_run_has_three_digits(folder):
     for seed in (1, 10):
         (folder / f"an4/mine/{seed}.json").unlink()
     ours = cells(list(results.rows(folder))[2])
@@ -66,18 +66,18 @@ def test_one_run_stands_with_three_digits(folder):
     assert ours[-1] == "`train it` (seed 2)"
 
 
-def test_another_decoding_of_the_same_models_needs_the_counts_alone(folder):
+def test_another_decoding_of_the_same_models_needs_only_the_counts(folder):
     about = {"name": "ours, LM", "command": "evaluate it", "source": "here", "model": "mine", "decoding": "beam of 100"}
     write(folder / "an4/mine_lm/recipe.json", about)
     for seed in (1, 2):
         write(folder / f"an4/mine_lm/{seed}.json", {"test": run(seed, 4)["test"]})
     first, second = (cells(line) for line in list(results.rows(folder))[2:4])
-    assert first[0].startswith("**ours, LM**, beam of 100; 2 runs"), "the best stands first"
+    assert first[0].startswith("**ours, LM**, beam of 100; 2 runs"), "lowest error rate first"
     assert first[3:6] == ["4.0 (4 to 4)", "15.1", "60"]
     assert second[0].startswith("**ours**, greedy")
 
 
-def test_synthetic_speech_stands_in_a_row_of_its_own_after_the_others(folder):
+def test_recipes_with_synthetic_speech_come_last(folder):
     about = {"name": "more", "command": "train", "source": "here", "synthetic_speech": True}
     write(folder / "an4/a/recipe.json", about)
     write(folder / "an4/a/1.json", run(1, 1))
@@ -100,7 +100,7 @@ def test_synthetic_speech_stands_in_a_row_of_its_own_after_the_others(folder):
         ("an4/other/recipe.json", {"name": "o"}, "recipe.json: lacks 'command'"),
     ],
 )
-def test_a_file_that_does_not_belong_there_is_named(folder, name, content, message):
+def test_a_wrong_file_is_named(folder, name, content, message):
     write(folder / name, content)
     with pytest.raises(InputError, match=message):
         list(results.rows(folder))
@@ -115,15 +115,15 @@ def test_a_missing_folder_and_a_damaged_file_are_named(folder):
 
 
 def test_the_page_shows_the_stored_results():
-    assert between("results") == list(results.rows(KEPT))
+    assert between("results") == list(results.rows(STORED))
     assert len([line for line in between("results") if line.startswith("| **ds2f")]) == len(
-        list(KEPT.glob("an4/*/recipe.json"))
+        list(STORED.glob("an4/*/recipe.json"))
     ), "every recipe has a row"
 
 
 def test_stored_rates_follow_from_the_counts_beside_them():
     checked = 0
-    for path in KEPT.glob("an4/*/*.json"):
+    for path in STORED.glob("an4/*/*.json"):
         for found in json.loads(path.read_text(encoding="utf-8")).values():
             if isinstance(found, dict) and "wer" in found:
                 checked += 1
@@ -133,7 +133,7 @@ def test_stored_rates_follow_from_the_counts_beside_them():
 
 
 def test_published_rates_are_those_of_the_published_counts():
-    published = json.loads((KEPT / "published.json").read_text(encoding="utf-8"))
+    published = json.loads((STORED / "published.json").read_text(encoding="utf-8"))
     counted = [system for system in published["systems"] if "word_errors" in system]
     assert len(counted) >= 7
     for system in counted:
@@ -165,11 +165,11 @@ def test_an_ablation_without_a_base_or_on_other_words_is_refused(tmp_path):
         list(ablation.rows(tmp_path))
 
 
-def test_the_page_shows_the_stored_ablation_and_only_then_has_a_place_for_it():
-    kept = KEPT / "ablation"
-    assert ("<!-- ablation -->" in PAGE) == kept.exists()
-    if kept.exists():
-        assert between("ablation") == list(ablation.rows(kept))
+def test_the_page_shows_the_stored_ablation_if_there_is_one():
+    folder = STORED / "ablation"
+    assert ("<!-- ablation -->" in PAGE) == folder.exists()
+    if folder.exists():
+        assert between("ablation") == list(ablation.rows(folder))
 
 
 def test_the_page_shows_the_stored_comparison_of_ranks(monkeypatch):

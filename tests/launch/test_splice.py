@@ -1,4 +1,4 @@
-"""More training utterances made from the command line."""
+"""Tests of launch.splice: new training utterances from pieces of others."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ TRAINING = (
 WORDS = {"A": 400, "B": 1500}
 
 
-def say(folder, name, text, *, transcript=None):
+def write_utterance(folder, name, text, *, transcript=None):
     """Writes an utterance: a tone per word, and a pause between any two. The transcript may be another text."""
     time = np.arange(RATE // 4) / RATE
     pause = np.zeros(RATE // 5)
@@ -35,21 +35,23 @@ def workplace(launch, tmp_path_factory):
     (folder / "data").mkdir()
     for split, speakers, count in (("train", ("ann", "bob"), 8), ("val", ("cid", "dee"), 2)):
         rows = [
-            say(folder / "data", f"{split}{index}-{who}", "A B", transcript="a b" if who == "bob" else None)
+            write_utterance(folder / "data", f"{split}{index}-{who}", "A B", transcript="a b" if who == "bob" else None)
             for who in speakers
             for index in range(count)
         ]
         if split == "train":
-            rows.append(say(folder / "data", "wrong-ann", "A B", transcript="B"))
+            rows.append(write_utterance(folder / "data", "wrong-ann", "A B", transcript="B"))
             (folder / "data" / "other").mkdir()
-            rows.append(f"other/{say(folder / 'data' / 'other', 'train0-ann', 'A B').replace(',', ',other/')}")
+            rows.append(
+                f"other/{write_utterance(folder / 'data' / 'other', 'train0-ann', 'A B').replace(',', ',other/')}"
+            )
         (folder / "data" / f"tones_{split}_manifest.csv").write_text("".join(rows), encoding="utf-8")
     result = launch("train", *TRAINING, "--run_dir=run", "--training.epochs=10", folder=folder)
     assert result.status == 0, result.err
     return folder
 
 
-def test_old_and_new_utterances_are_a_training_set(launch, workplace):
+def test_old_and_new_utterances_form_a_training_set(launch, workplace):
     made = launch("splice", "--run_dir=run", "--copies=3", "--output=data/more", folder=workplace)
     assert made.status == 0, made.err
     found = manifests.read(workplace / "data" / "more")
@@ -60,7 +62,7 @@ def test_old_and_new_utterances_are_a_training_set(launch, workplace):
     new = [row for row in found if row.audio.stem not in old]
     assert len(found) == len(old) + len(new)
     assert f"{len(old)} utterances, and {len(new)} " in made.out
-    assert "made of 21, by 4 speakers" in made.out, "what the model does not hear is not cut"
+    assert "made of 21, by 4 speakers" in made.out, "utterances above the highest CER are not cut"
     assert "data.train_on_val" in made.out
     for row in found:
         if row.audio.stem in old:
@@ -69,10 +71,10 @@ def test_old_and_new_utterances_are_a_training_set(launch, workplace):
             assert np.array_equal(soundfile.read(row.audio)[0], soundfile.read(source.audio)[0])
     assert {row.audio.stem.split("-")[1] for row in new} == {"ann", "bob", "cid", "dee"}
     assert {row.audio.stem[:7] for row in new} == {"spliced"}, "training adds the validation set itself"
-    assert {row.transcript for row in new} - {row.transcript.upper() for row in old.values()}, "no sentence is new"
+    assert {row.transcript for row in new} - {row.transcript.upper() for row in old.values()}, "some sentences are new"
     for row in new:
         tones = row.transcript.split()
-        assert heard(soundfile.read(row.audio)[0]) == tones
+        assert recognise(soundfile.read(row.audio)[0]) == tones
 
     again = launch("splice", "--run_dir=run", "--copies=3", "--output=data/again", folder=workplace)
     assert again.status == 0, again.err
@@ -91,8 +93,8 @@ def test_old_and_new_utterances_are_a_training_set(launch, workplace):
     assert f"{len(found) + 4} utterances" in result.out
 
 
-def heard(samples):
-    """The words of a recording, by the frequency of each stretch that is loud."""
+def recognise(samples):
+    """The words of a recording, by the frequency of each loud stretch."""
     frames = samples[: len(samples) // 160 * 160].reshape(-1, 160)
     loud = np.concatenate(([False], (frames**2).mean(axis=1) > 0.005, [False]))
     edges = np.flatnonzero(loud[1:] != loud[:-1]).reshape(-1, 2)
@@ -103,12 +105,12 @@ def heard(samples):
     return [min(WORDS, key=lambda word: abs(WORDS[word] - peak)) for peak in peaks]
 
 
-def test_a_folder_that_exists_is_not_written_over(launch, workplace):
+def test_an_existing_folder_is_not_overwritten(launch, workplace):
     result = launch("splice", "--run_dir=run", "--output=data", folder=workplace)
     assert (result.status, "give a new folder in one that exists" in result.err) == (1, True)
 
 
-def test_recordings_that_name_no_speaker_are_named(launch, workplace):
+def test_a_recording_without_a_speaker_is_named(launch, workplace):
     result = launch("splice", "--run_dir=run", "--output=none", "--speaker=(xyz)", folder=workplace)
     assert result.status == 1
     assert "train0-ann.wav: --speaker=(xyz) finds no speaker in this path" in result.err

@@ -1,4 +1,4 @@
-"""Tests of made-up batches: they look like AN4's."""
+"""Tests of synthetic batches: their lengths are distributed as in AN4."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ CFG = Config(data=DataConfig(batch_size=32))
 MANIFEST = Path(__file__).parents[2] / "data" / "an4_train_manifest.csv"
 
 
-def test_an_epoch_is_as_long_as_an4s() -> None:
+def test_an_epoch_has_the_lengths_of_an4() -> None:
     lengths = synthetic_batches.epoch_like_an4()
     assert len(lengths) == 846
     assert lengths == sorted(lengths)
@@ -27,7 +27,7 @@ def test_an_epoch_is_as_long_as_an4s() -> None:
     assert sum(lengths) / 100 == pytest.approx(2271 + 8, rel=0.01)
 
 
-def test_the_table_is_that_of_the_training_recordings() -> None:
+def test_the_quantiles_are_those_of_the_training_recordings() -> None:
     if not MANIFEST.exists():
         pytest.skip("needs AN4 in data/: python -m launch.prepare --dataset=an4")
     frames = [num_frames(round(each.duration * 16000), CFG.spect) for each in manifests.read(MANIFEST)]
@@ -53,10 +53,10 @@ def test_a_batch_may_be_larger_than_the_epoch() -> None:
     assert len(batch.ids) == 1000
 
 
-def test_a_batch_can_be_trained_on_and_is_the_same_again() -> None:
+def test_a_batch_can_be_trained_on_and_is_reproducible() -> None:
     batch, again, other = (synthetic_batches.make_batch(CFG, [40, 71, 300], key=key) for key in (0, 0, 1))
     assert batch.lengths.tolist() == [300, 71, 40]
-    assert batch.features.shape == (3, 161, 304), "padded to a multiple of 8, as the loader does"
+    assert batch.features.shape == (3, 161, 304), "padded to a multiple of 8, as by the loader"
     assert not batch.features[2, :, 40:].any()
     assert torch.equal(batch.features, again.features)
     assert not torch.equal(batch.features, other.features)
@@ -65,7 +65,7 @@ def test_a_batch_can_be_trained_on_and_is_the_same_again() -> None:
     assert float(batch.weight) == pytest.approx(1 / 3)
 
 
-def test_a_drawn_batch_has_the_frames_that_are_asked_for() -> None:
+def test_a_drawn_batch_has_the_given_number_of_frames() -> None:
     assert synthetic_batches.draw_batch(CFG, batch_size=5, frames=90).lengths.tolist() == [90] * 5
     drawn = synthetic_batches.draw_batch(CFG, batch_size=500).lengths.float()
     assert float(drawn.mean()) == pytest.approx(269, rel=0.06)

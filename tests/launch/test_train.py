@@ -81,7 +81,7 @@ def test_train_then_evaluate_then_transcribe(launch, tone_corpus, tmp_path):
     assert "already holds a run" in err
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(launch, tone_corpus, tmp_path):
+def test_ctrl_c_stops_cleanly_and_prints_how_to_continue(launch, tone_corpus, tmp_path):
     flags = (*TINY, f"--data_path={tone_corpus}", "--run_dir=run", "--notraining.evaluate_test")
     with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
         process = commands().start("launch.train", *flags, "--training.epochs=2000", folder=tmp_path, out=out, err=err)
@@ -90,7 +90,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(launch, tone_corpus, tmp_pat
     while not (metrics.exists() and metrics.read_text().count('"epoch"') >= 2):
         assert time.monotonic() < deadline, (tmp_path / "err").read_text()
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the loader's processes get it too
+    os.killpg(process.pid, signal.SIGINT)  # like a terminal, which also signals loader processes
     assert process.wait(60) == 130, (tmp_path / "err").read_text()
     assert "Traceback" not in (tmp_path / "err").read_text()
     advice = next(
@@ -124,7 +124,7 @@ def test_mistakes_end_in_one_message_and_status_1(launch, tmp_path, module, flag
     if module == "train":
         assert {path.name for path in tmp_path.iterdir()} <= {".out", ".err"}, "a mistake leaves nothing behind"
     if module == "train" and "nowhere" in flags[0]:
-        assert launch(module, *flags, folder=tmp_path).err == err, "the failed start must not stand in the way"
+        assert launch(module, *flags, folder=tmp_path).err == err, "a failed start must not block the next"
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_a_launchers_rank_without_a_job_ends_with_one_message(launch, tone_corpu
     assert err.count("\n") == 1
 
 
-def test_closing_the_terminal_stops_cleanly_too(tone_corpus, tmp_path):
+def test_closing_the_terminal_stops_cleanly(tone_corpus, tmp_path):
     flags = (*TINY, f"--data_path={tone_corpus}", "--run_dir=run", "--training.epochs=1000", "--training.log_every=1")
     command = [sys.executable, "-m", "launch.train", *flags, "--training.validate_every=1000"]
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(tmp_path)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup a training would go on
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup a training ignores SIGHUP
         os.execve(sys.executable, command, variables())
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3):

@@ -1,4 +1,4 @@
-"""A language model used from the command line: tuned on the validation set, then to evaluate and to transcribe."""
+"""Tests of launch.tune_lm, and of a language model in launch.evaluate and launch.transcribe."""
 
 import json
 import shutil
@@ -17,21 +17,21 @@ TRAINING = (
 
 @pytest.fixture(scope="module")
 def workplace(launch, tone_corpus, tmp_path_factory):
-    """A folder with a corpus that has no test set, a run, and a model of the one word that the run shall hear."""
+    """A folder with a corpus without a test set, a run, and a language model of one word."""
     folder = tmp_path_factory.mktemp("workplace")
     shutil.copytree(tone_corpus, folder / "data", ignore=shutil.ignore_patterns("test*", "*test*"))
     result = launch("train", *TRAINING, "--data_path=data", folder=folder)
     assert result.status == 0, result.err
     ngrams = {("<unk>",): (-5, 0), ("<s>",): (-9, 0), ("</s>",): (-0.2, 0), ("CAB",): (-0.4, 0), ("é",): (-2, 0)}
-    shutil.copytree(folder / "run", folder / "learnt")
-    stored = json.loads((folder / "learnt" / "config.json").read_text())
+    shutil.copytree(folder / "run", folder / "trained_on_val")
+    stored = json.loads((folder / "trained_on_val" / "config.json").read_text())
     stored["data"]["train_on_val"] = True
-    (folder / "learnt" / "config.json").write_text(json.dumps(stored))
+    (folder / "trained_on_val" / "config.json").write_text(json.dumps(stored))
     arpa.write(folder / "lm.arpa", ngrams | {("CAB", "CAB"): (-0.1, 0)})
     return folder
 
 
-def test_tuning_reads_the_validation_set_alone_and_its_flags_give_its_errors_again(launch, workplace):
+def test_tuning_reads_only_the_validation_set_and_its_flags_reproduce_its_errors(launch, workplace):
     grid = ("--weights=0,1", "--word_scores=0,2", "--refinements=1")
     result = launch("tune_lm", "--run_dir=run", "--lm.path=lm.arpa", *grid, "--output=tuned.json", folder=workplace)
     assert result.status == 0, result.err
@@ -48,7 +48,7 @@ def test_tuning_reads_the_validation_set_alone_and_its_flags_give_its_errors_aga
         assert f"{expected['cer']:.3f}" in result.out
 
 
-def test_evaluate_and_transcribe_hear_the_words_of_the_language_model(launch, workplace):
+def test_evaluate_and_transcribe_use_the_words_of_the_language_model(launch, workplace):
     flags = ("--run_dir=run", "--lm.path=lm.arpa", "--lm.word_score=30")
     result = launch("evaluate", *flags, "--split=val", "--save_output=out.json", folder=workplace)
     assert result.status == 0, result.err
@@ -60,19 +60,22 @@ def test_evaluate_and_transcribe_hear_the_words_of_the_language_model(launch, wo
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ([], "--run_dir"),
         (["--run_dir=run"], "--lm.path"),
         (["--run_dir=run", "--lm.path=nowhere.arpa"], "nowhere.arpa"),
-        (["--run_dir=learnt", "--lm.path=lm.arpa", "--nodata.train_on_val"], "was trained on its validation set"),
+        (
+            ["--run_dir=trained_on_val", "--lm.path=lm.arpa", "--nodata.train_on_val"],
+            "was trained on its validation set",
+        ),
         (["--run_dir=run", "--lm.path=lm.arpa", "--weights=0,x"], "--weights=0,x"),
         (["--run_dir=run", "--lm.path=lm.arpa", "--weights=-1"], "--weights=-1"),
         (["--run_dir=run", "--lm.path=lm.arpa", "--output=no/where.json"], "folder that exists"),
     ],
 )
-def test_mistakes_end_in_one_message(launch, workplace, flags, said):
+def test_mistakes_end_in_one_message(launch, workplace, flags, message):
     result = launch("tune_lm", *flags, folder=workplace)
     assert result.status == 1
-    assert said in result.err
+    assert message in result.err
     assert "Traceback" not in result.err
