@@ -1,4 +1,4 @@
-# Sourced by train_*.sh: trains from configs/$1.flags, with the remaining arguments as further flags.
+# Sourced by train_*.sh. start_training NAME FLAG...: trains with configs/NAME.flags and further flags.
 
 start_training() {
   local root flagfile=configs/$1.flags python=python3 device=auto previous="" argument arguments=()
@@ -6,8 +6,8 @@ start_training() {
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   local paths='--@(data_path|run_dir|flagfile|data.*_manifest|data.labels_path|augmentation.noise_dir|checkpointing.continue_from)'
   shopt -s extglob
-  # The launcher runs in the repository's root, where flagfiles find each other; a path on the command line stays
-  # relative to where it was typed.
+  # launch.train runs in the root of the repository, since flagfiles include each other by paths from there. Relative
+  # paths of the command line are made absolute.
   for argument in "$@"; do
     case $previous in
       $paths) [[ $argument == /* ]] || argument=$PWD/$argument ;;
@@ -23,7 +23,7 @@ start_training() {
   done
 
   export TORCH_DEVICE_BACKEND_AUTOLOAD=0
-  # An NPU shows by the device files of its driver.
+  # The driver of an NPU makes these device files.
   if [[ $device == npu ]] || { [[ $device == auto ]] && compgen -G '/dev/davinci[0-9]*' >/dev/null; }; then
     source "$root/launch/env_npu.sh"
   fi

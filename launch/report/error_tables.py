@@ -32,9 +32,9 @@ def show(found: dict[str, Any], console: Console, *, rows: int, worst: int) -> N
     for line in _short(found, rows):
         console.print(line)
     if shown := found["wrong"][:worst]:
-        title = _title("Utterances with errors, the worst first", len(found["wrong"]), worst)
+        title = _title("Utterances with most errors", len(found["wrong"]), worst)
         console.print(Text(title, style=_TITLE))
-        console.print("S: taken for another word, D: missed, I: inserted\n")
+        console.print("S: substitution, D: deletion, I: insertion\n")
         for row in shown:
             console.print(_utterance(row, console.width))
 
@@ -45,19 +45,19 @@ def _tables(found: dict[str, Any], rows: int) -> Iterator[RenderableType]:
     if any(row["said"] for row in found["e_set"]):
         yield _e_set_table(found["e_set"])
     wrong = [row for row in found["words"] if row["wrong"]]
-    yield _words_table(wrong[:rows], _title("Words that go wrong most often", len(wrong), rows))
-    for name, key in (("Confusions of words", "confusions"), ("Of characters", "character_confusions")):
+    yield _words_table(wrong[:rows], _title("Words with most errors", len(wrong), rows))
+    for name, key in (("Confusions of words", "confusions"), ("Confusions of characters", "character_confusions")):
         if pairs := found[key]:
-            title = _title(f"{name}, said > heard ({NOTHING}: nothing)", len(pairs), rows)
+            title = _title(f"{name}, reference > transcript ({NOTHING}: none)", len(pairs), rows)
             yield Text(title, style=_TITLE)
             yield Padding(Columns(map(_pair, pairs[:rows]), padding=(0, 4, 0, 0)), (1, 1))
     yield _groups_table(found["speakers"][:rows], "speaker", _title("Speakers", len(found["speakers"]), rows))
-    yield _groups_table(found["lengths"], "words in it", "Quarters of the set, by length")
+    yield _groups_table(found["lengths"], "words each", "Quartiles of the set, by length")
 
 
 def _counts_table(found: dict[str, Any]) -> Table:
     title = f"Errors in {found['utterances']:,} utterances"
-    table = _table(title, "", "said", "right", "mistaken", "missed", "inserted", "wrong", "rate %")
+    table = _table(title, "", "reference", "hits", "substituted", "deleted", "inserted", "errors", "rate %")
     for name, counts in found["counts"].items():
         operations = ("said", "hits", "substitutions", "deletions", "insertions", "errors")
         table.add_row(name, *(f"{counts[key]:,}" for key in operations), _rate(counts["rate"], 3))
@@ -66,7 +66,7 @@ def _counts_table(found: dict[str, Any]) -> Table:
 
 def _classes_table(classes: Iterable[dict[str, Any]]) -> Table:
     table = _table(
-        "Letter names and other words", "", "said", "mistaken", "for its kind", "missed", "inserted", "of all errors"
+        "Letter names and other words", "", "reference", "substituted", "in class", "deleted", "inserted", "of errors"
     )
     for row in classes:
         numbers = ("said", "mistaken", "mistaken_within", "missed", "inserted")
@@ -76,7 +76,7 @@ def _classes_table(classes: Iterable[dict[str, Any]]) -> Table:
 
 
 def _e_set_table(letters: Iterable[dict[str, Any]]) -> Table:
-    table = _table("The E-set: what was said (rows) and heard", "", "said", *E_SET, "letter", "word", NOTHING)
+    table = _table("The E-set: reference (rows) and transcript", "", "count", *E_SET, "letter", "word", NOTHING)
     for row in letters:
         cells = [
             Text(str(count or "."), style="" if letter == row["letter"] or not count else _WRONG)
@@ -88,8 +88,8 @@ def _e_set_table(letters: Iterable[dict[str, Any]]) -> Table:
 
 
 def _words_table(words: Iterable[dict[str, Any]], title: str) -> Table:
-    table = _table(title, "word", "said", "wrong", "wrong %")
-    table.add_column("heard as", overflow="fold")
+    table = _table(title, "word", "reference", "errors", "errors %")
+    table.add_column("recognised as", overflow="fold")
     for row in words:
         rate = 100 * row["wrong"] / row["said"] if row["said"] else None
         heard = "  ".join(f"{each['heard'] or NOTHING} {each['count']}" for each in row["heard_as"][:_HEARD])
@@ -104,7 +104,7 @@ def _pair(pair: dict[str, Any]) -> Text:
 
 
 def _groups_table(groups: Iterable[dict[str, Any]], key: str, title: str) -> Table:
-    table = _table(title, key, "utterances", "words", "wrong", "WER %")
+    table = _table(title, key, "utterances", "words", "errors", "WER %")
     for row in groups:
         name = row.get("speaker") or "(not named)"
         if "fewest" in row:
@@ -115,27 +115,29 @@ def _groups_table(groups: Iterable[dict[str, Any]], key: str, title: str) -> Tab
 
 
 def _short(found: dict[str, Any], rows: int) -> Iterator[Text]:
-    for key, amount in (("empty", "nothing"), ("truncated", f"less than {100 * SHORT:.0f} % of the characters")):
+    for key, amount in (("empty", "no characters"), ("truncated", f"less than {100 * SHORT:.0f} % of the characters")):
         shown = found[key][:rows]
-        yield Text(f"{len(found[key])} of {found['utterances']} utterances in which {amount} was heard", style=_TITLE)
+        yield Text(
+            f"{len(found[key])} of {found['utterances']} utterances have a transcript with {amount}", style=_TITLE
+        )
         yield from (Text(f"  {audio}") for audio in shown)
     yield Text("")
 
 
 def _utterance(row: dict[str, Any], width: int) -> Text:
     """The transcript under the reference, word under word, with the errors marked in a third line."""
-    head = f"{row['audio']}: {row['errors']} wrong, {row['said']} said\n"
+    head = f"{row['audio']}: {row['errors']} errors, {row['said']} words\n"
     return Text("").join([Text(head, style="bold"), *_lines(row["alignment"], width)])
 
 
 def _lines(alignment: Sequence[tuple[str | None, str | None]], width: int) -> Iterator[Text]:
     for row in _wrapped(alignment, width - _INDENT):
-        lines = [Text("  said  "), Text("  heard "), Text(" " * _INDENT)]
+        lines = [Text("  REF   "), Text("  HYP   "), Text(" " * _INDENT)]
         for said, heard in row:
             size = max(len(said or ""), len(heard or "")) + 1
-            right = said == heard
-            style = "" if right else _WRONG
-            mark = "" if right else "I" if said is None else "D" if heard is None else "S"
+            is_hit = said == heard
+            style = "" if is_hit else _WRONG
+            mark = "" if is_hit else "I" if said is None else "D" if heard is None else "S"
             for line, text in zip(lines, (said or "", heard or "", mark), strict=True):
                 line.append(text.ljust(size), style=style)
         for line in lines:

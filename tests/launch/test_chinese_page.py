@@ -120,15 +120,15 @@ def answer() -> None:
 
 def parsed(module: str, *arguments: str) -> dict[str, Any]:
     sys.argv = [module, *arguments]
-    refused, said = "", io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+    refused, messages = "", io.StringIO()
+    with contextlib.redirect_stderr(messages), contextlib.redirect_stdout(io.StringIO()):
         try:
             runpy.run_module(module, run_name="__main__")
             if module == "launch.train":
                 cfg = flags.config_from_flags(Config())  # finds what contradicts itself, but opens no file of labels
                 resolve(attrs.evolve(cfg, data=attrs.evolve(cfg.data, labels_path="")))
         except (ImportError, InputError, SystemExit) as error:
-            refused = "" if isinstance(error, SystemExit) and not error.code else said.getvalue() or str(error)
+            refused = "" if isinstance(error, SystemExit) and not error.code else messages.getvalue() or str(error)
     known = absl_flags.FLAGS
     return {"refused": refused, "flags": {name: isinstance(known[name].default, bool) for name in known}}
 

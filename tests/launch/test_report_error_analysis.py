@@ -158,20 +158,20 @@ def printed(transcripts, *, width, rows=15, worst=10):
 
 def test_an_alignment_stands_word_under_word_with_its_errors_marked():
     lines = printed([Transcript("an1-fash-b.wav", "F THREE ONE", "THREE NINE ONES")], width=80).splitlines()
-    start = lines.index("an1-fash-b.wav: 3 wrong, 3 said")
+    start = lines.index("an1-fash-b.wav: 3 errors, 3 words")
     assert lines[start + 1 : start + 4] == [
-        "  said  F THREE      ONE",
-        "  heard   THREE NINE ONES",
+        "  REF   F THREE      ONE",
+        "  HYP     THREE NINE ONES",
         "        D       I    S",
     ]
 
 
 def test_a_long_alignment_is_wrapped_between_words():
-    said = [f"WORD{index}" for index in range(30)]
-    lines = printed([Transcript("x", " ".join(said), " ".join(said[1:]))], width=60).splitlines()
-    parts = [line.removeprefix("  said  ") for line in lines if line.startswith("  said  ")]
+    words = [f"WORD{index}" for index in range(30)]
+    lines = printed([Transcript("x", " ".join(words), " ".join(words[1:]))], width=60).splitlines()
+    parts = [line.removeprefix("  REF   ") for line in lines if line.startswith("  REF   ")]
     assert len(parts) > 3
-    assert " ".join(parts).split() == said
+    assert " ".join(parts).split() == words
 
 
 @settings(max_examples=20, deadline=None)  # rich is slow
@@ -181,5 +181,5 @@ def test_every_set_can_be_printed_and_no_line_is_wider_than_the_terminal(transcr
 
 
 def test_rows_and_worst_limit_the_tables():
-    assert "Words that go wrong most often: 2 of 7" in printed(SET, width=80, rows=2)
-    assert printed(SET, width=80, worst=2).count(" wrong, ") == 2
+    assert "Words with most errors: 2 of 7" in printed(SET, width=80, rows=2)
+    assert printed(SET, width=80, worst=2).count(" errors, ") == 2
