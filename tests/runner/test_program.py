@@ -17,7 +17,7 @@ from ds2f.runner.device.backend import open_backend
 from ds2f.runner.distributed.collectives import ALONE, Group
 from launch import slow_network
 from launch.bench import ranks
-from launch.bench.ours import Ours
+from launch.bench.comparison import Ours
 from launch.synthetic_batches import make_batch
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +144,9 @@ class OneOfTwo(Group):
     [
         lambda cfg: Ours(cfg, open_backend("cpu")).step(make_batch(cfg, [60, 50])),
         lambda cfg: slow_network.make_step(cfg, open_backend("cpu"), OneOfTwo())(True, 0.0),
-        lambda cfg: ranks._stepper(cfg, open_backend("cpu"), ALONE)([make_batch(cfg, [60, 50])], ranks.HeldBack(ALONE)),
+        lambda cfg: ranks._stepper(cfg, open_backend("cpu"), ALONE)(
+            [make_batch(cfg, [60, 50])], ranks.TimedCollectives(ALONE)
+        ),
     ],
     ids=["bench", "scaling", "ranks"],
 )
