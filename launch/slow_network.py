@@ -89,7 +89,7 @@ class TimedStep(NamedTuple):
 def make_step(cfg: Config, backend: Backend, group: Group) -> Callable[..., TimedStep]:
     """Makes ``take(overlap, seconds_per_byte) -> TimedStep``, a training step on a fixed batch of this rank."""
     own = attrs.evolve(cfg, training=attrs.evolve(cfg.training, seed=rng.fold_in(cfg.training.seed, group.rank)))
-    batch = backend.place(draw_batch(own, batch_size=cfg.data.batch_size, frames=0))
+    batch = backend.place(draw_batch(own, batch_size=cfg.data.batch_size))
     batch = batch._replace(weight=batch.weight / group.size)
     training = program.build(cfg, backend, group)
     state = backend.place_state(training.init())

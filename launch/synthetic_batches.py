@@ -32,11 +32,10 @@ def epoch_like_an4() -> list[int]:
     return frames_like_an4([(index + 0.5) / UTTERANCES for index in range(UTTERANCES)])
 
 
-def draw_batch(cfg: Config, *, batch_size: int, frames: int = 0) -> Batch:
-    """Makes a batch of utterances with ``frames`` frames each; 0: lengths are drawn as in AN4, without bucketing."""
+def draw_batch(cfg: Config, *, batch_size: int) -> Batch:
+    """Makes a batch with lengths drawn as in AN4, without bucketing."""
     random = np.random.default_rng(rng.fold_in(cfg.training.seed, "bench"))
-    lengths = [frames] * batch_size if frames else frames_like_an4(random.random(batch_size).tolist())
-    return make_batch(cfg, lengths)
+    return make_batch(cfg, frames_like_an4(random.random(batch_size).tolist()))
 
 
 def epoch_batches(cfg: Config, count: int) -> list[Batch]:

@@ -65,7 +65,7 @@ def test_a_batch_can_be_trained_on_and_is_reproducible() -> None:
     assert float(batch.weight) == pytest.approx(1 / 3)
 
 
-def test_a_drawn_batch_has_the_given_number_of_frames() -> None:
-    assert synthetic_batches.draw_batch(CFG, batch_size=5, frames=90).lengths.tolist() == [90] * 5
+def test_batches_have_the_given_lengths_or_draw_those_of_an4() -> None:
+    assert synthetic_batches.make_batch(CFG, [90] * 5).lengths.tolist() == [90] * 5
     drawn = synthetic_batches.draw_batch(CFG, batch_size=500).lengths.float()
     assert float(drawn.mean()) == pytest.approx(269, rel=0.06)
