@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from ds2f.runner.distributed import messages
 from ds2f.runner.distributed.collectives import Group
 
 
@@ -14,6 +15,9 @@ class ThreadGroup(Group):
         self._values, self._barrier = values, barrier
 
     def gather(self, value):
+        return [messages.decode(message) for message in self._share(messages.encode(value))]
+
+    def _share(self, value):
         self._values[self.rank] = value
         self._barrier.wait(timeout=30)
         gathered = list(self._values)
@@ -21,7 +25,7 @@ class ThreadGroup(Group):
         return gathered
 
     def broadcast(self, values):
-        return self.gather(values)[0]
+        return self._share(values)[0]
 
 
 def in_ranks(size, work):

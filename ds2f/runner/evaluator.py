@@ -67,9 +67,8 @@ def evaluate(
     finite = [value for loss in losses for value in loss.tolist() if value != float("inf")]
     counts, sums, sizes, texts = zip(*group.gather((total, sum(finite), len(finite), transcripts)), strict=True)
     loss = sum(sums) / max(sum(sizes), 1)
-    return Evaluation(
-        sum(counts, ErrorCounts(0, 0, 0, 0)), loss, {row: text for part in texts for row, text in part.items()}
-    )
+    total = sum((ErrorCounts(*rank_counts) for rank_counts in counts), ErrorCounts(0, 0, 0, 0))
+    return Evaluation(total, loss, {row: text for part in texts for row, text in part.items()})
 
 
 def as_results(counts: ErrorCounts) -> dict[str, float | int]:

@@ -143,7 +143,7 @@ class Meter:
         last = self._pending[-1].metrics
         self._pending.clear()
         self._new_utterances, self._new_audio = 0, 0.0
-        self._add_up(self._gather(totals), scales)
+        self._add_up([_RankTotals(*found) for found in self._gather(totals)], scales)
         self._tick()  # the reading has waited for the device
         return {
             "loss": float(last.loss),

@@ -65,7 +65,7 @@ def settle_on_rank0(run_dir: Path, cfg: Config, group: Group, *, job: str = "", 
     """
     if group.rank == 0:
         cfg = settle(run_dir, cfg, ranks=group.size, job=job, restarted=restarted)
-    decided = group.gather(cfg)[0]
+    decided = config.from_dict(group.gather(config.to_dict(cfg))[0])
     return attrs.evolve(
         cfg,
         model=attrs.evolve(cfg.model, kernel=decided.model.kernel),

@@ -112,7 +112,7 @@ def compare(cfg: Config, backend: Backend, group: Group, *, rounds: int, warmup:
                 _require_agreement(found)
         everyone = group.gather(found)
         for name, phases in found.items() if index >= 0 else ():
-            used = sum(other[name].processors for other in everyone if name in other)
+            used = sum(Phases(*other[name]).processors for other in everyone if name in other)
             taken[name].append(phases._replace(processors=used))
     return summary(taken) | {"ranks": group.size, "threads": own, "processors": processors} if group.rank == 0 else {}
 

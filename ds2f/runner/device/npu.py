@@ -117,9 +117,10 @@ def explain_hccl(reason: str) -> str:
         f"{name} is {f'{os.environ[name]} s' if name in os.environ else f'not set ({default} s)'}"
         for name, default in HCCL_TIMEOUTS.items()
     )
+    address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
     return (
         f"rank {os.environ.get('RANK', '0')} is on NPU {os.environ.get('LOCAL_RANK', '0')} of its machine; the job's "
-        f"store is at {os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}; {limits}.{meaning}"
+        f"store is at {os.environ.get('DS2F_STORE_FILE') or address}; {limits}.{meaning}"
     )
 
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from types import FrameType
 from typing import Any
 
@@ -31,7 +31,7 @@ from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.runner.distributed import rank_processes
 from ds2f.runner.distributed.rank_processes import RankProcess
-from ds2f.runner.distributed.rendezvous import NodeRank, Rendezvous
+from ds2f.runner.distributed.rendezvous import LocalRendezvous, NodeRank, Rendezvous, open_rendezvous
 from ds2f.runner.distributed.signals import REQUESTS, STATUSES
 from ds2f.runner.distributed.worker import GIVE_UP, PEER_LOST
 
@@ -54,9 +54,9 @@ def launch(cfg: Config, command: Sequence[str]) -> int:
       InputError: when the rendezvous fails.
     """
     _silence_torch_elastic()
-    rendezvous = Rendezvous(cfg)
-    with TemporaryDirectory(prefix="ds2f-agent-") as reports:
-        agent = _Agent(cfg, command, rendezvous, Path(reports))
+    rendezvous = open_rendezvous(cfg)
+    with TemporaryDirectory(prefix="ds2f-agent-") as folder:  # of mode 0700
+        agent = _Agent(cfg, command, rendezvous, Path(folder))
         with agent.handling_signals():
             return agent.run()
 
@@ -76,8 +76,10 @@ def _print(message: str) -> None:
 class _Agent:
     """Starts, watches and ends the ranks of one machine."""
 
-    def __init__(self, cfg: Config, command: Sequence[str], rendezvous: Rendezvous, reports: Path) -> None:
-        self._cfg, self._command, self._rendezvous, self._reports = cfg, list(command), rendezvous, reports
+    def __init__(
+        self, cfg: Config, command: Sequence[str], rendezvous: Rendezvous | LocalRendezvous, folder: Path
+    ) -> None:
+        self._cfg, self._command, self._rendezvous, self._folder = cfg, list(command), rendezvous, folder
         self._node = NodeRank(0, 0)
         self._ranks: list[RankProcess] = []
         self._total = 0  # ranks on all machines
@@ -167,10 +169,8 @@ class _Agent:
             last = first + cfg.nproc_per_node - 1
             own = f"ranks {first} to {last}" if last > first else f"rank {first}"
             _print(f"{machines}, {ranks}; on this machine ({self._rendezvous.address}): {own}")
-        host, port = nodes[0]["store"]
         variables = {
-            "MASTER_ADDR": host,
-            "MASTER_PORT": port,
+            **self._store_variables(nodes[0]),
             "WORLD_SIZE": self._total,
             "LOCAL_WORLD_SIZE": cfg.nproc_per_node,
             "GROUP_RANK": self._node.group_rank,
@@ -190,7 +190,7 @@ class _Agent:
                     local_ranks=cfg.nproc_per_node,
                     address=self._rendezvous.address,
                     variables=variables,
-                    reports=self._reports,
+                    reports=self._folder,
                 )
                 self._ranks.append(rank)
 
@@ -211,7 +211,7 @@ class _Agent:
         Group rank 0 hosts the store of the ranks, a new one for each rendezvous.
         """
         own: dict[str, Any] = {"ranks": self._cfg.nproc_per_node, "restarts": self._restarts}
-        if self._node.group_rank == 0:
+        if self._node.group_rank == 0 and isinstance(self._rendezvous, Rendezvous):
             self._store = TCPStore(self._rendezvous.address, 0, is_master=True, wait_for_workers=False)
             own["store"] = [self._rendezvous.address, self._store.port]
         self._rendezvous.publish("node", self._node, own)
@@ -222,6 +222,20 @@ class _Agent:
                 return nodes
             time.sleep(INTERVAL)
         return None
+
+    def _store_variables(self, host_node: dict[str, Any]) -> dict[str, object]:
+        """The environment variables that lead a rank to the job's store.
+
+        Args:
+          host_node: the values that group rank 0 has published.
+
+        On one machine the store is a file, a new one for each start: nothing listens at MASTER_PORT.
+        """
+        if isinstance(self._rendezvous, Rendezvous):
+            host, port = host_node["store"]
+            return {"MASTER_ADDR": host, "MASTER_PORT": port}
+        file = Path(mkdtemp(prefix="start-", dir=self._folder)) / "store"
+        return {"MASTER_ADDR": self._rendezvous.address, "MASTER_PORT": 0, "DS2F_STORE_FILE": file}
 
     def _watch(self) -> list[RankProcess] | None:
         """Waits until a rank fails, all ranks have ended, or a machine waits for a new rendezvous.

@@ -14,11 +14,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ds2f import tree
+from ds2f.runner.distributed import messages
 from ds2f.runner.distributed.job_store import Membership, connect
 from ds2f.runner.distributed.process_group import ProcessGroups
 from ds2f.types import SINGLE, Handle
 
-MESSAGE_BYTES = 2**28  # of one broadcast message: memory that a rank needs beside the tree itself
+MESSAGE_BYTES = 2**28  # limit of one message: memory that a rank needs beside the values themselves
 
 
 class Vote:
@@ -63,8 +64,13 @@ class Group:
         return [float(value) for value in values]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's ``value``, by rank. The values are pickled."""
-        return [value]
+        """Every rank's ``value``, by rank, as ``messages.encode`` sends it: plain values, and lists, tuples, sets and
+        dicts of them; a NamedTuple arrives as a tuple.
+
+        Raises:
+          TypeError: when ``value`` is no such value.
+        """
+        return [messages.decode(messages.encode(value))]
 
     def broadcast(self, values: tree.Tree) -> tree.Tree:
         """Sends rank 0's tensors to all ranks, bit for bit.
@@ -111,7 +117,8 @@ def open_group(spec: str, *, device: torch.device, timeout: float, rdzv_timeout:
         return ALONE
     membership = Membership.from_environment()
     store = connect(membership, timeout=rdzv_timeout)
-    return _DistributedGroup(ProcessGroups(spec, store, membership, device=device, timeout=timeout))
+    groups = ProcessGroups(spec, store, membership, device=device, timeout=timeout, connect_timeout=rdzv_timeout)
+    return _DistributedGroup(groups)
 
 
 class _DistributedGroup(Group):
@@ -138,9 +145,22 @@ class _DistributedGroup(Group):
         return sums.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        gathered: list[Any] = [None] * self.size
+        message = torch.frombuffer(bytearray(messages.encode(value)), dtype=torch.uint8)
+        if len(message) > MESSAGE_BYTES:
+            raise ValueError(f"a message of {len(message)} bytes to all ranks: the limit is {MESSAGE_BYTES} bytes")
+        sizes = self._all_gather(torch.tensor([len(message)]))
+        longest = int(max(sizes))
+        if longest > MESSAGE_BYTES:
+            raise RuntimeError(f"a rank announces a message of {longest} bytes: the limit is {MESSAGE_BYTES} bytes")
+        gathered = self._all_gather(torch.nn.functional.pad(message, (0, longest - len(message))))
+        return [
+            messages.decode(padded[: int(size)].numpy().tobytes()) for padded, size in zip(gathered, sizes, strict=True)
+        ]
+
+    def _all_gather(self, values: Tensor) -> list[Tensor]:
+        gathered = [torch.empty_like(values) for _ in range(self.size)]
         with self._groups.translating_errors():
-            dist.all_gather_object(gathered, value, group=self._groups.host_group)
+            dist.all_gather(gathered, values, group=self._groups.host_group)
         return gathered
 
     def broadcast(self, values: tree.Tree) -> tree.Tree:

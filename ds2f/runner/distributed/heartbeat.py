@@ -1,7 +1,7 @@
-"""Which rank is lost, and how: each rank writes its status to the job's store, and a survivor reads all statuses.
+"""Which rank is lost, and how: each rank writes its status to a board, and a survivor reads all statuses.
 
 When a rank dies or hangs, torch.distributed reports a timeout or a broken connection, and does not say which rank
-caused it. The heartbeat names the rank, its host, process and step. It is a thread that writes to the store twice a
+caused it. The heartbeat names the rank, its host, process and step. It is a thread that writes to the board twice a
 second. An extra collective in each step was decided against: it would cost time in every step, and hang with the lost
 rank. Time stamps were decided against as well, since the machines' clocks differ: a reader compares two readings of a
 rank's counter.
@@ -18,12 +18,14 @@ from typing import NamedTuple
 from torch.distributed import Store
 
 from ds2f.runner.distributed import job_store
-from ds2f.runner.distributed.job_store import Membership, first_sentence, read_existing, run_with_timeout
+from ds2f.runner.distributed.job_store import Membership, first_sentence, run_with_timeout
+from ds2f.runner.distributed.status_board import Board, FolderBoard, StoreBoard
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.5  # seconds between two heartbeats
 SILENCE = 4 * INTERVAL  # seconds without a heartbeat after which a rank counts as silent
+MAX_RECORD = 2**16  # bytes of a record; a longer one is not a rank's
 STORE_LIFETIME = 4.0  # seconds that rank 0 keeps its store for the other ranks after it has left
 
 
@@ -43,9 +45,9 @@ class Heartbeat:
 
     def __init__(self, store: Store, membership: Membership) -> None:
         """Writes this rank's first status and starts the thread."""
-        self._membership, self._store = membership, store  # on rank 0 this may be the server: it lives as long as self
-        # A client each: a call that hangs in one client must not block the other.
-        self._writer, self._reader = store.clone(), store.clone()  # type: ignore[attr-defined]
+        self._membership = membership
+        folder = membership.board_folder
+        self._board: Board = FolderBoard(folder) if folder else StoreBoard(store)
         self._status = RankStatus(socket.gethostname(), os.getpid())
         self._silent: set[int] = set()
         self._left = threading.Event()
@@ -59,11 +61,11 @@ class Heartbeat:
         return self._status.step
 
     def beat(self, step: int) -> None:
-        """Notes that this rank begins ``step``; the thread writes it to the store."""
+        """Notes that this rank begins ``step``; the thread writes it to the board."""
         self._status = self._status._replace(step=step)
 
     def count_operation(self) -> None:
-        """Notes that this rank has started one more collective; the thread writes it to the store."""
+        """Notes that this rank has started one more collective; the thread writes it to the board."""
         self._status = self._status._replace(operations=self._status.operations + 1)
 
     def leave(self, exit_reason: str, diagnosis: str = "") -> None:
@@ -95,7 +97,7 @@ class Heartbeat:
         """
         try:
             return run_with_timeout(SILENCE + job_store.ANSWER_TIMEOUT, lambda: self._compare(connection_broke))
-        except (RuntimeError, TimeoutError) as error:
+        except (RuntimeError, TimeoutError, OSError) as error:
             host = "the agent of group rank 0" if self._membership.hosted_by_agent else "rank 0"
             return (
                 f"The job's store at {self._membership.store_address}, hosted by {host}, does not answer "
@@ -141,17 +143,28 @@ class Heartbeat:
                 count += 1
                 self._write(count)
             self._write(count)
-        except RuntimeError as error:
-            log.debug("the store takes no more heartbeats of rank %d: %s", self._membership.rank, error)
+        except (RuntimeError, OSError) as error:
+            log.debug("the board takes no more heartbeats of rank %d: %s", self._membership.rank, error)
 
     def _write(self, count: int) -> None:
-        self._writer.set(f"heartbeat/{self._membership.rank}", json.dumps((count, self._status)))
+        self._board.write(self._membership.rank, json.dumps((count, self._status)))
 
     def _read(self) -> tuple[list[int], list[RankStatus]]:
         """The heartbeat counts and statuses of all ranks; count 0 for a rank lost before its first heartbeat."""
-        records = read_existing(self._reader, [f"heartbeat/{rank}" for rank in range(self._membership.size)])
-        parsed = [json.loads(record) if record else (0, RankStatus("unknown", 0)) for record in records]
-        return [count for count, _ in parsed], [RankStatus(*status) for _, status in parsed]
+        parsed = [_parse(record) for record in self._board.read(range(self._membership.size))]
+        return [count for count, _ in parsed], [status for _, status in parsed]
+
+
+def _parse(record: bytes) -> tuple[int, RankStatus]:
+    """Heartbeat count and status; a record that no rank has written counts as missing."""
+    try:
+        count, fields = json.loads(record if len(record) <= MAX_RECORD else b"")
+        status = RankStatus(*fields)
+    except (ValueError, TypeError, RecursionError):
+        return 0, RankStatus("unknown", 0)
+    default = RankStatus("", 0)
+    plain = all(type(value) is type(expected) for value, expected in zip(status, default, strict=True))
+    return (count, status) if plain and type(count) is int else (0, RankStatus("unknown", 0))
 
 
 def _cause(connection_broke: bool) -> str:

@@ -1,6 +1,7 @@
 """The job's key-value store: opening it, waiting for all ranks, and calls with a deadline.
 
-The store is torch's TCPStore, hosted by the agent of group rank 0, or by rank 0 under a cluster's launcher. A client of
+On one machine the store is torch's FileStore in a folder that only the agent's user can enter. On several machines it
+is torch's TCPStore, hosted by the agent of group rank 0, or by rank 0 under a cluster's launcher. A client of
 a server that accepts connections and stays silent waits without end, whatever timeout it was given. So every call that
 may hang runs in a thread with a deadline of its own.
 """
@@ -14,9 +15,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed import FileStore, PrefixStore, Store, TCPStore
 
 from ds2f.errors import InputError
 
@@ -38,6 +40,7 @@ class Membership(NamedTuple):
     host: str
     port: int
     hosted_by_agent: bool  # otherwise rank 0 hosts the store
+    store_file: str = ""  # the store of a job on one machine; empty: the store is at host and port
 
     @classmethod
     def from_environment(cls) -> "Membership":
@@ -53,6 +56,7 @@ class Membership(NamedTuple):
                 host=os.environ["MASTER_ADDR"],
                 port=int(os.environ["MASTER_PORT"]),
                 hosted_by_agent=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+                store_file=os.environ.get("DS2F_STORE_FILE", ""),
             )
         except (KeyError, ValueError) as error:
             raise InputError(
@@ -68,7 +72,12 @@ class Membership(NamedTuple):
     @property
     def store_address(self) -> str:
         """The store's address, for messages."""
-        return f"{self.host}:{self.port}"
+        return self.store_file or f"{self.host}:{self.port}"
+
+    @property
+    def board_folder(self) -> Path | None:
+        """The folder for the ranks' heartbeats, beside the store's file; None where the store holds the heartbeats."""
+        return Path(self.store_file).parent if self.store_file else None
 
 
 def connect(membership: Membership, *, timeout: float) -> Store:
@@ -84,13 +93,18 @@ def connect(membership: Membership, *, timeout: float) -> Store:
     """
 
     def enter() -> Store:
-        store = TCPStore(
-            membership.host,
-            membership.port,
-            is_master=membership.hosts_store,
-            timeout=timedelta(seconds=timeout),
-            wait_for_workers=False,
-        )
+        store: Store
+        if membership.store_file:
+            store = FileStore(membership.store_file)
+            store.set_timeout(timedelta(seconds=timeout))
+        else:
+            store = TCPStore(
+                membership.host,
+                membership.port,
+                is_master=membership.hosts_store,
+                timeout=timedelta(seconds=timeout),
+                wait_for_workers=False,
+            )
         return _wait_for_all(PrefixStore("ds2f", store), membership, timeout=timeout)
 
     this_host = socket.gethostname()

@@ -5,9 +5,11 @@ votes and host numbers, so that these never wait for the device. All collectives
 torch reports a lost rank as one of many RuntimeErrors, in different words for gloo, NCCL and HCCL.
 """
 
+import hmac
 import logging
 import os
 import re
+import secrets
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,12 +27,22 @@ from ds2f.types import Handle
 
 log = logging.getLogger(__name__)
 
+CONNECT_TIMEOUT = 15.0  # seconds in which gloo's connections between all ranks must stand
+DEVICE_CONNECT_TIMEOUT = 60.0  # seconds for the connections of NCCL or HCCL together with gloo's
+
 
 class ProcessGroups:
     """One rank's process groups and heartbeat. Once a rank is lost, every operation raises the same ``PeerLost``."""
 
     def __init__(
-        self, backends: str, store: dist.Store, membership: Membership, *, device: torch.device, timeout: float
+        self,
+        backends: str,
+        store: dist.Store,
+        membership: Membership,
+        *,
+        device: torch.device,
+        timeout: float,
+        connect_timeout: float,
     ) -> None:
         """Joins the groups together with all other ranks.
 
@@ -40,9 +52,11 @@ class ProcessGroups:
           membership: this process's rank.
           device: this rank's device.
           timeout: how long an operation waits for the other ranks, seconds.
+          connect_timeout: how long the ranks may take to connect once all have reached the store, seconds; at most
+            ``CONNECT_TIMEOUT``, or ``DEVICE_CONNECT_TIMEOUT`` where NCCL or HCCL connect as well.
 
         Raises:
-          PeerLost: when another rank does not join in time.
+          PeerLost: when another rank does not join in time, or a connection does not lead to its rank.
         """
         self.rank, self.size = membership.rank, membership.size
         self._backends, self._timeout = backends, timeout
@@ -50,16 +64,51 @@ class ProcessGroups:
         self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
         self._lost: PeerLost | None = None
         self.host_group: Any = None
+        limit = min(connect_timeout, CONNECT_TIMEOUT if backends == "gloo" else DEVICE_CONNECT_TIMEOUT)
         with self.translating_errors():
-            dist.init_process_group(
-                backends,
-                store=store,
-                rank=self.rank,
-                world_size=self.size,
-                timeout=timedelta(seconds=_device_timeout(backends, timeout)),
-                device_id=device if device.type == "cuda" else None,
-            )
-            self.host_group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+            try:  # torch's own timeout of a connection is the timeout of a collective, half an hour
+                self.host_group = run_with_timeout(limit, lambda: self._connect(store, device))
+            except TimeoutError as error:
+                raise _ConnectError(
+                    f"the ranks did not connect to each other within {limit:g} s, although all have reached the job's "
+                    "store: a firewall may close their ports, or another program has taken a connection"
+                ) from error
+
+    def _connect(self, store: dist.Store, device: torch.device) -> Any:
+        """Opens both groups, and returns the group on the host."""
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # of this thread
+        dist.init_process_group(
+            self._backends,
+            store=store,
+            rank=self.rank,
+            world_size=self.size,
+            timeout=timedelta(seconds=_device_timeout(self._backends, self._timeout)),
+            device_id=device if device.type == "cuda" else None,
+        )
+        host_group = dist.new_group(backend="gloo", timeout=timedelta(seconds=self._timeout))
+        key = _agree_on_key(store, self.rank)
+        if "gloo" in self._backends:
+            self._require_peers(key + b"device", None)
+        self._require_peers(key + b"host", host_group)
+        return host_group
+
+    def _require_peers(self, key: bytes, group: Any) -> None:
+        """Checks that each connection of gloo leads to its rank.
+
+        gloo takes the first connection with the right number for a rank's, and numbers are counted from 0. So each rank
+        sends a token over each connection that only a rank with access to the store can compute.
+
+        Raises:
+          _ConnectError: when another program holds a connection.
+        """
+        ranks = range(self.size)
+        sent = torch.stack([_token(key, self.rank, other) for other in ranks])
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent, group=group)
+        expected = torch.stack([_token(key, other, self.rank) for other in ranks])
+        if not hmac.compare_digest(received.numpy().tobytes(), expected.numpy().tobytes()):
+            raise _ConnectError("a connection between ranks was taken by another program, which may scan ports")
 
     def all_reduce(self, buffer: Tensor, operation: dist.ReduceOp.RedOpType, *, on_host: bool = False) -> Handle:
         """Starts an all-reduce in place.
@@ -90,7 +139,7 @@ class ProcessGroups:
         try:
             yield
         except RuntimeError as error:
-            self._lost = self._explain(first_sentence(error))
+            self._lost = self._explain(error)
             self._close_connections()
             self._heartbeat.wait_for_others()
             raise self._lost from error
@@ -106,20 +155,20 @@ class ProcessGroups:
             dist.destroy_process_group()
             self._heartbeat.wait_for_others()
 
-    def _explain(self, reason: str) -> PeerLost:
-        broke = False
-        if re.search("timed? ?out", reason, re.IGNORECASE):
-            event = f"no answer within {self._timeout:g} s"
+    def _explain(self, error: RuntimeError) -> PeerLost:
+        broke, reason = False, first_sentence(error)
+        if isinstance(error, _ConnectError):
+            event, cause = str(error), ""
+        elif re.search("timed? ?out", reason, re.IGNORECASE):
+            event, cause = f"no answer within {self._timeout:g} s", f" (torch: {reason})"
         elif re.search("connection|closed|remote|peer", reason, re.IGNORECASE):
-            event, broke = "a connection broke", True
+            event, cause, broke = "a connection broke", f" (torch: {reason})", True
         else:
-            event = "a collective failed"
+            event, cause = "a collective failed", f" (torch: {reason})"
         diagnosis = self._heartbeat.diagnose(connection_broke=broke)
         self._heartbeat.leave("gave up", diagnosis)
         hccl = f" {npu.explain_hccl(reason)}" if "hccl" in self._backends else ""
-        return PeerLost(
-            f"rank {self.rank} at step {self._heartbeat.step}: {event}. {diagnosis}. (torch: {reason}){hccl}"
-        )
+        return PeerLost(f"rank {self.rank} at step {self._heartbeat.step}: {event}. {diagnosis}.{cause}{hccl}")
 
     def _close_connections(self) -> None:
         """Closes the connections on the host, so that all ranks notice at once and not when this process ends.
@@ -145,6 +194,23 @@ class _Handle:
 
     def drop(self) -> None:
         self._work = None  # the work object keeps its connections open
+
+
+class _ConnectError(RuntimeError):
+    """The ranks did not connect to each other."""
+
+
+def _agree_on_key(store: dist.Store, rank: int) -> bytes:
+    """A random key of this start of the job, known to whoever can read the store."""
+    if rank == 0:
+        store.set("key", secrets.token_hex(32))
+    return store.get("key")
+
+
+def _token(key: bytes, sender: int, receiver: int) -> Tensor:
+    """The token that one rank sends to another: 32 bytes."""
+    digest = hmac.digest(key, f"{sender}>{receiver}".encode(), "sha256")
+    return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
 
 
 def _device_timeout(backends: str, timeout: float) -> float:

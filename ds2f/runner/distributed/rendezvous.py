@@ -1,6 +1,6 @@
 """The rendezvous of a job's machines: they agree on who takes part, and exchange values.
 
-On one machine the rendezvous runs on a store in the agent. Several machines use a store on the machine that
+On one machine the agent alone takes part, and nothing listens. Several machines use a store on the machine that
 ``--rdzv_endpoint`` names (c10d), or an etcd server, which outlives each machine (etcd-v2). The protocol is torch's
 ``DynamicRendezvousHandler``, so that machines may leave and join. torch's registry of rendezvous handlers was decided
 against: it would choose the addresses and open the servers itself (``rendezvous_stores`` says why not).
@@ -40,8 +40,45 @@ class NodeRank(NamedTuple):
     group_size: int  # number of machines
 
 
+class LocalRendezvous:
+    """The rendezvous of a job on one machine: its agent alone takes part, and no store is opened."""
+
+    address = "127.0.0.1"
+
+    def __init__(self, job: str) -> None:
+        """Takes the job's name; an empty one becomes a random one."""
+        self.job = job or uuid.uuid4().hex
+        self._values: dict[str, Any] = {}
+
+    def join(self) -> NodeRank:
+        """This machine is the only one."""
+        self._values.clear()
+        return NodeRank(0, 1)
+
+    def publish(self, topic: str, node: NodeRank, value: Any) -> None:
+        """Sets this machine's value of a topic."""
+        del node
+        self._values[topic] = value
+
+    def collect(self, topic: str, node: NodeRank) -> list[Any] | None:
+        """The values of a topic by group rank; None while this machine has not set its value."""
+        del node
+        return [self._values[topic]] if topic in self._values else None
+
+    def others_wait(self) -> bool:
+        """Whether another machine waits for a new rendezvous: never."""
+        return False
+
+    def ended(self) -> bool:
+        """Whether another machine has ended the job: never."""
+        return False
+
+    def close(self) -> None:
+        """Ends the job; nothing is open."""
+
+
 class Rendezvous:
-    """A job's rendezvous, as one of its machines takes part."""
+    """The rendezvous of a job on several machines, as one of the machines takes part."""
 
     def __init__(self, cfg: Config) -> None:
         """Opens the server, or waits for the machine that hosts it.
@@ -53,7 +90,7 @@ class Rendezvous:
           InputError: when the server cannot be reached, or is another service; the message says what to do.
         """
         fewest, most = cfg.node_range
-        self.job = cfg.rdzv_id or uuid.uuid4().hex
+        self.job = cfg.rdzv_id
         self._timeout, self._fewest, self._endpoint = cfg.rdzv_timeout, fewest, cfg.rdzv_endpoint
         self._silent_since: float | None = None
         self._endpoint_store: TCPStore | None = None  # shared by all jobs of the same endpoint
@@ -74,10 +111,6 @@ class Rendezvous:
         )
 
     def _open(self, cfg: Config) -> tuple[Store, RendezvousBackend]:
-        if not cfg.rdzv_endpoint:
-            self.address = "127.0.0.1"
-            local = TCPStore(self.address, 0, is_master=True, wait_for_workers=False)
-            return local, C10dRendezvousBackend(local, self.job)
         host, port = parse_endpoint(cfg.rdzv_endpoint)
         self.address = own_address(host, port, alone=cfg.node_range == (1, 1))
         if cfg.rdzv_backend == "etcd-v2":
@@ -176,7 +209,16 @@ class Rendezvous:
 
     def _explain_lost_server(self) -> str:
         return (
-            f"the rendezvous at {self._endpoint or 'this machine'} does not answer any more: its server or machine has "
+            f"the rendezvous at {self._endpoint} does not answer any more: its server or machine has "
             "ended or cannot be reached from here. Start again; training goes on from the newest checkpoint with "
             "--checkpointing.load_auto_checkpoint."
         )
+
+
+def open_rendezvous(cfg: Config) -> Rendezvous | LocalRendezvous:
+    """The rendezvous of a job: within the agent on one machine, on a server for several.
+
+    Raises:
+      InputError: as ``Rendezvous``.
+    """
+    return Rendezvous(cfg) if cfg.node_range[1] > 1 else LocalRendezvous(cfg.rdzv_id)

@@ -12,7 +12,7 @@ from commands import ROOT, commands, variables
 
 LIMIT = 90.0  # seconds that one agent may take
 
-# Ranks that all-reduce a number step after step, and execute MISCHIEF at each step.
+# Ranks that execute EARLY, all-reduce a number step after step, and execute MISCHIEF at each step.
 TOY = """
 import ast, os, signal, sys, time
 
@@ -29,6 +29,7 @@ def report(text):
 def train():
     job = worker.job()
     timeout = float(os.environ.get("TIMEOUT", "30"))
+    exec(os.environ.get("EARLY", ""), globals() | {"job": job})
     group = open_group("gloo", device=torch.device("cpu"), timeout=timeout, rdzv_timeout=30)
     report(f"rank {group.rank} of {group.size} is process {os.getpid()} after {job.restarts} restarts")
     mischief = compile(os.environ.get("MISCHIEF", ""), "mischief", "exec")
