@@ -1,9 +1,25 @@
-"""Atomic writes: a file holds its old content or its new content, never a part of either."""
+"""Files that are whole and of a known size: atomic writes, reads up to a limit, JSON that every program reads.
 
+- ``write_atomically``: a file holds its old content or its new content, never a part of either.
+- ``read_bounded``, ``open_regular``: a file from outside is a regular file and no larger than its limit. A pipe or a
+  device in its place is refused; it is not waited for.
+- ``json_text``: numbers that are not finite become ``null``; JSON has no others.
+"""
+
+import json
+import math
 import os
+import re
+import stat
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from ds2f.errors import InputError
+
+RECORD_BYTES = 16 << 20  # limit of a file that describes a run or checkpoint; the usual size is some kilobytes
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def write_atomically(path: Path, content: str | bytes | memoryview, *, fsync: bool = False) -> None:
@@ -46,3 +62,69 @@ def flush(path: Path) -> None:
 def is_local(path: os.PathLike[str]) -> bool:
     """Whether a path belongs to this machine's file system, not to a bucket."""
     return "://" not in os.fspath(path)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file for reading in binary. A file in a bucket is opened as it is.
+
+    Raises:
+      InputError: the path is neither a file nor a link to a file: a folder, a pipe, a socket or a device.
+      OSError: the file system refused.
+    """
+    if not is_local(path):
+        return path.open("rb")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # otherwise a pipe without a writer would wait here
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        what = "a folder" if stat.S_ISDIR(kind) else "a pipe, socket or device"
+        raise InputError(f"{path}: {what}, not a file; name a file, or copy the content into one")
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bounded(path: Path, limit: int, *, remedy: str) -> bytes:
+    """Reads a whole file, if it is a regular file of at most ``limit`` bytes.
+
+    A larger file is refused by its size, without being read.
+
+    Args:
+      path: the file; an ``etils.epath.Path`` may lie in a bucket.
+      limit: bytes.
+      remedy: ends the message about a file that is too large: the flag that raises the limit, or the way to a file of a
+        usual size.
+
+    Raises:
+      InputError: another kind of file, or a larger one; the message has path, size, limit and remedy.
+      OSError: the file system refused.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size if is_local(path) else limit
+        content = b"" if size > limit else file.read(size + 1)
+    size = max(size, len(content))
+    if size > limit:
+        raise InputError(f"{path}: {size:,} bytes or more; the limit is {limit:,} bytes. {remedy}")
+    return content
+
+
+def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = True) -> str:
+    """The JSON text of a value. Numbers that are not finite become ``null``.
+
+    Args:
+      value: dicts, lists, tuples, strings, numbers, booleans and None.
+      indent: spaces per level; None: a single line.
+      ascii_only: write other characters as escapes. Lone surrogates, from names that are not UTF-8, always are.
+
+    >>> json_text({"score": float("inf"), "losses": [1.5, float("nan")]})
+    '{"score": null, "losses": [1.5, null]}'
+    """
+    text = json.dumps(_finite(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

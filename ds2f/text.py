@@ -13,6 +13,9 @@ from typing import Literal
 from ds2f.config import BLANK, DEFAULT_LABELS
 from ds2f.errors import InputError
 
+_SHOWN = 20  # characters outside the labels that a message names
+_BEGINNING = 200  # characters of a transcript that a message quotes
+
 
 def clean(transcript: str, labels: Sequence[str] = DEFAULT_LABELS) -> str:
     """Normalises a transcript to the spelling of a label set; idempotent.
@@ -81,7 +84,8 @@ def encode(transcript: str, labels: Sequence[str], *, unknown: str = "error") ->
     unlabelled = sorted(set(text) - index.keys())
     if unlabelled and unknown == "error":
         raise InputError(
-            f"the transcript {transcript!r} has characters outside the labels: {' '.join(map(repr, unlabelled))}. "
+            f"the transcript {_beginning(transcript)!r} has characters outside the labels: "
+            f"{' '.join(map(repr, unlabelled[:_SHOWN]))}{' …' if len(unlabelled) > _SHOWN else ''}. "
             "Correct it, add them to the file of --data.labels_path, or pass "
             "--data.unknown_characters=drop_character (or drop_utterance)."
         )
@@ -89,6 +93,10 @@ def encode(transcript: str, labels: Sequence[str], *, unknown: str = "error") ->
         return None
     kept = "".join(character for character in text if character in index)
     return [index[character] for character in " ".join(kept.split())]
+
+
+def _beginning(transcript: str) -> str:
+    return transcript if len(transcript) <= _BEGINNING else f"{transcript[:_BEGINNING]}…"
 
 
 def decode(ids: Iterable[int], labels: Sequence[str]) -> str:

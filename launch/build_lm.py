@@ -14,7 +14,8 @@ from launch import flags
 
 FLAGS = absl_flags.FLAGS
 _DATA = ("dataset", "train_manifest", "val_manifest", "train_on_val", "labels_path", "unknown_characters")
-flags.define(only=("data_path", *(f"data.{name}" for name in _DATA)))
+_LIMITS = ("max_text_bytes", "max_manifest_bytes")
+flags.define(only=("data_path", *(f"data.{name}" for name in (*_DATA, *_LIMITS))))
 absl_flags.DEFINE_string("output", "", "ARPA file to write, such as lm.arpa.")
 absl_flags.DEFINE_enum(
     "unit",
@@ -54,7 +55,9 @@ def main(_: list[str]) -> None:
 
     cfg = flags.config_from_flags()
     splits = ("train", "val") if cfg.data.train_on_val else ("train",)
-    utterances = [utterance for split in splits for utterance in manifests.read(manifest_path(cfg, split))]
+    utterances = [
+        utterance for split in splits for utterance in manifests.read(manifest_path(cfg, split), cfg=cfg.data)
+    ]
     spelled = spell((each.transcript for each in utterances), cfg.model.labels, unknown=cfg.data.unknown_characters)
     sentences = list(tokens(spelled, unit=FLAGS.unit))
     methods = [FLAGS.smoothing]

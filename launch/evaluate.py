@@ -1,7 +1,5 @@
 """Evaluates a trained model: python -m launch.evaluate --run_dir=runs/an4_1p [--lm.path=lm.arpa]."""
 
-import json
-
 import attrs
 from absl import flags as absl_flags
 
@@ -25,7 +23,7 @@ def main(_: list[str]) -> None:
     output, results = flags.output_file("save_output"), flags.output_file("save_results")
 
     from ds2f.checkpoint import load_config
-    from ds2f.files import write_atomically
+    from ds2f.files import json_text, write_atomically
     from ds2f.runner.evaluator import as_results
     from ds2f.runner.telemetry import errors_table, terminal
 
@@ -38,11 +36,11 @@ def main(_: list[str]) -> None:
     found = decoding.evaluate(run, cfg, decoder)
     if output:
         rows = [each._asdict() for each in decoding.transcripts(run, found)]
-        write_atomically(output, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(output, json_text(rows, indent=2, ascii_only=False) + "\n")
     rates = {chosen.split: as_results(found.counts)}
     if results:
         written = {"name": run_dir.name, "seed": cfg.training.seed, "which": chosen.which, **rates}
-        write_atomically(results, json.dumps(written | {"lm": attrs.asdict(decoding.settings())}, indent=2) + "\n")
+        write_atomically(results, json_text(written | {"lm": attrs.asdict(decoding.settings())}, indent=2) + "\n")
     console.print(errors_table(run_dir.name, rates))
 
 

@@ -22,6 +22,10 @@ absl_flags.DEFINE_list("utterances", "1200,60,100", "Training, validation and te
 absl_flags.DEFINE_integer(
     "num_workers", 0, "Processes that speak the synthetic corpus; 0: as many as cores.", lower_bound=0
 )
+absl_flags.DEFINE_integer(
+    "max_unpacked_bytes", 1 << 29, "Limit of the size of an archive's files, unpacked, bytes.", lower_bound=1
+)
+absl_flags.DEFINE_integer("max_members", 100_000, "Limit of the number of an archive's members.", lower_bound=1)
 flags.define(only=["data_path"])
 
 
@@ -44,12 +48,13 @@ def main(_: list[str]) -> None:
 
 
 def _prepare(progress: "Progress") -> "Corpus":
-    from ds2f.data.corpora import an4, synthetic
+    from ds2f.data.corpora import an4, archives, synthetic
 
     data_path = Path(FLAGS.data_path)
     if FLAGS.dataset == "an4":
         archive = Path(FLAGS.archive) if FLAGS.archive else None
-        return an4.prepare(data_path, archive=archive, progress=progress)
+        limits = archives.Limits(unpacked_bytes=FLAGS.max_unpacked_bytes, members=FLAGS.max_members)
+        return an4.prepare(data_path, archive=archive, limits=limits, progress=progress)
     counts = synthetic.parse_counts(FLAGS.utterances)
     return synthetic.prepare(
         data_path, seed=FLAGS.seed, utterances=counts, workers=FLAGS.num_workers, progress=progress

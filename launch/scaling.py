@@ -4,7 +4,6 @@ python -m launch.scaling: two ranks take the same training steps with and withou
 every all-reduce in proportion to its bytes. ``step_seconds`` predicts a step from the time and the bytes of each stage.
 """
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -87,7 +86,7 @@ def main(_: list[str]) -> int | None:
 def _run(cfg: Config, cases: Sequence[Case]) -> int:
     from rich.console import Console
 
-    from ds2f.files import write_atomically
+    from ds2f.files import json_text, write_atomically
     from ds2f.runner.device.backend import open_backend
     from ds2f.runner.distributed import worker
     from ds2f.runner.distributed.collectives import open_group
@@ -106,7 +105,7 @@ def _run(cfg: Config, cases: Sequence[Case]) -> int:
         results = {"ranks": group.size, "device": backend.description, "batch_size": cfg.data.batch_size} | results
         results["predictions"] = predict(results, cases)
         _show(results, Console(highlight=False, soft_wrap=True))
-        for flag, text in (("json", json.dumps(results, indent=2) + "\n"), ("trace", trace_text(events))):
+        for flag, text in (("json", json_text(results, indent=2) + "\n"), ("trace", trace_text(events))):
             if path := flags.output_file(flag):
                 write_atomically(path, text)
     group.close()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HIGHEST_CER = 20  # percent; above it, the word times of the model are not reliable
 
 FLAGS = absl_flags.FLAGS
-flags.define(only=("data_path", "run_dir", "device", "apex"))
+flags.define(only=("data_path", "run_dir", "device", "apex", "data.max_recording_seconds"))
 decoding.define_speaker()
 decoding.define_which()
 absl_flags.DEFINE_string(
@@ -45,7 +45,9 @@ def main(_: list[str]) -> None:
     cfg = flags.config_from_flags(load_config(run_dir))
     rate = cfg.spect.sample_rate
     run, starts = _character_starts(cfg, run_dir)
-    copied = len(manifests.read(manifest_path(cfg, "train")))  # not the rows of data.train_on_val, which training adds
+    copied = len(
+        manifests.read(manifest_path(cfg, "train"), cfg=cfg.data)
+    )  # not the rows of data.train_on_val, which training adds
     if not starts:
         raise InputError(
             f"{run_dir}: its model reaches a CER of {_HIGHEST_CER} % on no training utterance; train for more epochs"
@@ -57,7 +59,10 @@ def main(_: list[str]) -> None:
     speakers: dict[str, list[list[splicing.Piece]]] = {}
     stems = Counter(utterance.audio.stem for utterance in run.split.utterances[:copied])
     for row, utterance in enumerate(run.split.utterances):
-        samples, stem = audio.load(utterance.audio, sample_rate=rate).samples, utterance.audio.stem
+        samples, stem = (
+            audio.load(utterance.audio, sample_rate=rate, max_seconds=cfg.data.max_recording_seconds).samples,
+            utterance.audio.stem,
+        )
         if row < copied:
             write(stem if stems[stem] == 1 else f"{stem}-{row}", utterance.transcript, layout.as_pcm(samples))
         if row in starts:

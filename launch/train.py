@@ -25,7 +25,7 @@ def main(_: list[str]) -> int:
         return worker.work(lambda: train(cfg, run_dir))
     if cfg.node_range == (1, 1):  # with several machines, the ranks check: a mistake on one ends the job on all
         for split in splits_of(cfg):
-            manifests.require(manifest_path(cfg, split))
+            manifests.require(manifest_path(cfg, split), cfg=cfg.data)
     if starts_ranks:
         return agent.launch(cfg, [sys.executable, "-m", "launch.train", *sys.argv[1:]])
     return train(cfg, run_dir)

@@ -8,7 +8,7 @@ from absl import flags as absl_flags
 from ds2f.errors import InputError
 from launch import decoding, flags
 
-flags.define(only=("run_dir", "device", "apex"))
+flags.define(only=("run_dir", "device", "apex", "data.max_recording_seconds"))
 decoding.define()
 decoding.define_which()
 

@@ -1,6 +1,5 @@
 """Tunes the weights of a language model: python -m launch.tune_lm --run_dir=runs/an4_1p --lm.path=lm.arpa."""
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,7 @@ def main(_: list[str]) -> None:
     from ds2f import decode
     from ds2f.checkpoint import load_config
     from ds2f.config import manifest_path
-    from ds2f.files import write_atomically
+    from ds2f.files import json_text, write_atomically
     from ds2f.inference import tuner
     from ds2f.runner.telemetry import terminal
 
@@ -83,7 +82,7 @@ def main(_: list[str]) -> None:
     console.print(f"{len(trials)} pairs on {len(run.split.references)} validation utterances; the best:\n{advice}")
     if output:
         report = _report(greedy, alone, trials) | {"run_dir": str(run_dir), "which": chosen.which, "flags": advice}
-        write_atomically(output, json.dumps(report, indent=2) + "\n")
+        write_atomically(output, json_text(report, indent=2) + "\n")
 
 
 def _numbers(name: str, texts: Sequence[str], *, lowest: float = float("-inf")) -> list[float]:

@@ -255,3 +255,11 @@ def test_retired_names_do_not_return() -> None:
 def test_every_folder_of_code_has_a_readme() -> None:
     folders = {path.parent for path in MODULES} - {ROOT / "ds2f" / "data" / "corpora"}  # ds2f/data/README.md covers it
     assert {str(folder.relative_to(ROOT)) for folder in folders if not (folder / "README.md").exists()} == set()
+
+
+def test_json_is_written_without_numbers_that_are_none():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.dumps", "json.dump"):
+                exempt = "distributed" in path.parts or path.name == "ranks.py"  # messages between processes
+                assert exempt or "allow_nan=False" in ast.unparse(node), f"{path}:{node.lineno}: use files.json_text"

@@ -1,5 +1,6 @@
 """Atomic writes: whole or not at all, whatever goes wrong, and whoever writes at the same time."""
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ds2f import files
+from ds2f.errors import InputError
 
 
 @pytest.mark.parametrize("content", ["ä\r\nb\n", b"\x00\xff", memoryview(b"\x00\xff")])
@@ -64,3 +66,29 @@ def test_the_disk_is_awaited_before_and_after_the_file_takes_its_name_when_asked
     flushed.clear()
     files.write_atomically(tmp_path / "a", "text")
     assert flushed == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"a": float("inf"), "b": [float("nan"), (1.5, -float("inf"))]}, '{"a": null, "b": [null, [1.5, null]]}'),
+        ({"name": "caf\udce9"}, '{"name": "caf\\udce9"}'),
+        ([True, None, 3, "é"], '[true, null, 3, "é"]'),
+    ],
+)
+def test_json_holds_numbers_and_texts_that_every_program_reads(value, text):
+    assert files.json_text(value, ascii_only=False) == text
+    text.encode()
+    assert json.loads(files.json_text(value)) == json.loads(text, parse_constant=pytest.fail)
+
+
+def test_a_bounded_read_takes_a_file_up_to_its_limit_through_links_too(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("a")
+    assert files.read_bounded(tmp_path / "link", 5, remedy="") == b"12345"
+    with pytest.raises(InputError, match=r"a: 5 bytes or more; the limit is 4 bytes\. Raise it"):
+        files.read_bounded(tmp_path / "a", 4, remedy="Raise it.")
+    with pytest.raises(InputError, match="a folder, not a file"):
+        files.read_bounded(tmp_path, 5, remedy="")
+    with pytest.raises(FileNotFoundError):
+        files.read_bounded(tmp_path / "b", 5, remedy="")

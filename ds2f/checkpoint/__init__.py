@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ds2f import config, tree
-from ds2f.checkpoint.manager import Checkpoints
+from ds2f.checkpoint.manager import Checkpoints, require_finite
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.types import Params, Stats
 
-__all__ = ["Checkpoints", "load_config", "load_model"]
+__all__ = ["Checkpoints", "load_config", "load_model", "require_finite"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def load_model(
       The run's configuration, parameters and batch-norm statistics, on the CPU.
 
     Raises:
-      InputError: when there is no such run, or no such checkpoint that is whole.
+      InputError: when there is no such run, no such checkpoint that is whole, or its weights are not finite.
     """
     cfg = load_config(run_dir)
     checkpoints = Checkpoints(run_dir, folder=cfg.checkpointing.folder, read_only=True, warn=warn)

@@ -7,6 +7,8 @@ bucket.
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -18,6 +20,10 @@ from ds2f import files, processes
 FILE = "digests.json"
 _PART = 1 << 26  # bytes that one thread digests at a time: most of a checkpoint is a single file
 _READ = 1 << 18  # bytes read at once: they stay in the processor's cache
+
+
+class _StrangeError(Exception):
+    """A checkpoint has something else in it than files and folders."""
 
 
 class _Digest(NamedTuple):
@@ -65,7 +71,10 @@ def fault(folder: epath.Path, *, only: Iterable[str] | None = None) -> str | Non
     listed = _listed(folder)
     if listed is None:
         return f"{folder / FILE}: damaged"
-    present = set(_walk(folder))
+    try:
+        present = set(_walk(folder))
+    except _StrangeError as error:
+        return str(error)
     if only is None and present - listed.keys():
         return f"{folder / min(present - listed.keys())}: not part of what was written"
     names = sorted(listed if only is None else only)
@@ -83,27 +92,40 @@ def fault(folder: epath.Path, *, only: Iterable[str] | None = None) -> str | Non
 
 def _listed(folder: epath.Path) -> dict[str, _Digest] | None:
     """The entries of ``digests.json``; ``None`` when a byte differs from the text that ``write`` makes of them."""
-    stored = (folder / FILE).read_bytes()
     try:
+        stored = files.read_bounded(folder / FILE, files.RECORD_BYTES, remedy="")
         listed = {name: _Digest(*entry) for name, entry in json.loads(stored)["files"].items()}
         return listed if stored == _text(listed).encode() else None
-    except (ValueError, KeyError, TypeError, AttributeError):  # from JSON with flipped bits
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # from JSON with flipped bits, or none
         return None
 
 
 def _text(listed: dict[str, _Digest]) -> str:
     """The text of ``digests.json``, with a digest of the entries, so that no byte can change unnoticed."""
-    entries = json.dumps(listed, indent=1, sort_keys=True)
+    entries = json.dumps(listed, indent=1, sort_keys=True, allow_nan=False)
     return f'{{"files": {entries},\n"sha256": "{hashlib.sha256(entries.encode()).hexdigest()}"}}\n'
 
 
 def _walk(folder: epath.Path) -> Iterator[str]:
-    """The paths of all files below ``folder``, relative to it, without ``digests.json``."""
+    """The paths of all files below ``folder``, relative to it, without ``digests.json``.
+
+    Raises:
+      _StrangeError: at a link, which may lead anywhere, or a pipe or device, which may be read without end.
+    """
     for path in folder.iterdir():
-        if path.is_dir():
+        kind = os.lstat(path).st_mode if files.is_local(path) else None
+        if stat.S_ISDIR(kind) if kind is not None else path.is_dir():
             yield from (f"{path.name}/{name}" for name in _walk(path))
+        elif kind is not None and not stat.S_ISREG(kind):
+            what = "a link" if stat.S_ISLNK(kind) else "a pipe, socket or device"
+            raise _StrangeError(f"{path}: {what}; a checkpoint has files and folders of its own only")
         elif path.name != FILE:
             yield path.name
+
+
+def total_bytes(folder: epath.Path) -> int:
+    """The size of all files below ``folder``."""
+    return sum((folder / name).stat().length for name in _walk(folder))
 
 
 def _digests(folder: epath.Path, names: list[str], *, threads: int) -> list[_Digest]:

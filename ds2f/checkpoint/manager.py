@@ -5,8 +5,8 @@ the score, the version of the code, the configuration, and every leaf's dtype an
 a checkpoint is first written or read. ``retention`` decides which checkpoints are whole.
 """
 
-import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -21,11 +21,12 @@ from torch import Tensor
 import ds2f
 from ds2f import config, tree
 from ds2f.checkpoint import integrity, retention
-from ds2f.checkpoint.arrays import fits, from_tensor, to_tensor
+from ds2f.checkpoint.arrays import Form, from_tensor, to_tensor
 from ds2f.checkpoint.orbax_io import ArrayStore
 from ds2f.config import Config, ModelConfig
 from ds2f.errors import InputError
-from ds2f.model import deepspeech2
+from ds2f.files import json_text
+from ds2f.model.structure import spec
 from ds2f.precision import dtype_name
 from ds2f.types import Params, Stats, TrainState
 
@@ -33,6 +34,8 @@ Progress = dict[str, Any]
 
 _LOG = logging.getLogger(__name__)
 _STATE, _POSITION = "state", "position.json"
+_SLACK = 64 << 20  # bytes; arrays are stored without compression, small ones beside each other
+_REMEDY = "Copy the checkpoint again from the run that wrote it."
 
 
 class Checkpoints:
@@ -104,7 +107,7 @@ class Checkpoints:
             "config": None if self._cfg is None else config.to_dict(self._cfg),
             "leaves": {path: [dtype_name(leaf.dtype), list(leaf.shape)] for path, leaf in leaves.items()},
         }
-        texts = {_POSITION: json.dumps(progress), retention.RUN: json.dumps(run)}
+        texts = {_POSITION: json_text(progress), retention.RUN: json_text(run)}
         arrays = {path: from_tensor(self._copy(path, leaf)) for path, leaf in leaves.items() if leaf.numel()}
         self._under_way = self._thread.submit(self._write, iteration, arrays, texts)
 
@@ -176,44 +179,72 @@ class Checkpoints:
         """
         self.wait()
         path = self._retention.whole(iteration)
-        (restored,) = self._read(path, {"": like})
-        return restored, json.loads((path / _POSITION).read_text())
+        leaves = tree.flatten_with_paths(like)
+        forms = {name: Form(tuple(leaf.shape), leaf.dtype) for name, leaf in leaves.items()}
+        read = self._read(path, forms, prefixes=("",))
+        return tree.unflatten_like(like, read), retention.record(path / _POSITION)
 
     def restore_model(self, iteration: int, cfg: ModelConfig) -> tuple[Params, Stats]:
-        """Reads ``TrainState.model`` of a checkpoint: parameters and statistics, or their averages, for ``cfg``."""
+        """Reads ``TrainState.model`` of a checkpoint: parameters and statistics, or their averages, for ``cfg``.
+
+        Raises:
+          InputError: as ``restore``, and when values are not finite. Sizes are compared before memory is allocated.
+        """
         self.wait()
         path = self._retention.whole(iteration)
-        averaged = any(name.startswith("average/") for name in retention.about(path)["leaves"])
-        names = ("average/params/", "average/stats/") if averaged else ("params/", "stats/")
-        params, stats = self._read(path, dict(zip(names, deepspeech2.init(cfg, key=0), strict=True)))
+        leaves = retention.about(path)["leaves"]
+        if cfg.hidden_layers > len(leaves):  # a structure of so many layers would fill the memory
+            raise InputError(_another_model(path, [f"rnn_{cfg.hidden_layers - 1}"]))
+        start = "average/" if any(name.startswith("average/") for name in leaves) else ""
+        parts = dict(zip((f"{start}params/", f"{start}stats/"), spec(cfg), strict=True))
+        forms = {
+            prefix + name: Form(leaf.shape, torch.float32)
+            for prefix, part in parts.items()
+            for name, leaf in tree.flatten_with_paths(part).items()
+        }
+        read = self._read(path, forms, prefixes=tuple(parts))
+        require_finite(path, read)
+        params, stats = (
+            tree.unflatten_like(part, {name: read[prefix + name] for name in tree.flatten_with_paths(part)})
+            for prefix, part in parts.items()
+        )
         return params, stats
 
-    def _read(self, path: epath.Path, parts: Mapping[str, Any]) -> list[Any]:
-        """Reads trees from a whole checkpoint, each with the prefix of its leaves' paths."""
-        leaves = retention.about(path)["leaves"]
-        stored = {name: leaf for name, leaf in leaves.items() if name.startswith(tuple(parts))}
-        flat = {prefix: tree.flatten_with_paths(like) for prefix, like in parts.items()}
-        wanted = {prefix + name: leaf for prefix, part in flat.items() for name, leaf in part.items()}
-        wrong = sorted(
+    def _read(self, path: epath.Path, wanted: Mapping[str, Form], *, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+        """Reads the leaves of a whole checkpoint whose paths have one of the prefixes; they must be those wanted."""
+        stored = {
+            name: Form.read(leaf) for name, leaf in retention.about(path)["leaves"].items() if name.startswith(prefixes)
+        }
+        wrong = [
             name
             for name in wanted.keys() | stored.keys()
-            if name not in wanted or name not in stored or not fits(stored[name], wanted[name])
-        )
-        if wrong:
-            raise InputError(
-                f"{path} is of another model or optimizer: "
-                f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''} missing, unknown or of another shape or type. "
-                "Use the flags that the run was started with (flags.txt beside it)."
-            )
-        arrays = self._store.restore(path / _STATE, (name for name, leaf in wanted.items() if leaf.numel()))
-        tensors = {
-            name: to_tensor(arrays[name]).to(leaf.dtype) if name in arrays else torch.empty_like(leaf, device="cpu")
-            for name, leaf in wanted.items()
-        }
-        return [
-            tree.unflatten_like(like, {name: tensors[prefix + name] for name in flat[prefix]})
-            for prefix, like in parts.items()
+            if name not in wanted or (form := stored.get(name)) is None or not form.fits(wanted[name])
         ]
+        if wrong:
+            raise InputError(_another_model(path, sorted(wrong)))
+        filled = {name: form for name, form in stored.items() if form is not None and form.size}
+        self._require_stored(path / _STATE, filled)
+        arrays = self._store.restore(path / _STATE, filled)
+        return {
+            name: to_tensor(arrays[name]).to(form.dtype)
+            if name in arrays
+            else torch.empty(form.shape, dtype=form.dtype)
+            for name, form in wanted.items()
+        }
+
+    def _require_stored(self, folder: epath.Path, forms: Mapping[str, Form]) -> None:
+        """Raises unless the folder holds arrays of these forms: what it promises is compared before it is allocated."""
+        found = self._store.shapes(folder)
+        for name, form in forms.items():
+            if found.get(name) != form.shape:
+                raise InputError(
+                    f"{folder}: {name} is stored as {found.get(name)}; run.json beside it says {form.shape}. {_REMEDY}"
+                )
+        size, most = sum(form.nbytes for form in forms.values()), _SLACK + 2 * integrity.total_bytes(folder)
+        if size > most:
+            raise InputError(
+                f"{folder}: its arrays would take {size:,} bytes; files of this size hold {most:,} at most. {_REMEDY}"
+            )
 
     def _copy(self, path: str, leaf: Tensor) -> Tensor:
         """Copies a leaf to the host, into the same memory at every save: fresh memory costs more than the copy."""
@@ -252,3 +283,34 @@ class Checkpoints:
         except BaseException:
             self._retention.discard(path)
             raise
+
+
+def _another_model(path: epath.Path, wrong: list[str]) -> str:
+    return (
+        f"{path} is of another model or optimizer: "
+        f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''} missing, unknown or of another shape or type. "
+        "Use the flags that the run was started with (flags.txt beside it)."
+    )
+
+
+def require_finite(path: os.PathLike[str] | str, model: Any) -> None:
+    """Raises for NaN and infinite values of parameters or statistics, which turn every recording into an empty text.
+
+    Args:
+      path: the checkpoint, for the message.
+      model: a tree of tensors.
+
+    Raises:
+      InputError: the message names the leaves.
+    """
+    wrong = [
+        f"{name} ({count:,} of {leaf.numel():,} values)"
+        for name, leaf in tree.flatten_with_paths(model).items()
+        if (count := leaf.numel() - int(torch.isfinite(leaf).sum()))
+    ]
+    if wrong:
+        raise InputError(
+            f"{path}: NaN or infinite weights in {', '.join(wrong[:5])}"
+            f"{f' and {len(wrong) - 5} more leaves' if len(wrong) > 5 else ''}. "
+            "Take another checkpoint of the run (--which=NUMBER), or train again with a lower --optim.learning_rate."
+        )

@@ -56,6 +56,14 @@ class ArrayStore:
         """Writes the arrays into a new folder."""
         self._checkpointer.save(folder, args=self._args.PyTreeSave(arrays))
 
+    def shapes(self, folder: epath.Path) -> dict[str, tuple[int, ...]]:
+        """The shapes of a folder's arrays by name, without reading the arrays.
+
+        The blocks in which an array is stored count too: reading allocates one whole.
+        """
+        listed = self._checkpointer.metadata(folder).item_metadata.tree
+        return {name: tuple(map(max, each.shape, each.storage.chunk_shape)) for name, each in listed.items()}
+
     def restore(self, folder: epath.Path, names: Iterable[str]) -> dict[str, np.ndarray]:
         """Reads the arrays ``names`` of a folder."""
         wanted = dict.fromkeys(names, 0)

@@ -29,12 +29,13 @@ from etils import epath
 
 from ds2f.checkpoint import integrity
 from ds2f.errors import InputError
-from ds2f.files import is_local
+from ds2f.files import RECORD_BYTES, is_local, read_bounded
 
 RUN = "run.json"  # a checkpoint's own description; the best checkpoint has the lowest "score"
 # tensorstore raises ValueErrors with the system's message in them, or for a bucket with a status.
 _CODES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE)
 _STATUSES = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+_REMEDY = "Copy the checkpoint again from the run that wrote it."
 _NAME = re.compile(r"(\d+)(?:\.(\d+))?")
 _WHICH = re.compile(r"(best|last)(?::([1-9]\d*))?|\d+")
 
@@ -161,7 +162,7 @@ class Retention:
             fault = self._fault(entry.path, only=[RUN])  # the score's file may be damaged, too
             if fault is not None:
                 faults[entry] = fault
-            elif (score := about(entry.path)["score"]) is not None:
+            elif (score := about(entry.path).get("score")) is not None:
                 scores[entry] = score
         return sorted(scores, key=lambda entry: (scores[entry], entry.iteration, -entry.attempt))
 
@@ -207,8 +208,32 @@ class Retention:
 
 
 def about(path: epath.Path) -> dict[str, Any]:
-    """Reads a checkpoint's ``run.json``: ``iteration``, ``score``, ``version``, ``config``, ``leaves``."""
-    stored: dict[str, Any] = json.loads((path / RUN).read_text())
+    """Reads a checkpoint's ``run.json``: ``iteration``, ``score``, ``version``, ``config``, ``leaves``.
+
+    Raises:
+      InputError: when the file holds something else.
+    """
+    stored = record(path / RUN)
+    score = stored.get("score")
+    if not isinstance(stored.get("leaves"), dict) or not isinstance(score, int | float | None):
+        raise InputError(f"{path / RUN}: not the description of a checkpoint. {_REMEDY}")
+    return stored
+
+
+def record(path: epath.Path) -> dict[str, Any]:
+    """Reads a JSON object that a checkpoint holds.
+
+    Raises:
+      InputError: when the file is too large, or holds something else.
+    """
+    try:
+        stored = json.loads(read_bounded(path, RECORD_BYTES, remedy=_REMEDY))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not JSON: {error}. {_REMEDY}") from error
+    if not isinstance(stored, dict):
+        raise InputError(f"{path}: not a JSON object. {_REMEDY}")
     return stored
 
 

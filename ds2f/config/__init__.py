@@ -22,6 +22,7 @@ from ds2f.config.training_sections import (
     VisualizationConfig,
 )
 from ds2f.errors import InputError
+from ds2f.files import RECORD_BYTES, read_bounded
 
 __all__ = [
     "BLANK",
@@ -152,7 +153,9 @@ def resolve(cfg: Config) -> Config:
     >>> resolve(Config(spect=SpectConfig(sample_rate=8000))).model.num_bins
     81
     """
-    labels = read_labels(cfg.data.labels_path) if cfg.data.labels_path else cfg.model.labels
+    labels = (
+        read_labels(cfg.data.labels_path, limit=cfg.data.max_text_bytes) if cfg.data.labels_path else cfg.model.labels
+    )
     optim = cfg.optim
     if optim.schedule == "noam" and optim.learning_rate < 0.01:
         raise InputError(
@@ -171,14 +174,16 @@ def resolve(cfg: Config) -> Config:
     return attrs.evolve(cfg, model=attrs.evolve(cfg.model, labels=labels, num_bins=cfg.spect.num_bins))
 
 
-def read_labels(path: str) -> tuple[str, ...]:
-    """Reads a JSON list of one-character labels.
+def read_labels(path: str, *, limit: int = DataConfig().max_text_bytes) -> tuple[str, ...]:
+    """Reads a JSON list of one-character labels from a file of at most ``limit`` bytes.
 
     Raises:
       InputError: if the file cannot be read or is no such list; the message shows an example.
     """
     try:
-        labels = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        labels = json.loads(
+            read_bounded(Path(path), limit, remedy="Raise it with --data.max_text_bytes.").decode("utf-8-sig")
+        )
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f'data.labels_path={path}: {error}. It must be a JSON list such as ["_", "A", " "].'
@@ -221,7 +226,7 @@ def load(path: Path) -> Config:
       FileNotFoundError: if there is no such file.
     """
     try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return from_dict(json.loads(read_bounded(path, RECORD_BYTES, remedy="").decode()))
     except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -64,6 +64,16 @@ class DataConfig:
         "Utterances are batched by length times a random factor within 1 +- this value; 0: batches never change.",
         within(0, 10),
     )
+    max_recording_seconds: float = setting(
+        1800.0,
+        "Limit of a recording's length, seconds; a longer recording is refused before it is decoded. A minute takes up "
+        "to 46 MB while it is read.",
+        within(0, open_low=True),
+    )
+    max_text_bytes: int = setting(
+        1 << 20, "Limit of the size of a transcript, and of the file of labels, bytes.", within(1)
+    )
+    max_manifest_bytes: int = setting(256 << 20, "Limit of the size of a manifest, bytes.", within(1))
     cache_features: bool = setting(True, "Store features in <data_path>/cache and read them from there.")
     max_unreadable: int = setting(
         10,
@@ -76,7 +86,7 @@ class DataConfig:
 class SpectConfig:
     """Features: the log spectrogram."""
 
-    sample_rate: int = setting(16000, "Sampling rate, hertz; recordings are converted to it.", within(1000))
+    sample_rate: int = setting(16000, "Sampling rate, hertz; recordings are converted to it.", within(1000, 192_000))
     window_size: float = setting(0.02, "Length of the window, seconds.", within(0, 10, open_low=True))
     window_stride: float = setting(0.01, "Distance between frames, seconds.", within(0, 10, open_low=True))
     window: str = setting("hamming", "Window function (periodic).", one_of("hamming", "hann", "blackman", "bartlett"))

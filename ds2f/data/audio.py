@@ -1,5 +1,6 @@
 """Recordings from disk: decoded by libsndfile, mixed down to one channel, resampled to one rate."""
 
+import os
 import stat
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -9,10 +10,13 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from ds2f.config import DataConfig
 from ds2f.data import containers
 from ds2f.errors import InputError
 
-_BLOCK = 1 << 22  # samples read at a time: a damaged header may promise more than memory holds
+_BLOCK = 1 << 22  # samples of all channels read at a time: a damaged header may promise more than memory holds
+_FASTEST = 192_000  # hertz; the limit of the length counts faster recordings as if they had this rate
+MAX_SECONDS = DataConfig().max_recording_seconds
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's length of a FLAC file whose header gives none
 _RATES = (1000, 1_000_000)  # hertz; a header with another rate is damaged, and resampling would fill the memory
 _LOUDEST = 1e9  # full scale is 1; programs that forget to scale write 2**31 at most
@@ -36,7 +40,9 @@ class Info(NamedTuple):
     duration: float  # seconds
 
 
-def load(source: Source, *, sample_rate: int = 16000, name: str | None = None) -> Audio:
+def load(
+    source: Source, *, sample_rate: int = 16000, name: str | None = None, max_seconds: float = MAX_SECONDS
+) -> Audio:
     """Reads a recording as one channel of float32 at ``sample_rate``.
 
     Several channels become their mean; soxr (HQ setting) converts other sample rates. ``notes`` lists the conversions,
@@ -46,22 +52,29 @@ def load(source: Source, *, sample_rate: int = 16000, name: str | None = None) -
       source: a path, or a binary file opened for reading (an upload, a member of an archive).
       sample_rate: the rate wanted, hertz.
       name: what messages call the recording; by default its path.
+      max_seconds: limit of the length (``data.max_recording_seconds``). It is compared with the header before any
+        sample is decoded, and again while samples are decoded.
 
     Raises:
-      InputError: the file is missing, empty, cut short or not audio, or it has no samples, an absurd header, NaN or
-        infinite samples. Silence is a note, not an error.
+      InputError: the file is missing, empty, cut short, too long or not audio, or it has no samples, an absurd header,
+        NaN or infinite samples. Silence is a note, not an error.
     """
     label = name or _label(source)
     with _open(source, label, whole=True) as sound:
+        most = int(max_seconds * min(sound.samplerate, _FASTEST))  # samples of a channel
+        if len(sound) > most:
+            raise InputError(too_long(label, len(sound) / most * max_seconds, max_seconds))
         try:
-            samples = _read(sound)
+            samples = _read(sound, most)
         except soundfile.LibsndfileError as error:
             raise InputError(f"{label}: broken audio ({error.error_string}); copy or record it again") from error
-        declared, rate, container = len(sound), sound.samplerate, sound.format
+        declared, rate, channels, container = len(sound), sound.samplerate, sound.channels, sound.format
+    if len(samples) > most:
+        raise InputError(too_long(label, max_seconds, max_seconds))
     # The length of an MP3 without an index is an estimate: fewer samples prove nothing.
     if len(samples) < declared and container != "MP3":
         raise InputError(containers.cut_short(label, f"its header says {declared} samples, {len(samples)} are there"))
-    samples, notes = _convert(samples, rate, sample_rate)
+    samples, notes = _convert(samples, channels, rate, sample_rate)
     if not len(samples):
         raise InputError(_no_samples(label))
     peak = float(np.abs(samples).max())
@@ -100,25 +113,25 @@ def resampled_length(samples: int, rate: int, target: int) -> int:
     return (2 * samples * target + rate) // (2 * rate)
 
 
-def _convert(samples: NDArray[np.float32], rate: int, target: int) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    notes: tuple[str, ...] = ()
-    channels = samples.shape[1]
-    if channels == 1:
-        mono = samples[:, 0]
-    else:
-        mono = samples.mean(axis=1, dtype=np.float32)
-        notes += (f"mixed {channels} channels down to one",)
+def _convert(
+    mono: NDArray[np.float32], channels: int, rate: int, target: int
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    notes: tuple[str, ...] = (f"mixed {channels} channels down to one",) if channels > 1 else ()
     if rate != target:
         mono = resample(mono, rate, target)
         notes += (f"resampled from {rate} Hz to {target} Hz",)
     return np.ascontiguousarray(mono), notes
 
 
-def _read(sound: soundfile.SoundFile) -> NDArray[np.float32]:
-    """All samples, [N, channels], whatever number the header promises."""
-    blocks = [sound.read(_BLOCK, dtype="float32", always_2d=True)]
-    while len(blocks[-1]) == _BLOCK:
-        blocks.append(sound.read(_BLOCK, dtype="float32", always_2d=True))
+def _read(sound: soundfile.SoundFile, most: int) -> NDArray[np.float32]:
+    """The mean of the channels, [N], whatever number the header promises; ends soon after ``most`` samples."""
+    size = max(1, _BLOCK // sound.channels)
+    blocks: list[NDArray[np.float32]] = []
+    read = 0
+    while not blocks or (len(blocks[-1]) == size and read <= most):
+        block = sound.read(size, dtype="float32", always_2d=True)
+        blocks.append(block[:, 0] if sound.channels == 1 else block.mean(axis=1, dtype=np.float32))
+        read += len(block)
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
@@ -137,11 +150,14 @@ def _open(source: Source, label: str, *, whole: bool) -> soundfile.SoundFile:
                 containers.check(file, label, whole=whole)
         except OSError as error:
             raise InputError(f"{label}: {error.strerror}; check the path, or the manifest that names it") from error
-        source = str(source)  # libsndfile opens a path itself several times faster than it reads a Python file
+        # libsndfile opens a path itself several times faster than it reads a Python file. A path that is not UTF-8 is
+        # passed as bytes.
+        opened: str | bytes | BinaryIO = os.fsencode(path)
     else:
         containers.check(source, label, whole=whole)
+        opened = source
     try:
-        sound = soundfile.SoundFile(source)
+        sound = soundfile.SoundFile(opened)
     except soundfile.LibsndfileError as error:
         raise InputError(f"{label}: not audio that can be read ({error.error_string}); {_READABLE}") from error
     if len(sound) == _UNKNOWN_LENGTH:
@@ -158,6 +174,14 @@ def _open(source: Source, label: str, *, whole: bool) -> soundfile.SoundFile:
 
 def _label(source: Source) -> str:
     return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "recording"))
+
+
+def too_long(label: str, seconds: float, limit: float) -> str:
+    """The message for a recording that is longer than the limit."""
+    return (
+        f"{label}: {seconds:,.0f} s long or more; the limit is {limit:,.0f} s. Cut it, or raise the limit with "
+        "--data.max_recording_seconds"
+    )
 
 
 def _no_samples(label: str) -> str:

@@ -35,7 +35,7 @@ class FeatureCache:
     """
 
     def __init__(self, root: Path, cfg: SpectConfig) -> None:
-        settings = json.dumps({"format": _FORMAT, **attrs.asdict(cfg)}, sort_keys=True)
+        settings = json.dumps({"format": _FORMAT, **attrs.asdict(cfg)}, sort_keys=True, allow_nan=False)
         self.directory = root / _digest(settings)
         self._num_bins = cfg.num_bins
         self.problem: str | None = None

@@ -116,13 +116,13 @@ def _features(
     if how.snr is not None:
         drawn = dataset.noises[rng.fold_in(key, "noise") % len(dataset.noises)]
         try:
-            noise = _noise(drawn, rate)
+            noise = _noise(drawn, rate, dataset.data.max_recording_seconds)
         except InputError as error:
             unreadable.append((drawn, str(error)))
             how = how._replace(snr=None)
 
     def compute() -> Tensor:
-        recording = audio.load(path, sample_rate=rate)
+        recording = audio.load(path, sample_rate=rate, max_seconds=dataset.data.max_recording_seconds)
         notes.extend((path, note) for note in recording.notes)
         waveform = augment.perturb(torch.from_numpy(recording.samples), how, key, sample_rate=rate, noise=noise)
         return log_spectrogram(waveform, dataset.spect)
@@ -141,8 +141,8 @@ def _features(
 
 
 @functools.lru_cache(maxsize=16)
-def _noise(path: Path, sample_rate: int) -> Tensor:
-    return torch.from_numpy(audio.load(path, sample_rate=sample_rate).samples)
+def _noise(path: Path, sample_rate: int, max_seconds: float) -> Tensor:
+    return torch.from_numpy(audio.load(path, sample_rate=sample_rate, max_seconds=max_seconds).samples)
 
 
 def _pad(rows: Sequence[Tensor], padded: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
 
 _SHOWN = 5  # recordings that a remark names
+_CHARACTERS = 50  # characters outside the labels that a remark names
 _STRANGE = {
     "drop_character": "used without their characters outside the labels ({characters})",
     "drop_utterance": "left out for characters outside the labels ({characters})",
@@ -108,6 +109,11 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Datas
         if train and (why := _pruned(utterance.duration, cfg.data)):
             seen[why].append(recording)
             continue
+        if utterance.duration > cfg.data.max_recording_seconds:
+            raise InputError(
+                audio.too_long(recording, utterance.duration, cfg.data.max_recording_seconds)
+                + (", or leave long recordings out, --data.max_duration=SECONDS" if train else "")
+            )
         labels, unknown = _encode(utterance, cfg)
         if unknown:
             strange += unknown
@@ -118,7 +124,8 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Datas
         if not _fits(example, cfg):
             seen["too short for their transcripts, so that they have no finite loss"].append(recording)
         examples.append(example)
-    characters = ", ".join(f"{character!r} {number}" for character, number in strange.most_common())
+    characters = ", ".join(f"{character!r} {number}" for character, number in strange.most_common(_CHARACTERS))
+    characters += ", ..." if len(strange) > _CHARACTERS else ""
     remarks = tuple(
         Remark(what.format(characters=characters), len(names), tuple(names[:_SHOWN])) for what, names in seen.items()
     )

@@ -1,13 +1,20 @@
 """n-gram language models: an ARPA file, opened by the KenLM that flashlight-text carries."""
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ds2f.decode.beam import LanguageModel, flashlight_decoders
 from ds2f.errors import InputError
+from ds2f.files import open_regular
 
 SPACE = "<space>"  # the token for the space between words in a character model
+_LONGEST_WORD = 1000  # characters; the decoder's trie calls itself once per character
+_LINE = 1 << 16  # bytes of an ARPA file without the end of a line, at most
+_SHORTEST = 4  # bytes of an n-gram's line: a digit, a tab, a character, the end of the line
+_COUNT = re.compile(r"ngram\s+(\d{1,2})\s*=\s*(\d{1,18})\s*")
 _MARKS = {"<s>", "</s>", "<unk>"}  # tokens of every ARPA file that are neither words nor characters
 
 
@@ -55,22 +62,66 @@ def unigrams(path: Path | str) -> list[str]:
     """The entries of an ARPA file's section ``\\1-grams:``, in the file's order, marks such as ``<s>`` included.
 
     Raises:
-      InputError: when the file cannot be read or has no such section.
+      InputError: when the file cannot be read, has no such section, or has counts or words that would end the process
+        in KenLM or in the decoder.
     """
     found: list[str] = []
     inside = False
     try:
-        with Path(path).open(encoding="utf-8") as lines:
-            for line in lines:
+        with open_regular(Path(path)) as file:
+            _require_readable(path, file)
+            for line in map(bytes.decode, file):
                 if line.startswith("\\"):
                     if inside:
                         return found
                     inside = line.strip() == "\\1-grams:"
                 elif inside and line.strip():
                     found.append(line.split()[1])
+                    if len(found[-1]) > _LONGEST_WORD:
+                        raise InputError(
+                            f"{path}: a word of {len(found[-1]):,} characters, {found[-1][:40]!r}…; the limit is "
+                            f"{_LONGEST_WORD:,}. Remove it from the model's text"
+                        )
     except (OSError, UnicodeDecodeError, IndexError) as error:
         raise InputError(f"{path}: cannot be read as an ARPA file: {error}") from error
     raise InputError(f"{path}: not a whole ARPA file in plain text; python -m launch.build_lm writes one")
+
+
+def _require_readable(path: Path | str, file: BinaryIO) -> None:
+    """Checks lengths of lines and the counts of the header, which KenLM trusts; leaves the file at its beginning.
+
+    KenLM ends the process at a negative count, and allocates memory for the counts before it reads an n-gram.
+
+    Raises:
+      InputError: the message names the file, the count or size, and the limit.
+    """
+    size = os.fstat(file.fileno()).st_size
+    head, position = file.read(_LINE), 0
+    block = head
+    while len(block) == _LINE:
+        if b"\n" not in block:
+            raise InputError(
+                f"{path}: a line after byte {position:,} is longer than {_LINE:,} bytes; write the model again"
+            )
+        position += _LINE
+        block = file.read(_LINE)
+    file.seek(0)
+    lines = [line.strip() for line in head.partition(b"\\1-grams:")[0].decode(errors="replace").splitlines()]
+    counts: list[int] = []
+    for line in lines:
+        if line.startswith("ngram"):
+            match = _COUNT.fullmatch(line)
+            if match is None or int(match[1]) != len(counts) + 1:
+                raise InputError(
+                    f"{path}: {line[:80]!r} is no count of {len(counts) + 1}-grams, which reads 'ngram "
+                    f"{len(counts) + 1}=NUMBER'; write the model again"
+                )
+            counts.append(int(match[2]))
+    if sum(counts) * _SHORTEST > size:
+        raise InputError(
+            f"{path}: promises {sum(counts):,} n-grams; a file of {size:,} bytes holds {size // _SHORTEST:,} at most. "
+            "Write the model again"
+        )
 
 
 def _lexicon(words: Sequence[str], scorer: Any, labels: Sequence[str]) -> Any:

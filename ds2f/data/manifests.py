@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ds2f.config import DataConfig
 from ds2f.data import audio
 from ds2f.errors import InputError
-from ds2f.files import write_atomically
+from ds2f.files import read_bounded, write_atomically
 
 _SHOWN = 5  # problems of one manifest that a message lists
 
+_DEFAULTS = DataConfig()
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +35,7 @@ class _Row(NamedTuple):
     transcript: Path
 
 
-def read(path: str | Path) -> list[Utterance]:
+def read(path: str | Path, *, cfg: DataConfig = _DEFAULTS) -> list[Utterance]:
     """Reads a manifest and checks every file that it names.
 
     Three forms are understood: CSV with two columns, the audio file and the transcript file, as deepspeech.pytorch V2
@@ -44,23 +46,24 @@ def read(path: str | Path) -> list[Utterance]:
 
     Args:
       path: the manifest file, or the folder.
+      cfg: the limits of sizes are read.
 
     Returns:
       The utterances in the order of the manifest, with durations from the recordings' headers.
 
     Raises:
-      InputError: the manifest is missing, empty or malformed, or files that it names are missing or unusable; the
-        message lists the first of them with their lines.
+      InputError: the manifest is missing, empty, too large or malformed, or files that it names are missing, too large
+        or unusable; the message lists the first of them with their lines.
     """
     path = Path(path)
-    rows, repeated = _require_rows(path)
+    rows, repeated = _require_rows(path, cfg)
     if repeated:
         _log.warning("%s: %d repeated row(s) dropped", path, repeated)
     utterances: list[Utterance] = []
     problems: list[str] = []
     for row in rows:
         try:
-            transcript = _read_transcript(row)
+            transcript = _read_transcript(row, cfg.max_text_bytes)
             utterances.append(Utterance(len(utterances), row.audio, transcript, audio.info(row.audio).duration))
         except InputError as error:
             problems.append(f"{row.where}: {error}")
@@ -71,18 +74,18 @@ def read(path: str | Path) -> list[Utterance]:
     return utterances
 
 
-def require(path: str | Path) -> None:
+def require(path: str | Path, *, cfg: DataConfig = _DEFAULTS) -> None:
     """Reads the rows of a manifest, but none of the files that they name: a quick check before slow work.
 
     Raises:
-      InputError: the manifest is missing, empty or malformed.
+      InputError: the manifest is missing, empty, too large or malformed.
     """
-    _require_rows(Path(path))
+    _require_rows(Path(path), cfg)
 
 
-def _require_rows(path: Path) -> tuple[list[_Row], int]:
+def _require_rows(path: Path, cfg: DataConfig) -> tuple[list[_Row], int]:
     """The distinct rows of a manifest, at least one, and the number of repeated ones."""
-    rows, repeated = _distinct(_rows(path))
+    rows, repeated = _distinct(_rows(path, cfg.max_manifest_bytes))
     if not rows:
         raise InputError(f"{path}: the manifest names no recordings; write it again with python -m launch.prepare")
     return rows, repeated
@@ -112,11 +115,11 @@ def text(rows: Iterable[tuple[Path, Path]], *, folder: Path) -> str:
     return lines.getvalue()
 
 
-def _rows(path: Path) -> Iterator[_Row]:
+def _rows(path: Path, limit: int) -> Iterator[_Row]:
     try:
         if path.is_dir():
             return _folder_rows(path)
-        content = path.read_text(encoding="utf-8-sig")
+        content = read_bounded(path, limit, remedy="Raise it with --data.max_manifest_bytes.").decode("utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such manifest. Make the data with python -m launch.prepare --dataset=an4 (or synthetic), or "
@@ -199,9 +202,10 @@ def _distinct(rows: Iterable[_Row]) -> tuple[list[_Row], int]:
     return list(first.values()), count - len(first)
 
 
-def _read_transcript(row: _Row) -> str:
+def _read_transcript(row: _Row, limit: int) -> str:
     try:
-        return " ".join(row.transcript.read_text(encoding="utf-8-sig").split())
+        content = read_bounded(row.transcript, limit, remedy="Raise it with --data.max_text_bytes.")
+        return " ".join(content.decode("utf-8-sig").split())
     except UnicodeDecodeError as error:
         raise InputError(f"{row.transcript}: byte {error.start} is not UTF-8; save the transcript as UTF-8") from error
     except OSError as error:

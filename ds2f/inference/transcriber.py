@@ -42,9 +42,10 @@ class Transcriber:
           The hypothesis of the decoder.
 
         Raises:
-          InputError: if the file cannot be read as audio.
+          InputError: if the file cannot be read as audio, or is longer than ``data.max_recording_seconds``.
         """
-        samples = audio.load(Path(path), sample_rate=self._cfg.spect.sample_rate).samples
+        limit = self._cfg.data.max_recording_seconds
+        samples = audio.load(Path(path), sample_rate=self._cfg.spect.sample_rate, max_seconds=limit).samples
         spectrogram = features.log_spectrogram(torch.from_numpy(samples), self._cfg.spect)
         batch = Batch(
             features=spectrogram[None],

@@ -10,6 +10,11 @@ import torch
 from ds2f.types import Batch, StepMetrics
 
 
+def _infinite_if_none(value: float | None) -> float:
+    """Reads a number that JSON holds as ``null``, since JSON has no infinity."""
+    return float("inf") if value is None else value
+
+
 @attrs.define
 class TrainProgress:
     """Counters and totals of a run. With the ``TrainState``, they make up a checkpoint. All fields are JSON values."""
@@ -22,7 +27,7 @@ class TrainProgress:
     audio_seconds: float = 0.0  # length of their recordings
     training_seconds: float = 0.0  # with data loading, without evaluation and start-up
     wall_seconds: float = 0.0  # up to this checkpoint, with evaluation and earlier checkpoints, without start-up
-    best_score: float = float("inf")
+    best_score: float = attrs.field(default=float("inf"), converter=_infinite_if_none)
     skipped_in_a_row: int = 0  # up to the last reading
     # The current epoch up to the last reading:
     epoch_loss: float = 0.0  # sum over the applied steps

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from ds2f import optim, rng
-from ds2f.checkpoint import Checkpoints, load_model
+from ds2f.checkpoint import Checkpoints, load_model, require_finite
 from ds2f.config import Config
 from ds2f.convert import with_labels
 from ds2f.errors import InputError
@@ -68,6 +68,7 @@ class RankZeroCheckpoints:
             newest = self._checkpoints.find("last")
             if newest is not None:
                 state, stored = self._checkpoints.restore(newest, fresh)
+                require_finite(f"checkpoint {newest} of {self._run_dir}", (state.params, state.stats))
                 progress = TrainProgress(**stored)
                 if not self._cfg.apex.dynamic:
                     state = state._replace(loss_scale=fresh.loss_scale)  # the flag may have a new value

@@ -1,7 +1,6 @@
 """The run's folder: checks whether a training may use it, completes the settings from it, and writes them to it."""
 
 import errno
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import attrs
 from ds2f import config
 from ds2f.config import Config
 from ds2f.errors import InputError
-from ds2f.files import write_atomically
+from ds2f.files import json_text, write_atomically
 from ds2f.runner.distributed.collectives import Group
 from ds2f.runner.splits import global_batch
 
@@ -100,7 +99,7 @@ def claim(
         messages = _changes(run_dir, flags_text(config.load(run_dir / _CONFIG)), flags_text(cfg))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(run_dir / _CONFIG, json.dumps(config.to_dict(cfg), indent=2) + "\n")
+        write_atomically(run_dir / _CONFIG, json_text(config.to_dict(cfg), indent=2) + "\n")
         write_atomically(run_dir / "flags.txt", flags_text(cfg))
         if job:
             write_atomically(run_dir / _JOB, job)

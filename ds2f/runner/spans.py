@@ -5,7 +5,6 @@ arguments of the step: the loss (forward and backward pass of every stage), the 
 of a ``with`` block is also a ``record_function`` range, so that torch's profiler shows the same names.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from ds2f import tree
+from ds2f.files import json_text
 from ds2f.objective import Objective
 from ds2f.optim import GradientTransformation
 from ds2f.types import Collectives, Handle, Stage
@@ -121,7 +121,7 @@ class Spans:
 
 def trace_text(events: Sequence[dict[str, Any]]) -> str:
     """The text of a trace file for Perfetto or chrome://tracing, with one event per line."""
-    return "[\n" + ",\n".join(json.dumps(event) for event in events) + "\n]\n"
+    return "[\n" + ",\n".join(json_text(event) for event in events) + "\n]\n"
 
 
 class _Passage(torch.autograd.Function):

@@ -35,9 +35,9 @@ class Split(NamedTuple):
         Raises:
           InputError: when the manifest or a file in it cannot be used.
         """
-        utterances = manifests.read(manifest_path(cfg, name))
+        utterances = manifests.read(manifest_path(cfg, name), cfg=cfg.data)
         if name == "train" and cfg.data.train_on_val:
-            validation = manifests.read(manifest_path(cfg, "val"))
+            validation = manifests.read(manifest_path(cfg, "val"), cfg=cfg.data)
             utterances += [each._replace(id=row) for row, each in enumerate(validation, start=len(utterances))]
         dataset = datasets.build(utterances, cfg, train=train)
         references = {each.row: text.decode(each.labels, cfg.model.labels) for each in dataset.examples}

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from ds2f.config import Config
-from ds2f.files import write_atomically
+from ds2f.files import json_text, write_atomically
 
 _LIBRARY = logging.getLogger("ds2f")
 
@@ -99,7 +99,7 @@ class Telemetry:
 
     def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
         """Writes a line to ``metrics.jsonl``, and its numbers to TensorBoard under ``kind/``."""
-        self._metrics.add(json.dumps({"kind": kind, "iteration": iteration, **values}))
+        self._metrics.add(json_text({"kind": kind, "iteration": iteration, **values}))
         if self._tensorboard is None:
             return
         try:
@@ -120,7 +120,7 @@ class Telemetry:
         path = self._run_dir / "metrics.jsonl"
         self._metrics.close()
         remaining = [line for line in _lines(path) if _is_before(line, iteration, in_epoch=in_epoch)]
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in remaining))
+        write_atomically(path, "".join(json_text(line) + "\n" for line in remaining))
         self._metrics = _LineFile(path)
         if self._tensorboard is not None:
             self._tensorboard.close()
@@ -132,7 +132,7 @@ class Telemetry:
 
     def results(self, results: Mapping[str, Any]) -> None:
         """Writes ``results.json`` and prints the table of error rates."""
-        write_atomically(self._run_dir / "results.json", json.dumps(results, indent=2) + "\n")
+        write_atomically(self._run_dir / "results.json", json_text(results, indent=2) + "\n")
         sets = {split: results[split] for split in ("val", "test") if split in results}
         columns = {"FPS": f"{results['utterances_per_second']:.1f}", "epochs": str(results["epochs"])}
         columns |= {"AMP": results["amp"], "Torch": results["torch"].split("+")[0]}

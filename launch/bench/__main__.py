@@ -1,6 +1,5 @@
 """Measures speed and memory, part by part: python -m launch.bench [--parts=step,epoch] [--presets=5x1024]."""
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -66,7 +65,7 @@ def main(_: list[str]) -> None:
 
     from rich.console import Console
 
-    from ds2f.files import write_atomically
+    from ds2f.files import json_text, write_atomically
     from ds2f.runner.device.backend import open_backend
     from launch.bench import machine
 
@@ -92,7 +91,7 @@ def main(_: list[str]) -> None:
             if name == "step":
                 options = attrs.evolve(options, trace="")
             if target:
-                write_atomically(target, json.dumps(results | {"parts": parts}, indent=2) + "\n")
+                write_atomically(target, json_text(results | {"parts": parts}, indent=2) + "\n")
         module.show(parts[name], console)
 
 

@@ -3,7 +3,6 @@
 Without a flag it prints configs/results/README.md, the page of results.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def _errors() -> None:
     speaker = decoding.speaker()
     output = flags.output_file("output")
 
-    from ds2f.files import write_atomically
+    from ds2f.files import json_text, write_atomically
     from ds2f.runner.telemetry import terminal
     from launch.report import error_analysis, error_tables, results_io
 
@@ -76,7 +75,7 @@ def _errors() -> None:
         transcripts = _transcribe(Path(FLAGS.errors))
     found = error_analysis.analyse(transcripts, speaker=speaker)
     if output:
-        write_atomically(output, json.dumps({"source": source} | found, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(output, json_text({"source": source} | found, indent=1, ascii_only=False) + "\n")
     console = terminal()
     console.print(", ".join(source.values()), markup=False)
     error_tables.show(found, console, rows=FLAGS.rows, worst=FLAGS.worst)

@@ -22,6 +22,7 @@ from ds2f import checkpoint, config, optim, steps, tree
 from ds2f.checkpoint import Checkpoints, integrity, retention
 from ds2f.config import CheckpointingConfig, Config, ModelConfig
 from ds2f.errors import InputError
+from ds2f.runner.progress import TrainProgress
 from ds2f.types import Averages, LossScale
 
 CFG = Config(model=ModelConfig(hidden_size=4, hidden_layers=2, num_bins=9))
@@ -69,7 +70,7 @@ def test_a_state_and_its_position_come_back_as_they_were(checkpoints):
     checkpoints.save(5, state, position)
     restored, place = checkpoints.restore(5, make_state(value=1.0))
     assert_same_bits(restored, state)
-    assert place == position
+    assert place == position | {"best_score": None}  # JSON has no infinity
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -709,3 +710,35 @@ def test_saving_holds_a_step_up_no_longer_than_a_copy_and_restoring_takes_few_re
     assert size > 1
     assert save < 1.5 * copy
     assert restore < 8 * read
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("section", ["params", "stats"])
+def test_weights_that_are_not_finite_are_refused_and_named(tmp_path, section, value):
+    state = make_state()
+    branch = getattr(state, section)["output"]["norm"]
+    next(iter(branch.values()))[1:3] = value
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict(CFG)))
+    written = Checkpoints(tmp_path, cfg=CFG)
+    written.save(1, state, {}, score=1.0)
+    assert written.close()
+    with pytest.raises(
+        InputError, match=r"checkpoints/1: NaN or infinite weights in \S*output/norm/\w+ \(2 of 4 values\)"
+    ):
+        checkpoint.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("stored", ['{"epoch": 3, "best_score": Infinity}', '{"epoch": 3, "best_score": null}'])
+def test_a_progress_without_a_best_score_is_read_as_it_is_and_as_it_was_written(tmp_path, stored):
+    written = Checkpoints(tmp_path, cfg=CFG)
+    written.save(1, make_state(), {}, score=float("inf"))
+    written.wait()
+    path = tmp_path / "checkpoints/1"
+    assert "Infinity" not in (path / "run.json").read_text()
+    (path / "position.json").write_text(stored)
+    (path / "digests.json").unlink()
+    integrity.write(written._folder / "1")
+    progress = TrainProgress(**written.restore(1, make_state())[1])
+    assert (progress.epoch, progress.best_score) == (3, float("inf"))
+    assert written.find("best") == 1
+    written.close()

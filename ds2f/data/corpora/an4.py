@@ -28,6 +28,7 @@ MIRRORS = (
 )
 VALIDATION_SHARE = 0.1  # of the training utterances, by whole speakers
 
+_LIMITS = archives.Limits()
 _TIMEOUT = 10.0  # seconds without an answer
 _LISTS = {f"an4_{split}.{kind}" for split in ("train", "test") for kind in ("fileids", "transcription")}
 _SOUNDS = {".raw", ".sph", ".wav"}
@@ -70,6 +71,7 @@ def prepare(
     archive: Path | None = None,
     identity: Identity = AN4,
     mirrors: tuple[str, ...] = MIRRORS,
+    limits: archives.Limits = _LIMITS,
     progress: layout.Progress = layout.silent,
 ) -> layout.Corpus:
     """Makes AN4's training, validation and test sets in ``data_path``, unless they are there already.
@@ -83,6 +85,7 @@ def prepare(
         with either inside; None: download it.
       identity: the counts and digests that the copy must have.
       mirrors: addresses to try without ``archive``.
+      limits: of the archive, unpacked.
       progress: called with the activity, the number done and the total (0: unknown).
 
     Raises:
@@ -95,11 +98,11 @@ def prepare(
     if archive is None:
         layout.make_folder(data_path)
         with tempfile.TemporaryDirectory(prefix=".download_", dir=data_path) as folder:
-            copy = _download(mirrors, Path(folder), progress)
-            listed, sounds = _read(copy, progress)
+            copy = _download(mirrors, Path(folder), limits.unpacked_bytes, progress)
+            listed, sounds = _read(copy, limits, progress)
     else:
         copy = archives.locate(archive, marker="an4_train.fileids", pattern="*an4*")
-        listed, sounds = _read(copy, progress)
+        listed, sounds = _read(copy, limits, progress)
     _verify(copy, listed, sounds, identity)
     verdict = (
         f"Complete and genuine: {identity.train} training and {identity.test} test utterances; samples and transcripts "
@@ -135,16 +138,17 @@ def _recordings(
         progress("writing", done, len(listed))
 
 
-def _read(copy: Path, progress: layout.Progress) -> tuple[list[_Listed], dict[str, bytes]]:
+def _read(copy: Path, limits: archives.Limits, progress: layout.Progress) -> tuple[list[_Listed], dict[str, bytes]]:
     """The utterances sorted by file id, and every recording by file id as big-endian int16."""
     lists: dict[str, str] = {}
     sounds: dict[str, bytes] = {}
-    for path, content in archives.members(copy, lambda path: _is_list(path) or _is_sound(path)):
+    budget = archives.Budget(copy, limits)
+    for path, content in archives.members(copy, lambda path: _is_list(path) or _is_sound(path), budget):
         if _is_list(path):
             lists[path.name] = content.decode("ascii", errors="replace")
         else:
             file_id = "/".join(path.with_suffix("").parts[-3:])
-            sounds.setdefault(file_id, _big_endian(path.suffix.lower(), content, f"{copy}: {path}"))
+            sounds.setdefault(file_id, _big_endian(path.suffix.lower(), content, f"{copy}: {path}", budget))
             progress("reading", len(sounds), 0)
     missing = sorted(_LISTS - lists.keys())
     if missing:
@@ -178,11 +182,13 @@ def _listed(lists: Mapping[str, str], split: str, copy: Path) -> Iterator[_Liste
         yield _Listed(line.strip(), split, words[match["id"]])
 
 
-def _big_endian(suffix: str, content: bytes, label: str) -> bytes:
+def _big_endian(suffix: str, content: bytes, label: str, budget: archives.Budget) -> bytes:
     if suffix == ".raw":
         return content
     try:
-        samples, rate = soundfile.read(io.BytesIO(content), dtype="int16")
+        with soundfile.SoundFile(io.BytesIO(content)) as sound:
+            budget.take(max(0, 2 * len(sound) * sound.channels - len(content)))  # more only if it is compressed
+            samples, rate = sound.read(dtype="int16"), sound.samplerate
     except soundfile.LibsndfileError as error:
         raise InputError(f"{label}: broken recording ({error.error_string}); {_how_to_get()}") from error
     if rate != layout.SAMPLE_RATE or samples.ndim != 1:
@@ -213,7 +219,7 @@ def _verify(copy: Path, listed: list[_Listed], sounds: Mapping[str, bytes], iden
         raise InputError("\n  ".join([f"{copy}: not AN4 as it was published:", *wrong, _how_to_get()]))
 
 
-def _download(mirrors: tuple[str, ...], folder: Path, progress: layout.Progress) -> Path:
+def _download(mirrors: tuple[str, ...], folder: Path, limit: int, progress: layout.Progress) -> Path:
     """Fetches the archive from the first mirror that gives one."""
     target = folder / "an4.tar.gz"
     failures = []
@@ -221,13 +227,13 @@ def _download(mirrors: tuple[str, ...], folder: Path, progress: layout.Progress)
         try:
             with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer, target.open("wb") as file:
                 total = int(answer.headers.get("Content-Length") or 0)
-                while block := answer.read(1 << 18):
+                while (block := answer.read(1 << 18)) and file.tell() <= limit:
                     file.write(block)
                     progress("downloading", file.tell(), total)
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             failures.append(f"{url}: {error}")
             continue
-        if target.stat().st_size >= total and tarfile.is_tarfile(target):
+        if limit >= target.stat().st_size >= total and tarfile.is_tarfile(target):
             return target
         failures.append(f"{url}: the answer is not an archive, or only the beginning of one")
     raise InputError("\n  ".join(["AN4 could not be downloaded:", *failures, _how_to_get()]))

@@ -1,21 +1,90 @@
-"""Finding and reading published corpora: tar and zip files, or the trees unpacked from them."""
+"""Finding and reading published corpora: tar and zip files, or the trees unpacked from them.
 
+An archive of some megabytes can hold gigabytes. ``Limits`` are compared with what is really unpacked.
+"""
+
+import bz2
 import gzip
+import io
 import lzma
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+import attrs
 
 from ds2f.errors import InputError
+from ds2f.files import read_bounded
 
 _ENDINGS = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
+_BLOCK = 1 << 20  # bytes
+_ZIP_ENTRY = b"PK\x01\x02"
+_COMPRESSIONS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _DEPTHS = ("", "*/", "*/*/")  # levels below a folder that are searched
 _BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError),
     RuntimeError,  # zipfile's error for members that are encrypted or compressed in an unknown way
 )
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Limits of an archive or tree."""
+
+    unpacked_bytes: int = 1 << 29  # of all files together, decoded; AN4 has 10**8
+    members: int = 100_000  # files and folders; AN4 has about 1,200
+
+
+class Budget:
+    """Counts unpacked bytes and members, and raises as soon as there are more than the limits allow."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        """Takes the archive's path, for messages."""
+        self._path, self._limits = path, limits
+        self.left = limits.unpacked_bytes
+        self._members = 0
+
+    def take(self, size: int) -> None:
+        """Counts unpacked bytes, best before they are allocated.
+
+        Raises:
+          InputError: there are more than the limit; the message names the flag.
+        """
+        self.left -= size
+        if self.left < 0:
+            limit = self._limits.unpacked_bytes
+            raise InputError(
+                f"{self._path}: unpacks to {limit - self.left:,} bytes or more; the limit is {limit:,} bytes. If the "
+                "file is the right one, raise the limit with --max_unpacked_bytes"
+            )
+
+    def count(self, members: int = 1) -> None:
+        """Counts members.
+
+        Raises:
+          InputError: there are more than the limit; the message names the flag.
+        """
+        self._members += members
+        if self._members > self._limits.members:
+            raise InputError(
+                f"{self._path}: has {self._members:,} members or more; the limit is {self._limits.members:,}. If the "
+                "file is the right one, raise the limit with --max_members"
+            )
+
+
+class _Counted(io.RawIOBase):
+    """The unpacked stream of a tar file: every byte counts, those of headers and of members that nobody wants too."""
+
+    def __init__(self, stream: BinaryIO, budget: Budget) -> None:
+        self._stream, self._budget = stream, budget
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._stream.read(min(size, _BLOCK) if size >= 0 else _BLOCK)
+        self._budget.take(len(content))
+        return content
 
 
 def locate(path: Path, *, marker: str, pattern: str) -> Path:
@@ -48,40 +117,80 @@ def locate(path: Path, *, marker: str, pattern: str) -> Path:
     )
 
 
-def members(path: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
+def members(
+    path: Path, wanted: Callable[[PurePosixPath], bool], budget: Budget
+) -> Iterator[tuple[PurePosixPath, bytes]]:
     """Names and contents of the wanted files in an archive or a tree, one by one; nothing is unpacked to disk.
 
     Args:
       path: the result of ``locate``.
       wanted: whether to read the file with this path in the archive.
+      budget: counts what is unpacked.
 
     Raises:
-      InputError: ``path`` is not a tar or zip archive, or it is damaged.
+      InputError: ``path`` is not a tar or zip archive, it is damaged, or it unpacks to more than the budget.
     """
     if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            name = PurePosixPath(file.relative_to(path).as_posix())
-            if wanted(name) and file.is_file():
-                yield name, file.read_bytes()
+        yield from _tree(path, wanted, budget)
         return
     try:
-        yield from _zipped(path, wanted) if zipfile.is_zipfile(path) else _tarred(path, wanted)
+        yield from (_zipped if zipfile.is_zipfile(path) else _tarred)(path, wanted, budget)
     except _BROKEN as error:
         raise InputError(f"{path}: not a readable archive, or cut short ({error}); fetch it again") from error
 
 
-def _tarred(path: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
-    with tarfile.open(path, "r|*") as archive:
+def _tree(path: Path, wanted: Callable[[PurePosixPath], bool], budget: Budget) -> Iterator[tuple[PurePosixPath, bytes]]:
+    found = []
+    for file in path.rglob("*"):
+        budget.count()
+        found.append(file)
+    for file in sorted(found):
+        name = PurePosixPath(file.relative_to(path).as_posix())
+        if wanted(name) and file.is_file():
+            budget.take(file.stat().st_size)
+            yield name, read_bounded(file, budget.left + file.stat().st_size, remedy="Copy the tree again.")
+
+
+def _tarred(
+    path: Path, wanted: Callable[[PurePosixPath], bool], budget: Budget
+) -> Iterator[tuple[PurePosixPath, bytes]]:
+    with _decompressed(path) as stream, tarfile.open(fileobj=_Counted(stream, budget), mode="r|") as archive:
         for member in archive:
+            budget.count()
             name = PurePosixPath(member.name)
             file = archive.extractfile(member) if member.isfile() and wanted(name) else None
             if file:
+                if member.size > budget.left:
+                    budget.take(member.size)
                 yield name, file.read()
 
 
-def _zipped(path: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
+def _decompressed(path: Path) -> BinaryIO:
+    """The bytes of a tar file, whatever it is compressed with."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    for magic, opener in _COMPRESSIONS.items():
+        if start.startswith(magic):
+            return cast(BinaryIO, opener(path))
+    return path.open("rb")
+
+
+def _zipped(
+    path: Path, wanted: Callable[[PurePosixPath], bool], budget: Budget
+) -> Iterator[tuple[PurePosixPath, bytes]]:
+    budget.count(_zip_entries(path))
     with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            name = PurePosixPath(member.filename)
-            if wanted(name) and not member.is_dir():
-                yield name, archive.read(member)
+        chosen = [each for each in archive.infolist() if wanted(PurePosixPath(each.filename)) and not each.is_dir()]
+        budget.take(sum(member.file_size for member in chosen))
+        for member in chosen:
+            yield PurePosixPath(member.filename), archive.read(member)  # no more than file_size bytes
+
+
+def _zip_entries(path: Path) -> int:
+    """The number of entries in a zip file's directory, which zipfile reads as a whole."""
+    entries, before = 0, b""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            entries += (before + block).count(_ZIP_ENTRY)
+            before = block[1 - len(_ZIP_ENTRY) :]
+    return entries

@@ -62,7 +62,7 @@ def speaking(sentences: Sequence[Sentence], *, library: str, data: str, workers:
         folder = Path(name)
         (folder / "espeak-ng-data").symlink_to(data)  # espeak-ng cuts paths off at 160 bytes
         order = {"library": library, "data": name, "workers": workers, "sentences": sentences}
-        (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
+        (folder / "order.json").write_text(json.dumps(order, allow_nan=False), encoding="utf-8")
         with subprocess.Popen(
             [sys.executable, "-I", __file__, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ds2f.data import manifests
 from ds2f.errors import InputError
+from ds2f.files import json_text
 
 SPLITS = ("train", "val", "test")
 SAMPLE_RATE = 16000  # hertz
@@ -98,7 +99,7 @@ def publish(
             "digest": digest,
             "parts": [attrs.asdict(part) for part in parts],
         }
-        (partial / "corpus.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        (partial / "corpus.json").write_text(json_text(facts, indent=1) + "\n", encoding="utf-8")
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

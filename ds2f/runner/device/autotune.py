@@ -93,7 +93,7 @@ def _write_cache(key: str, seconds: dict[str, float]) -> None:
         except (OSError, ValueError, RecursionError):
             known = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(known | {key: seconds}, indent=1, sort_keys=True) + "\n")
+        write_atomically(path, json.dumps(known | {key: seconds}, indent=1, sort_keys=True, allow_nan=False) + "\n")
     except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
         _log.debug("the times of the recurrent kernels are not stored: %s", error)
 
