@@ -1,10 +1,11 @@
-"""Transcripts to label indices and back.
+"""Transcripts to label indices and back, and texts as people see them.
 
 A character outside the labels is never dropped silently: ``encode`` raises, or drops only what ``unknown`` allows, and
 ``unknown_characters`` counts such characters for the report. The blank belongs to CTC and not to the language, so a
 blank character in a transcript is unknown too.
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,37 @@ from ds2f.errors import InputError
 
 _SHOWN = 20  # characters outside the labels that a message names
 _BEGINNING = 200  # characters of a transcript that a message quotes
+
+
+# Control characters (escape sequences begin with one), separators of lines and paragraphs, characters that reverse the
+# direction of writing, and lone surrogates, which stand for the bytes of names that are not UTF-8.
+_HIDDEN = r"\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_HIDDEN_IN_LINE = re.compile(rf"[{_HIDDEN}\n]")
+_HIDDEN_IN_LINES = re.compile(rf"[{_HIDDEN}]|\n(?!  )")
+
+
+def shown(text: str, *, lines: bool = False) -> str:
+    r"""The text as people see it on a terminal, in a log or in a table: what would act or hide there is escaped.
+
+    Names and transcripts come from outside. An escape sequence in them could rewrite the terminal, a line break could
+    forge a line of the log. Applying the function twice changes nothing more.
+
+    Args:
+      text: any text; a path that is not UTF-8 has lone surrogates in place of its bytes.
+      lines: keep line breaks before two spaces, with which the project's own messages continue.
+
+    >>> shown("a\tb\x1b[31m\n") == r"a\x09b\x1b[31m\x0a"
+    True
+    >>> shown("caf\udce9 \u202e") == r"caf\xe9 \u202e"
+    True
+    """
+    return (_HIDDEN_IN_LINES if lines else _HIDDEN_IN_LINE).sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # PEP 383
+    return f"\\x{byte:02x}" if byte < 0x100 else f"\\u{byte:04x}"
 
 
 def clean(transcript: str, labels: Sequence[str] = DEFAULT_LABELS) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
+from ds2f.text import shown
 from launch import flags
 
 FLAGS = absl_flags.FLAGS
@@ -67,7 +68,7 @@ def main(_: list[str]) -> None:
     write_atomically(output, with_space(model) if FLAGS.unit == "characters" else model, fsync=True)
     kinds = len({token for sentence in sentences for token in sentence})
     print(
-        f"{output}: {order}-gram model of {kinds:,} {FLAGS.unit}, {method.replace('_', '-')}, from "
+        f"{shown(str(output))}: {order}-gram model of {kinds:,} {FLAGS.unit}, {method.replace('_', '-')}, from "
         f"{len(sentences):,} transcripts with {sum(map(len, sentences)):,} {FLAGS.unit}"
     )
 

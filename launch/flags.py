@@ -5,6 +5,8 @@ variables before torch reads them.
 """
 
 import errno
+import io
+import logging
 import os
 import select
 import signal
@@ -20,6 +22,7 @@ from absl import app, flags
 from ds2f.config import Config, resolve, sections
 from ds2f.config.settings import Check, OneOf, Within, build
 from ds2f.errors import InputError, WorkerDied
+from ds2f.text import shown
 
 Main = Callable[[list[str]], int | None]
 T = TypeVar("T")
@@ -218,11 +221,31 @@ def _parse(argv: list[str], *, positional: bool) -> list[str]:
 
 
 def _refuse(problem: str) -> typing.NoReturn:
-    print(f"FATAL Flags parsing error: {problem}\nPass --help to see the flags.", file=sys.stderr)
+    print(f"FATAL Flags parsing error: {shown(problem, lines=True)}\nPass --help to see the flags.", file=sys.stderr)
     sys.exit(1)
 
 
+def tell(message: str) -> None:
+    """Prints a message for people to standard error, with the names in it escaped."""
+    print(shown(message, lines=True), file=sys.stderr)
+
+
+def _escape_what_is_shown() -> None:
+    """Escapes what a terminal cannot show, or what would act on it: a message must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_escape_record)
+
+
+def _escape_record(record: logging.LogRecord) -> bool:
+    record.msg, record.args = shown(record.getMessage(), lines=True), ()
+    return True
+
+
 def _guarded(main: Main, argv: list[str]) -> int | None:
+    _escape_what_is_shown()
     try:
         status = main(argv)
         sys.stdout.flush()
@@ -232,15 +255,15 @@ def _guarded(main: Main, argv: list[str]) -> int | None:
             raise
         return 128 + signal.SIGPIPE
     except (InputError, WorkerDied) as error:
-        print(f"{Path(argv[0]).stem}: {error}", file=sys.stderr)
+        tell(f"{Path(argv[0]).stem}: {error}")
         return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"{Path(argv[0]).stem}: {_out_of_space(error)}", file=sys.stderr)
+        tell(f"{Path(argv[0]).stem}: {_out_of_space(error)}")
         return 1
     except KeyboardInterrupt as error:
-        print(f"{Path(argv[0]).stem}: {str(error) or 'interrupted'}", file=sys.stderr)
+        tell(f"{Path(argv[0]).stem}: {str(error) or 'interrupted'}")
         return 130
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 
+from ds2f.text import shown
 from launch import flags
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _print(corpus: "Corpus") -> None:
 
     state = "was there already, and is whole" if corpus.reused else "is ready"
     numbers = ("utterances", "speakers", "minutes", "words", "characters")
-    table = terminal_table(f"{corpus.name} {state} in {corpus.folder}", ["split"], numbers)
+    table = terminal_table(f"{corpus.name} {state} in {shown(str(corpus.folder))}", ["split"], numbers)
     for split in corpus.parts:
         table.add_row(
             split.split,
@@ -78,7 +79,7 @@ def _print(corpus: "Corpus") -> None:
             f"{split.words:,}",
             f"{split.characters:,}",
         )
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     console.print(f"{corpus.verdict}\nSHA-256 of all files: {corpus.digest}", soft_wrap=True, highlight=False)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
+from ds2f.text import shown
 from launch import decoding, flags
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ def main(_: list[str]) -> None:
             write(f"spliced{made}-{name}", new.text, layout.as_pcm(new.samples))
             made, seconds = made + 1, seconds + len(new.samples) / rate
     unfinished.rename(output)
+    name_shown = shown(str(output))
     print(
-        f"{output}: {copied:,} utterances, and {made:,} ({seconds / 60:.0f} min) made of "
-        f"{len(starts):,}, by {len(speakers):,} speakers. Train with --data.train_manifest={output}"
+        f"{name_shown}: {copied:,} utterances, and {made:,} ({seconds / 60:.0f} min) made of "
+        f"{len(starts):,}, by {len(speakers):,} speakers. Train with --data.train_manifest={name_shown}"
         + " --data.train_on_val"
         * cfg.data.train_on_val
     )

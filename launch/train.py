@@ -78,7 +78,7 @@ def train(cfg: Config, run_dir: Path) -> int:
             status = stopped.status
     group.close()
     if group.rank == 0 and status == 0:
-        print(f"wrote {run_dir}/results.json", file=sys.stderr)
+        flags.tell(f"wrote {run_dir}/results.json")
     return status
 
 

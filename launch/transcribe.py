@@ -1,11 +1,9 @@
 """Transcribes recordings: python -m launch.transcribe --run_dir=runs/an4_1p FILE..."""
 
-import sys
-from functools import partial
-
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
+from ds2f.text import shown
 from launch import decoding, flags
 
 flags.define(only=("run_dir", "device", "apex", "data.max_recording_seconds"))
@@ -14,7 +12,10 @@ decoding.define_which()
 
 
 def main(arguments: list[str]) -> int:
-    """Prints a line per recording: path, tab, text. A recording that cannot be read is reported and skipped."""
+    """Prints a line per recording: path, tab, text. A recording that cannot be read is reported and skipped.
+
+    Tabs, line breaks and other characters that act on a terminal are escaped in both columns.
+    """
     run_dir, files = decoding.run_dir(), arguments[1:]
     if not files:
         raise InputError("no recordings given: python -m launch.transcribe --run_dir=RUN FILE...")
@@ -25,15 +26,15 @@ def main(arguments: list[str]) -> int:
 
     cfg = flags.config_from_flags(load_config(run_dir))
     decoder = decoding.decoder(cfg.model.labels)
-    params, stats = load_model(run_dir, which=absl_flags.FLAGS.which, warn=partial(print, file=sys.stderr))[1:]
+    params, stats = load_model(run_dir, which=absl_flags.FLAGS.which, warn=flags.tell)[1:]
     transcriber = Transcriber(cfg, params, stats, backend=open_backend(cfg.device), decoder=decoder)
     failed = 0
     for file in files:
         try:
-            print(f"{file}\t{transcriber.transcribe(file).text}", flush=True)
+            print(f"{shown(file)}\t{shown(transcriber.transcribe(file).text)}", flush=True)
         except InputError as error:
             failed += 1
-            print(f"transcribe: {error}", file=sys.stderr)
+            flags.tell(f"transcribe: {error}")
     return 1 if failed else 0
 
 

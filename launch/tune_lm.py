@@ -7,6 +7,7 @@ import attrs
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
+from ds2f.text import shown
 from launch import decoding, flags
 
 if TYPE_CHECKING:
@@ -77,9 +78,10 @@ def main(_: list[str]) -> None:
         alone = tuner.total_errors(scored, decode.best_of_beam(attrs.evolve(lm_cfg, path="")), labels)
         trials = tuner.search(measure, weights=weights, word_scores=word_scores, refinements=chosen.refinements)
     best = attrs.evolve(lm_cfg, weight=trials[0].weight, word_score=trials[0].word_score)
+    count = len(run.split.references)
     advice = flags.section_text("lm", best)
     console.print(_table(greedy, alone, trials))
-    console.print(f"{len(trials)} pairs on {len(run.split.references)} validation utterances; the best:\n{advice}")
+    console.print(f"{len(trials)} pairs on {count} validation utterances; the best:\n{shown(advice)}")
     if output:
         report = _report(greedy, alone, trials) | {"run_dir": str(run_dir), "which": chosen.which, "flags": advice}
         write_atomically(output, json_text(report, indent=2) + "\n")

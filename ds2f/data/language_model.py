@@ -51,7 +51,7 @@ def open_language_model(path: Path | str, labels: Sequence[str]) -> LanguageMode
     try:
         scorer = KenLM(str(path), Dictionary(spoken))
     except RuntimeError as error:
-        raise InputError(f"{path}: KenLM cannot read it: {error}") from error
+        raise InputError(f"{path}: KenLM cannot read it: {' '.join(str(error).split())}") from error
     if not words:
         return LanguageModel("characters", scorer, None, 0)
     unspellable = len(set(entries) - _MARKS) - len(words)

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from ds2f.config import Config
 from ds2f.files import json_text, write_atomically
+from ds2f.text import shown
 
 _LIBRARY = logging.getLogger("ds2f")
 
@@ -93,8 +94,9 @@ class Telemetry:
 
     def log(self, message: str) -> None:
         """Prints a line, and writes it to ``log.txt`` with the time."""
+        message = shown(message, lines=True)
         with _tolerating_closed_terminal():
-            self._console.print(message, markup=False)
+            self._console.print(message, markup=False, emoji=False)
         self._log_file.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
 
     def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
@@ -243,9 +245,11 @@ def _tolerating_closed_terminal() -> Iterator[None]:
 
 
 def terminal() -> Console:
-    """The terminal; output to a file or pipe is laid out for 100 columns."""
-    console = Console(highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=100)
+    """The terminal, on which brackets and colons in names mean nothing; 100 columns for a file or pipe."""
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 100
+    return console
 
 
 def errors_table(name: str, results: Mapping[str, Mapping[str, Any]], **columns: str) -> Table:
@@ -261,7 +265,7 @@ def errors_table(name: str, results: Mapping[str, Mapping[str, Any]], **columns:
         table.add_column(heading, justify="left" if heading in ("name", "set") else "right", overflow="fold")
     for split, row in results.items():
         rates = (f"{row['wer']:.3f}", f"{row['cer']:.3f}")
-        table.add_row(name, split, *rates, f"{row['word_errors']}/{row['words']}", *columns.values())
+        table.add_row(shown(name), split, *rates, f"{row['word_errors']}/{row['words']}", *columns.values())
     return table
 
 

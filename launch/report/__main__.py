@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
+from ds2f.text import shown
 from launch import decoding, flags
 
 sys.argv[0] = str(Path(__file__).parent)  # the program name in messages and --help
@@ -53,9 +54,9 @@ def _markdown() -> str:
     from launch.report import ablation, compare, results_page
 
     if FLAGS.compare:
-        return "\n".join(compare.rows(FLAGS.compare, FLAGS.against, split=FLAGS.split))
+        return "\n".join(map(shown, compare.rows(FLAGS.compare, FLAGS.against, split=FLAGS.split)))
     if FLAGS.ablation:
-        return "\n".join(ablation.rows(Path(FLAGS.ablation)))
+        return "\n".join(map(shown, ablation.rows(Path(FLAGS.ablation))))
     return results_page.page(Path(FLAGS.results))
 
 
@@ -77,7 +78,7 @@ def _errors() -> None:
     if output:
         write_atomically(output, json_text({"source": source} | found, indent=1, ascii_only=False) + "\n")
     console = terminal()
-    console.print(", ".join(source.values()), markup=False)
+    console.print(shown(", ".join(source.values())), markup=False)
     error_tables.show(found, console, rows=FLAGS.rows, worst=FLAGS.worst)
 
 

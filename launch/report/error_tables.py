@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ds2f.text import shown
 from launch.report.error_analysis import E_SET, SHORT
 
 NOTHING = "-"
@@ -27,6 +28,7 @@ def show(found: dict[str, Any], console: Console, *, rows: int, worst: int) -> N
       rows: number of rows of a long table.
       worst: number of utterances.
     """
+    found = _escaped(found)
     for table in _tables(found, rows):
         console.print(table, soft_wrap=False)
     for line in _short(found, rows):
@@ -37,6 +39,15 @@ def show(found: dict[str, Any], console: Console, *, rows: int, worst: int) -> N
         console.print("S: substitution, D: deletion, I: insertion\n")
         for row in shown:
             console.print(_utterance(row, console.width))
+
+
+def _escaped(found: Any) -> Any:
+    """The analysis with every name and text as people see it."""
+    if isinstance(found, dict):
+        return {key: _escaped(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [_escaped(value) for value in found]
+    return shown(found) if isinstance(found, str) else found
 
 
 def _tables(found: dict[str, Any], rows: int) -> Iterator[RenderableType]:

@@ -34,6 +34,7 @@ from ds2f.runner.distributed.rank_processes import RankProcess
 from ds2f.runner.distributed.rendezvous import LocalRendezvous, NodeRank, Rendezvous, open_rendezvous
 from ds2f.runner.distributed.signals import REQUESTS, STATUSES
 from ds2f.runner.distributed.worker import GIVE_UP, PEER_LOST
+from ds2f.text import shown
 
 INTERVAL = 0.1  # seconds between two looks at the ranks
 LOOKS_PER_END = 10  # looks at the ranks for each look whether another machine has ended the job
@@ -70,7 +71,7 @@ def _silence_torch_elastic() -> None:
 
 def _print(message: str) -> None:
     with suppress(OSError):  # the terminal may be closed
-        print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr, flush=True)
+        print(f"{Path(sys.argv[0]).stem}: {shown(message, lines=True)}", file=sys.stderr, flush=True)
 
 
 class _Agent:

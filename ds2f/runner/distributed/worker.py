@@ -13,6 +13,7 @@ from ds2f.errors import InputError, WorkerDied
 from ds2f.processes import die_with_parent
 from ds2f.runner.distributed.job_store import PeerLost
 from ds2f.runner.distributed.signals import REQUESTS
+from ds2f.text import shown
 
 PEER_LOST = 75  # exit status: another rank failed (EX_TEMPFAIL of sysexits.h)
 GIVE_UP = 78  # exit status: a restart would fail again (EX_CONFIG)
@@ -101,4 +102,4 @@ def _report(message: str) -> None:
     if file:
         Path(file).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
     else:
-        print(f"rank {os.environ['RANK']}: {message}", file=sys.stderr, flush=True)
+        print(f"rank {os.environ['RANK']}: {shown(message, lines=True)}", file=sys.stderr, flush=True)
