@@ -1,12 +1,22 @@
 """Trains a model: python -m launch.train --flagfile=configs/an4_1p.flags --data_path=data."""
 
 import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
 from ds2f.config import Config, manifest_path, splits_of
 from launch import flags
+
+if TYPE_CHECKING:
+    from ds2f.runner.device.backend import Backend
+    from ds2f.runner.distributed.collectives import Group
+    from ds2f.runner.distributed.worker import Job
+    from ds2f.runner.lease import Lease
+    from ds2f.runner.splits import Split
 
 flags.define()
 
@@ -36,15 +46,10 @@ def train(cfg: Config, run_dir: Path) -> int:
 
     A mistake in the command ends the rank before anything slow starts and before anything is written.
     """
-    from ds2f.runner import program, splits
+    from ds2f.runner import lease, splits
     from ds2f.runner.device.backend import open_backend
     from ds2f.runner.distributed import consistency, worker
     from ds2f.runner.distributed.collectives import open_group
-    from ds2f.runner.distributed.signals import Stopped
-    from ds2f.runner.rank0_checkpoints import RankZeroCheckpoints
-    from ds2f.runner.run_dir import claim, settle_on_rank0
-    from ds2f.runner.telemetry import open_telemetry
-    from ds2f.runner.trainer import Trainer
 
     data = splits.read_all(cfg)
 
@@ -56,29 +61,58 @@ def train(cfg: Config, run_dir: Path) -> int:
     consistency.require_same_settings(group, cfg, compute=backend.policy(cfg.apex).compute)
     consistency.require(group, splits.digests(data), remedy="Give all machines the same data.")
 
+    with lease.hold(run_dir, job=job.id) if group.rank == 0 else nullcontext() as held:
+        status = _train_in(run_dir, cfg, data, backend, group, job, held)
+    group.close()
+    if group.rank == 0 and status == 0:
+        flags.tell(f"wrote {run_dir}/results.json")
+    return status
+
+
+def _train_in(
+    run_dir: Path,
+    cfg: Config,
+    data: "Mapping[str, Split]",
+    backend: "Backend",
+    group: "Group",
+    job: "Job",
+    held: "Lease | None",
+) -> int:
+    """Trains in a folder whose lease rank 0 holds."""
+    from ds2f.runner import program, splits
+    from ds2f.runner.distributed.signals import Stopped
+    from ds2f.runner.rank0_checkpoints import RankZeroCheckpoints
+    from ds2f.runner.run_dir import claim, settle_on_rank0
+    from ds2f.runner.telemetry import open_telemetry
+    from ds2f.runner.trainer import Trainer
+
     cfg = settle_on_rank0(run_dir, cfg, group, job=job.id, restarted=job.restarts > 0)
-    loaders = splits.load_all(data, cfg, backend, group)  # forks, so before jax and kernel timing start threads
+    loaders = splits.load_all(data, cfg, backend, group)  # forks, so before jax, kernel timing and heartbeats
+    if held is not None:
+        held.keep()
     steps = loaders["train"].steps
     cfg = program.resolve_kernel(cfg, backend, group, steps_per_epoch=steps)
-    messages = claim(run_dir, cfg, flags.flagfile_text, job=job.id) if group.rank == 0 else []
+    messages = []
+    if held is not None:
+        messages = held.messages + claim(run_dir, cfg, flags.flagfile_text, job=job.id)
 
     with open_telemetry(run_dir, cfg, rank=group.rank) as telemetry:
         for message in messages:
             telemetry.log(message)
         step = program.build(cfg, backend, group, steps_per_epoch=steps)
-        checkpoints = RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.log)
+        require_lease = held.require if held is not None else lambda: None
+        checkpoints = RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.log, require_lease=require_lease)
         trainer = Trainer(step, data, loaders, run_dir=run_dir, checkpoints=checkpoints, telemetry=telemetry)
-        trainer.restore()
         status = 0
         try:
+            trainer.restore()
             trainer.run()
         except Stopped as stopped:
             if group.rank == 0:
                 telemetry.log(str(stopped))
             status = stopped.status
-    group.close()
-    if group.rank == 0 and status == 0:
-        flags.tell(f"wrote {run_dir}/results.json")
+        finally:
+            checkpoints.close()  # the lease outlasts the writing of a checkpoint
     return status
 
 

@@ -126,8 +126,9 @@ class Checkpoints:
             return self.wait()
         finally:
             self._thread.shutdown()
-            if "_store" in vars(self):
-                self._store.close()
+            store = vars(self).pop("_store", None)  # a second call closes nothing
+            if store is not None:
+                store.close()
 
     def find(self, which: str | int = "last") -> int | None:
         """The iteration of the ``best`` or ``last`` whole checkpoint, or of one given by number: see ``find_all``.

@@ -22,7 +22,15 @@ from ds2f.types import Params, Stats, TrainState
 class RankZeroCheckpoints:
     """The checkpoints of a run. All ranks call every method, in the same order."""
 
-    def __init__(self, run_dir: Path, cfg: Config, group: Group, *, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        cfg: Config,
+        group: Group,
+        *,
+        warn: Callable[[str], None],
+        require_lease: Callable[[], None] = lambda: None,
+    ) -> None:
         """Opens the run's checkpoints on rank 0.
 
         Args:
@@ -30,11 +38,13 @@ class RankZeroCheckpoints:
           cfg: the run's configuration.
           group: the ranks.
           warn: logs a message about a checkpoint that could not be written, or is damaged and skipped.
+          require_lease: called on rank 0 before each write; raises when another job has taken the folder over.
 
         Raises:
           InputError: on rank 0, when ``checkpointing.folder`` holds the checkpoints of another run.
         """
         self._run_dir, self._cfg, self._group, self._warn = run_dir, cfg, group, warn
+        self._require_lease = require_lease
         self._checkpoints = None
         if group.rank == 0:
             self._checkpoints = Checkpoints(
@@ -113,6 +123,7 @@ class RankZeroCheckpoints:
     def save(self, state: TrainState, progress: TrainProgress, *, score: float | None = None) -> None:
         """Writes a checkpoint on rank 0; the other ranks do not wait. The lowest ``score`` is the best."""
         if self._checkpoints is not None:
+            self._require_lease()
             self._checkpoints.save(progress.iteration, state, attrs.asdict(progress), score=score)
 
     def best_model(self, like: tuple[Params, Stats]) -> tuple[Params, Stats]:
