@@ -47,8 +47,8 @@ def from_reference(
       ``(cfg, params, stats)``, copies on the CPU: float32, from half precision too (float64 stays float64).
 
     Raises:
-      InputError: if names are missing or unknown, shapes do not fit each other, or the labels are unknown; the message
-        lists all of them.
+      InputError: if names are missing or unknown, shapes do not fit each other, weights are not finite, or the labels
+        are unknown; the message lists all of them.
 
     >>> from ds2f.model import deepspeech2
     >>> params, stats = deepspeech2.init(ModelConfig(hidden_size=8, hidden_layers=1, rnn_type="gru"), key=0)
@@ -67,6 +67,10 @@ def from_reference(
             f"not a DeepSpeech2 of deepspeech.pytorch V2 or V3: missing {missing}, unknown {unknown}. Older models "
             "must be converted with its own scripts first."
         )
+
+    broken = [name for name in names.values() if not torch.isfinite(found[name]).all()]
+    if broken:
+        raise InputError(f"NaN or infinite weights in {', '.join(broken[:5])}{' …' if len(broken) > 5 else ''}")
 
     def collect(wanted: Any, section: str) -> Any:
         leaves = tree.flatten_with_paths(wanted)

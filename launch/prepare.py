@@ -26,7 +26,7 @@ absl_flags.DEFINE_integer(
 absl_flags.DEFINE_integer(
     "max_unpacked_bytes", 1 << 29, "Limit of the size of an archive's files, unpacked, bytes.", lower_bound=1
 )
-absl_flags.DEFINE_integer("max_members", 100_000, "Limit of the number of an archive's members.", lower_bound=1)
+absl_flags.DEFINE_integer("max_members", 20_000, "Limit of the number of an archive's members.", lower_bound=1)
 flags.define(only=["data_path"])
 
 

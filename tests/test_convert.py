@@ -136,3 +136,18 @@ def test_a_model_that_differs_in_more_than_labels_is_refused_naming_what():
         InputError, match=r"model\.rnn_type is 'gru' and was 'lstm'; model\.hidden_size is 16 and was 8"
     ):
         with_labels(SMALL, params, other, key=5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_and_named(value):
+    state_dict = to_reference(SMALL, *deepspeech2.init(SMALL, key=0))
+    state_dict["rnns.1.rnn.weight_hh_l0"][0, 3] = value
+    with pytest.raises(InputError, match=r"NaN or infinite weights in rnns\.1\.rnn\.weight_hh_l0$"):
+        from_reference(state_dict)
+
+
+def test_a_layer_of_a_high_number_is_refused_before_the_layers_are_made():
+    state_dict = to_reference(SMALL, *deepspeech2.init(SMALL, key=0))
+    state_dict["rnns.999999999.rnn.weight_hh_l0"] = torch.zeros(1)
+    with pytest.raises(InputError, match="hidden_layers"):
+        from_reference(state_dict)

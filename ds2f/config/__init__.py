@@ -186,7 +186,7 @@ def read_labels(path: str, *, limit: int = DataConfig().max_text_bytes) -> tuple
         )
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f'data.labels_path={path}: {error}. It must be a JSON list such as ["_", "A", " "].'
+            f'data.labels_path={path}: {str(error).rstrip(".")}. It must be a JSON list such as ["_", "A", " "].'
         ) from error
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise InputError(f'data.labels_path={path}: not a JSON list of strings such as ["_", "A", " "]')

@@ -89,6 +89,8 @@ def setting(default: T, description: str, check: Check | None = None, *, derived
             raise InputError(f"{attribute.name}: {problem}")
         if isinstance(value, str) and not _is_unicode(value):
             raise InputError(f"{attribute.name}: {value!r} is not UTF-8 and could not be written to flags.txt")
+        if isinstance(value, str) and {"\n", "\r"} & set(value):
+            raise InputError(f"{attribute.name}: {value!r} has a line break and could not be written to flags.txt")
 
     metadata = {"help": description, "check": check, "derived": derived}
     return attrs.field(default=default, validator=validate, converter=converter, metadata=metadata)

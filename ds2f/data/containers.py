@@ -47,7 +47,7 @@ def check(file: BinaryIO, label: str, *, whole: bool) -> None:
         declared = _mp3_end(file, magic)
     elif magic[:4] == b"OggS" and whole:
         file.seek(start)
-        _check_pages(file.read(), label)
+        _check_pages(file, label)
     file.seek(start)
     if declared > size + _SLACK:
         raise InputError(cut_short(label, f"its header says {declared} bytes, {size} are there"))
@@ -104,21 +104,22 @@ def _mp3_end(file: BinaryIO, magic: bytes) -> int:
     return tag + (second if counts_frames else first) if counts_bytes else 0
 
 
-def _check_pages(content: bytes, label: str) -> None:
-    """Checks every page of an Ogg file: decoders skip damaged pages, and the rest sounds complete."""
+def _check_pages(file: BinaryIO, label: str) -> None:
+    """Checks every page of an Ogg file: decoders skip damaged pages, and the rest sounds complete.
+
+    Pages of at most 64 KiB are read one by one, whatever the size of the file.
+    """
     position, flags = 0, 0
-    while position < len(content):
-        header = content[position : position + 27]
-        sizes = content[position + 27 : position + 27 + header[26]] if len(header) == 27 else b""
-        end = position + 27 + len(sizes) + sum(sizes)
-        if header[:4] != b"OggS" or end > len(content) or len(sizes) < header[26]:
+    while header := file.read(27):
+        sizes = file.read(header[26]) if len(header) == 27 else b""
+        body = file.read(sum(sizes))
+        if header[:4] != b"OggS" or len(header) < 27 or len(sizes) < header[26] or len(body) < sum(sizes):
             break
         checksum = struct.unpack("<I", header[22:26])[0]
-        page = header[:22] + bytes(4) + content[position + 26 : end]
-        if _ogg_crc(page) != checksum:
+        if _ogg_crc(header[:22] + bytes(4) + header[26:] + sizes + body) != checksum:
             raise InputError(f"{label}: damaged: the checksum of the page at byte {position} is wrong; copy it again")
-        position, flags = end, header[5]
-    if position < len(content) or not flags & _LAST_PAGE:
+        position, flags = position + 27 + len(sizes) + len(body), header[5]
+    if header or not flags & _LAST_PAGE:
         raise InputError(cut_short(label, f"after byte {position} a page is missing or broken"))
 
 

@@ -7,7 +7,10 @@ from statistics import fmean
 from typing import Any
 
 from ds2f.errors import InputError
+from ds2f.files import read_bounded
 from launch.decoding import Transcript
+
+_LIMIT = 256 << 20  # bytes
 
 
 def read(path: Path, *fields: str) -> dict[str, Any]:
@@ -52,10 +55,12 @@ def read_transcripts(path: Path) -> list[Transcript]:
 
 def _load(path: Path, *, remedy: str = "") -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bounded(path, _LIMIT, remedy="A file of results or transcripts is smaller."))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}{remedy}") from error
-    except ValueError as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}{remedy}") from error
 
 

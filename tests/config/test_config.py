@@ -169,6 +169,8 @@ def test_numbers_are_finite(value):
 def test_a_text_that_no_file_could_be_named_by_is_refused():
     with pytest.raises(InputError, match=r"run_dir.*not UTF-8"):
         Config(run_dir="a\udcffb")
+    with pytest.raises(InputError, match=r"run_dir.*has a line break"):
+        Config(run_dir="a\n--data.batch_size=1")
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", '{"model": 3}', '{"data_path": ', "[" * 100_000, '{"x": NaN}'])

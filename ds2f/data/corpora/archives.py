@@ -35,7 +35,7 @@ class Limits:
     """Limits of an archive or tree."""
 
     unpacked_bytes: int = 1 << 29  # of all files together, decoded; AN4 has 10**8
-    members: int = 100_000  # files and folders; AN4 has about 1,200
+    members: int = 20_000  # files and folders; AN4 has about 1,200
 
 
 class Budget:

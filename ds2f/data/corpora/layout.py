@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ds2f.data import manifests
 from ds2f.errors import InputError
-from ds2f.files import json_text
+from ds2f.files import RECORD_BYTES, json_text, read_bounded
 
 SPLITS = ("train", "val", "test")
 SAMPLE_RATE = 16000  # hertz
@@ -136,7 +136,7 @@ def existing(data_path: Path, *, name: str, origin: dict[str, Any]) -> Corpus | 
     """
     folder = data_path / f"{name}_dataset"
     try:
-        facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        facts = json.loads(read_bounded(folder / "corpus.json", RECORD_BYTES, remedy=""))
         parts = tuple(CorpusSplit(**part) for part in facts["parts"])
         found = {split: _manifest(data_path, name, split).read_text(encoding="utf-8") for split in SPLITS}
         wanted = {split: manifests.text(_rows(folder / split), folder=data_path) for split in SPLITS}
