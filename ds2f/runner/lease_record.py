@@ -60,7 +60,7 @@ class Record(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """The content of the lease's file, always of the same size."""
-        return json.dumps(self._asdict()).encode().ljust(_SIZE - 1) + b"\n"
+        return json.dumps(self._asdict(), allow_nan=False).encode().ljust(_SIZE - 1) + b"\n"
 
 
 def parse(content: bytes | None) -> Record | None:

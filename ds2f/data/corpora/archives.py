@@ -154,14 +154,17 @@ def _tree(path: Path, wanted: Callable[[PurePosixPath], bool], budget: Budget) -
 def _tarred(
     path: Path, wanted: Callable[[PurePosixPath], bool], budget: Budget
 ) -> Iterator[tuple[PurePosixPath, bytes]]:
-    with _decompressed(path) as stream, tarfile.open(fileobj=_Counted(stream, budget), mode="r|") as archive:
+    with (
+        _decompressed(path) as stream,
+        tarfile.open(fileobj=_Counted(stream, budget), mode="r|", bufsize=_BLOCK) as archive,
+    ):
         for member in archive:
             budget.count()
+            if member.size > budget.left:
+                budget.take(member.size)
             name = PurePosixPath(member.name)
             file = archive.extractfile(member) if member.isfile() and wanted(name) else None
             if file:
-                if member.size > budget.left:
-                    budget.take(member.size)
                 yield name, file.read()
 
 
