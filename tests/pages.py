@@ -15,7 +15,8 @@ _LINK = re.compile(r"(?<!!)\[[^\]\[]*\]\(([^()\s]+)\)")
 
 def pages() -> list[Path]:
     """All pages, the root's README.md first."""
-    return [README, *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("README*.md"))]
+    names = ("README*.md", "SECURITY.md")
+    return [README, *sorted(path for folder in FOLDERS for name in names for path in (ROOT / folder).rglob(name))]
 
 
 def read(page: Path) -> str:

@@ -58,6 +58,7 @@ LISTED = {
     ("python", "-c"): "reads files of the example; it is compiled",
     ("python", "tests/test_pages.py"): "writes the tables that the tests below compare",
     ("python3", "-m", "venv"): "makes an environment",
+    ("chmod",): "changes the mode of a file that the reader has made",
     ("pip", "install"): "changes the environment; its extras are looked up",
     ("source",): "changes the shell; the file is looked up",
 }

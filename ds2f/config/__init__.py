@@ -78,6 +78,16 @@ class Config:
         "", "HOST:PORT of the rendezvous: one of the machines (c10d), or the etcd server (etcd-v2)."
     )
     rdzv_id: str = setting("", "Name of the job, the same on all its machines.")
+    rdzv_secret_file: str = setting(
+        "",
+        "File of the job's secret, with the same content on all its machines and for its user's eyes alone; several "
+        "machines need one.",
+    )
+    rdzv_conf: str = setting(
+        "",
+        "Access to the etcd server, as KEY=VALUE,KEY=VALUE: protocol=https, ca_cert, ssl_cert and ssl_cert_key for "
+        "TLS, username and password_file.",
+    )
     rdzv_timeout: float = setting(
         600.0,
         "Timeout of the rendezvous, in which machines and processes find each other, seconds.",
@@ -114,6 +124,12 @@ class Config:
             raise InputError(
                 f"nnodes={self.nnodes}: several machines need --rdzv_endpoint=HOST:PORT, the rendezvous's address, "
                 "and --rdzv_id=NAME, both the same on all machines"
+            )
+        if most > 1 and not self.rdzv_secret_file:
+            raise InputError(
+                f"nnodes={self.nnodes}: several machines need --rdzv_secret_file=FILE, with the same secret on all of "
+                "them: whoever reaches their ports could otherwise have commands executed. Make one: "
+                "python -c 'import secrets; print(secrets.token_hex(32))' > job.secret && chmod 600 job.secret"
             )
 
 

@@ -16,6 +16,7 @@ rank 0 has changed it sends machines to the old store.
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,14 +26,14 @@ from tempfile import TemporaryDirectory, mkdtemp
 from types import FrameType
 from typing import Any
 
-from torch.distributed import TCPStore
-
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.runner.distributed import rank_processes
 from ds2f.runner.distributed.rank_processes import RankProcess
 from ds2f.runner.distributed.rendezvous import LocalRendezvous, NodeRank, Rendezvous, open_rendezvous
+from ds2f.runner.distributed.rendezvous_stores import ReachableStore, host_store
 from ds2f.runner.distributed.signals import REQUESTS, STATUSES
+from ds2f.runner.distributed.tunnel import Entry
 from ds2f.runner.distributed.worker import GIVE_UP, PEER_LOST
 from ds2f.text import shown
 
@@ -82,6 +83,7 @@ class _Agent:
     ) -> None:
         self._cfg, self._command, self._rendezvous, self._folder = cfg, list(command), rendezvous, folder
         self._node = NodeRank(0, 0)
+        self._store: ReachableStore | Entry | None = None  # of the ranks, where there are several machines
         self._ranks: list[RankProcess] = []
         self._total = 0  # ranks on all machines
         self._restarts = 0  # of the whole job
@@ -213,8 +215,9 @@ class _Agent:
         """
         own: dict[str, Any] = {"ranks": self._cfg.nproc_per_node, "restarts": self._restarts}
         if self._node.group_rank == 0 and isinstance(self._rendezvous, Rendezvous):
-            self._store = TCPStore(self._rendezvous.address, 0, is_master=True, wait_for_workers=False)
-            own["store"] = [self._rendezvous.address, self._store.port]
+            gate = socket.create_server((self._rendezvous.address, 0))
+            own["store"] = [self._rendezvous.address, gate.getsockname()[1]]
+            self._use_store(host_store([gate], self._rendezvous.secret))
         self._rendezvous.publish("node", self._node, own)
         deadline = time.monotonic() + EXCHANGE_TIMEOUT
         while time.monotonic() < deadline:
@@ -234,9 +237,16 @@ class _Agent:
         """
         if isinstance(self._rendezvous, Rendezvous):
             host, port = host_node["store"]
-            return {"MASTER_ADDR": host, "MASTER_PORT": port}
+            if self._node.group_rank > 0:
+                self._use_store(Entry(host, port, self._rendezvous.secret))
+            return {"MASTER_ADDR": host, "MASTER_PORT": port, "DS2F_STORE_PORT": self._store.port if self._store else 0}
         file = Path(mkdtemp(prefix="start-", dir=self._folder)) / "store"
         return {"MASTER_ADDR": self._rendezvous.address, "MASTER_PORT": 0, "DS2F_STORE_FILE": file}
+
+    def _use_store(self, store: ReachableStore | Entry) -> None:
+        if self._store is not None:
+            self._store.close()
+        self._store = store
 
     def _watch(self) -> list[RankProcess] | None:
         """Waits until a rank fails, all ranks have ended, or a machine waits for a new rendezvous.

@@ -6,7 +6,9 @@ a server that accepts connections and stays silent waits without end, whatever t
 may hang runs in a thread with a deadline of its own.
 """
 
+import errno
 import hashlib
+import ipaddress
 import os
 import socket
 import threading
@@ -40,7 +42,8 @@ class Membership(NamedTuple):
     host: str
     port: int
     hosted_by_agent: bool  # otherwise rank 0 hosts the store
-    store_file: str = ""  # the store of a job on one machine; empty: the store is at host and port
+    store_file: str = ""  # the store of a job on one machine
+    store_port: int = 0  # on this machine's loopback, where the agent's tunnel leads to the store; 0: no tunnel
 
     @classmethod
     def from_environment(cls) -> "Membership":
@@ -57,6 +60,7 @@ class Membership(NamedTuple):
                 port=int(os.environ["MASTER_PORT"]),
                 hosted_by_agent=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
                 store_file=os.environ.get("DS2F_STORE_FILE", ""),
+                store_port=int(os.environ.get("DS2F_STORE_PORT", "0")),
             )
         except (KeyError, ValueError) as error:
             raise InputError(
@@ -98,20 +102,14 @@ def connect(membership: Membership, *, timeout: float) -> Store:
             store = FileStore(membership.store_file)
             store.set_timeout(timedelta(seconds=timeout))
         else:
-            store = TCPStore(
-                membership.host,
-                membership.port,
-                is_master=membership.hosts_store,
-                timeout=timedelta(seconds=timeout),
-                wait_for_workers=False,
-            )
+            store = _open_tcp_store(membership, timedelta(seconds=timeout))
         return _wait_for_all(PrefixStore("ds2f", store), membership, timeout=timeout)
 
     this_host = socket.gethostname()
     try:
         return run_with_timeout(timeout + ANSWER_TIMEOUT, enter)
-    except (RuntimeError, TimeoutError) as error:
-        if "EADDRINUSE" in str(error):
+    except (RuntimeError, TimeoutError, OSError) as error:
+        if "EADDRINUSE" in str(error) or (isinstance(error, OSError) and error.errno == errno.EADDRINUSE):
             raise InputError(
                 f"MASTER_PORT={membership.port} is taken by another program on {this_host}: set it to a free port, or "
                 "start with python -m launch.train, which finds a free port"
@@ -121,6 +119,34 @@ def connect(membership: Membership, *, timeout: float) -> Store:
             f"{timeout:g} s ({first_sentence(error)}). MASTER_ADDR must name rank 0's machine as seen from here, the "
             "job must run there, and no firewall may close the port; --rdzv_timeout allows more time"
         ) from error
+
+
+def _open_tcp_store(membership: Membership, timeout: timedelta) -> TCPStore:
+    """Connects to the job's store; rank 0 hosts it where no agent does."""
+    host, port = ("127.0.0.1", membership.store_port) if membership.store_port else (membership.host, membership.port)
+    if not membership.hosts_store:
+        return TCPStore(host, port, is_master=False, timeout=timeout, wait_for_workers=False)
+    with _listen(host, port) as listener:
+        return TCPStore(
+            host,
+            listener.getsockname()[1],
+            is_master=True,
+            timeout=timeout,
+            wait_for_workers=False,
+            master_listen_fd=os.dup(listener.fileno()),  # otherwise torch listens on all interfaces
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Listens at ``host`` alone, or on all interfaces where ``host`` is no address that other machines could reach."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    meant = ipaddress.ip_address(address[0]).is_loopback == (host == "localhost" or host.startswith("127."))
+    try:
+        return socket.create_server(address if meant else ("", port), family=family)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:  # the address of a gateway that leads here
+            raise
+        return socket.create_server(("", port), family=family)
 
 
 def _wait_for_all(store: Store, membership: Membership, *, timeout: float) -> Store:

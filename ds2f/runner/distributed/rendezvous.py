@@ -7,15 +7,16 @@ against: it would choose the addresses and open the servers itself (``rendezvous
 """
 
 import json
+import logging
 import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from torch.distributed import Store, TCPStore
+from torch.distributed import Store
 from torch.distributed.elastic import rendezvous
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
@@ -27,7 +28,11 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.runner.distributed.addresses import own_address, parse_endpoint
-from ds2f.runner.distributed.rendezvous_stores import connection_errors, open_etcd, open_tcp_store
+from ds2f.runner.distributed.etcd_server import open_etcd
+from ds2f.runner.distributed.job_secret import SignedBackend, read_secret, sign, verify
+from ds2f.runner.distributed.rendezvous_stores import connection_errors, open_tcp_store
+
+log = logging.getLogger(__name__)
 
 LAST_CALL = 10.0  # seconds that a rendezvous waits for more machines once the minimum has joined
 MAX_SILENCE = 12.0  # seconds that the server may be silent: below the 15 after which torch drops a silent machine
@@ -93,7 +98,9 @@ class Rendezvous:
         self.job = cfg.rdzv_id
         self._timeout, self._fewest, self._endpoint = cfg.rdzv_timeout, fewest, cfg.rdzv_endpoint
         self._silent_since: float | None = None
-        self._endpoint_store: TCPStore | None = None  # shared by all jobs of the same endpoint
+        self.secret = read_secret(cfg.rdzv_secret_file)
+        self._endpoint_store: Store | None = None  # shared by all jobs of the same endpoint
+        self._forged: set[str] = set()  # keys whose values somebody without the secret has written
         # Otherwise torch reuses its first store in every later rendezvous, and publishes the store's address in the
         # first only. A machine that joins later would wait for the address without end, and a machine that stays might
         # use a store that is gone.
@@ -103,7 +110,7 @@ class Rendezvous:
         self._handler = DynamicRendezvousHandler.from_backend(
             run_id=self.job,
             store=store,
-            backend=backend,
+            backend=SignedBackend(backend, self.secret, self.job),
             min_nodes=fewest,
             max_nodes=most,
             local_addr=self.address,
@@ -114,8 +121,10 @@ class Rendezvous:
         host, port = parse_endpoint(cfg.rdzv_endpoint)
         self.address = own_address(host, port, alone=cfg.node_range == (1, 1))
         if cfg.rdzv_backend == "etcd-v2":
-            return open_etcd(host, port, self.job)
-        store = open_tcp_store(host, port, timeout=cfg.rdzv_timeout)
+            return open_etcd(host, port, self.job, cfg.rdzv_conf)
+        store, _, self._close_tunnel = open_tcp_store(
+            host, port, self.secret, address=self.address, timeout=cfg.rdzv_timeout
+        )
         store.set(f"job/{store.add('jobs', 1)}", self.job)  # for the message if too few machines join
         self._endpoint_store = store
         return store, C10dRendezvousBackend(store, self.job)
@@ -146,7 +155,8 @@ class Rendezvous:
           InputError: when the server is lost.
         """
         with self._translating_errors():
-            self._store.set(f"{topic}/{node.group_rank}", json.dumps(value))
+            key = f"{topic}/{node.group_rank}"
+            self._store.set(key, sign(self.secret, f"{self.job}/{key}", json.dumps(value).encode()).hex())
 
     def collect(self, topic: str, node: NodeRank) -> list[Any] | None:
         """The values of a topic by group rank; None while a machine has not set its value.
@@ -156,7 +166,19 @@ class Rendezvous:
         """
         keys = [f"{topic}/{group_rank}" for group_rank in range(node.group_size)]
         with self._translating_errors():
-            return [json.loads(self._store.get(key)) for key in keys] if self._store.check(keys) else None
+            found = [self._store.get(key) for key in keys] if self._store.check(keys) else []
+        values = [self._verify(key, signed) for key, signed in zip(keys, found, strict=False)]
+        return [json.loads(value) for value in values if value is not None] if found and None not in values else None
+
+    def _verify(self, key: str, signed: bytes) -> bytes | None:
+        """The value that a machine of the job has published; None for another one's."""
+        value = None
+        with suppress(ValueError):  # no hexadecimal text
+            value = verify(self.secret, f"{self.job}/{key}", bytes.fromhex(signed.decode()))
+        if value is None and key not in self._forged:
+            self._forged.add(key)
+            log.warning("the rendezvous holds a value for %s that no machine of the job has written", key)
+        return value
 
     def others_wait(self) -> bool:
         """Whether a machine waits for a new rendezvous, because it is new or its ranks have failed.
@@ -204,8 +226,11 @@ class Rendezvous:
     def _other_jobs(self) -> list[str]:
         if self._endpoint_store is None:
             return []
-        numbers = range(1, self._endpoint_store.add("jobs", 0) + 1)
-        return sorted({self._endpoint_store.get(f"job/{number}").decode() for number in numbers} - {self.job})
+        try:
+            numbers = range(1, self._endpoint_store.add("jobs", 0) + 1)
+            return sorted({self._endpoint_store.get(f"job/{number}").decode() for number in numbers} - {self.job})
+        except connection_errors():  # the machine that hosts the store has given up, too
+            return []
 
     def _explain_lost_server(self) -> str:
         return (

@@ -61,6 +61,15 @@ def toy(folder):
     return script
 
 
+def secret(folder):
+    """The file of a job's secret in ``folder``, with the same content in every folder."""
+    file = folder / "job.secret"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text("a secret of these tests alone")
+    return file
+
+
 class Agent:
     """An agent, and the output of the agent and its ranks."""
 
@@ -89,6 +98,8 @@ class Agent:
     @classmethod
     def of_toys(cls, folder, *, steps=10, name="agent", network=None, variables=None, **settings):
         """An agent of toy ranks; ``settings`` are those of ``Config``."""
+        if int(str(settings.get("nnodes", 1)).rpartition(":")[2]) > 1:
+            settings = {"rdzv_secret_file": str(secret(folder))} | settings
         return cls([toy(folder), settings], folder, name=name, network=network, STEPS=str(steps), **(variables or {}))
 
     @property
@@ -154,6 +165,7 @@ def train(data_path, run_dir, *, ranks, epochs=4, name="first", prefix=(), netwo
         "training.log_every": 1,
         "visualization.tensorboard": "false",
         "visualization.progress": "false",
+        "rdzv_secret_file": secret(data_path.parent),
     } | flags
     return Agent(
         ["launch.train", *(f"--{name}={value}" for name, value in settings.items())],

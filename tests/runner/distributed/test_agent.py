@@ -16,7 +16,7 @@ import time
 
 import pytest
 import torch
-from agents import Agent, alive, mentioning, steps_done, sweep, toy, train
+from agents import Agent, alive, mentioning, secret, steps_done, sweep, toy, train
 from waiting import wait_for
 
 from ds2f import checkpoint, tree
@@ -155,22 +155,27 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def several(**settings):
-    return Config(**{"nnodes": "2", "rdzv_id": "job", "rdzv_timeout": 1.0} | settings)
+@pytest.fixture
+def several(tmp_path):
+    """Makes the settings of a machine that waits for another."""
+    secret_file = str(secret(tmp_path))
+    return lambda **settings: Config(
+        **{"nnodes": "2", "rdzv_id": "job", "rdzv_timeout": 1.0, "rdzv_secret_file": secret_file} | settings
+    )
 
 
 @pytest.mark.parametrize("endpoint", ["10.0.0.1", "10.0.0.1:", ":29500", "10.0.0.1:port", "10.0.0.1:70000"])
-def test_an_endpoint_is_a_host_and_a_port(endpoint):
+def test_an_endpoint_is_a_host_and_a_port(endpoint, several):
     with pytest.raises(InputError, match=f"--rdzv_endpoint={endpoint}: not HOST:PORT"):
         Rendezvous(several(rdzv_endpoint=endpoint))
 
 
-def test_an_unknown_host_is_reported_at_once():
+def test_an_unknown_host_is_reported_at_once(several):
     with pytest.raises(InputError, match=r"no-such-host\.invalid:29500 cannot be reached from this machine"):
         Rendezvous(several(rdzv_endpoint="no-such-host.invalid:29500", rdzv_timeout=600.0))
 
 
-def test_a_machine_that_hosts_no_rendezvous_is_waited_for_and_then_named(monkeypatch):
+def test_a_machine_that_hosts_no_rendezvous_is_waited_for_and_then_named(monkeypatch, several):
     monkeypatch.setattr(addresses, "is_this_machine", lambda _: False)
     port = free_port()
     before = time.monotonic()
@@ -217,7 +222,7 @@ def test_a_port_that_another_service_uses_is_named(tmp_path):
         assert len(started.output.splitlines()) == 1, started.output
 
 
-def test_too_few_machines_are_an_error_that_names_other_jobs_at_the_same_endpoint():
+def test_too_few_machines_are_an_error_that_names_other_jobs_at_the_same_endpoint(several):
     port, problems = free_port(), {}
 
     def join(job):
@@ -239,13 +244,13 @@ def test_too_few_machines_are_an_error_that_names_other_jobs_at_the_same_endpoin
         assert problems[job].endswith(f"Machines came there for another --rdzv_id: {other}.")
 
 
-def test_etcd_needs_its_client_library(monkeypatch):
+def test_etcd_needs_its_client_library(monkeypatch, several):
     monkeypatch.setitem(sys.modules, "etcd", None)
     with pytest.raises(InputError, match=r"needs python-etcd: pip install 'ds2f\[etcd\]'"):
         Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint="127.0.0.1:2379"))
 
 
-def test_a_service_that_is_no_etcd_server_is_reported():
+def test_a_service_that_is_no_etcd_server_is_reported(several):
     pytest.importorskip("etcd")
     port = free_port()
     with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}: no etcd server answers there"):
@@ -258,11 +263,11 @@ def test_a_service_that_is_no_etcd_server_is_reported():
 
 
 @contextlib.contextmanager
-def etcd_server(folder, *options):
+def etcd_server(folder, *options, scheme="http"):
     if shutil.which("etcd") is None:
         pytest.skip("no etcd here (apt-get install etcd-server)")
     pytest.importorskip("etcd", reason="python-etcd is not installed (pip install python-etcd)")
-    port, url, peers = free_port(), "http://127.0.0.1:{}", f"http://127.0.0.1:{free_port()}"
+    port, url, peers = free_port(), f"{scheme}://127.0.0.1:{{}}", f"http://127.0.0.1:{free_port()}"
     command = [
         "etcd",
         "--data-dir",
@@ -282,12 +287,12 @@ def etcd_server(folder, *options):
         server.wait()
 
 
-def test_an_etcd_server_without_the_v2_api_is_reported_with_the_remedy(tmp_path):
+def test_an_etcd_server_without_the_v2_api_is_reported_with_the_remedy(tmp_path, several):
     with etcd_server(tmp_path) as port, pytest.raises(InputError, match=r"without the v2 API.*--enable-v2"):
         Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}"))
 
 
-def test_on_etcd_a_job_that_has_ended_stays_ended_and_leaves_nothing_to_its_namesake(tmp_path):
+def test_on_etcd_a_job_that_has_ended_stays_ended_and_leaves_nothing_to_its_namesake(tmp_path, several):
     with etcd_server(tmp_path, "--enable-v2") as port:
         cfg = several(nnodes="1:2", rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}", rdzv_timeout=30.0)
         import etcd
@@ -300,6 +305,46 @@ def test_on_etcd_a_job_that_has_ended_stays_ended_and_leaves_nothing_to_its_name
         first.close()
         with pytest.raises(InputError, match=r"has ended.*another --rdzv_id"):
             Rendezvous(cfg).join()
+
+
+def certificates(folder):
+    """A self-signed certificate of 127.0.0.1, for server and client alike; and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here")
+    certificate, key = folder / "etcd.pem", folder / "etcd.key"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=tests"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+def test_etcd_is_reached_over_tls_with_a_clients_certificate(tmp_path, several):
+    certificate, key = certificates(tmp_path)
+    options = (f"--cert-file={certificate}", f"--key-file={key}", "--client-cert-auth")
+    with etcd_server(tmp_path, "--enable-v2", *options, f"--trusted-ca-file={certificate}", scheme="https") as port:
+        where = {"rdzv_backend": "etcd-v2", "rdzv_endpoint": f"127.0.0.1:{port}", "rdzv_timeout": 30.0}
+        conf = f"protocol=https,ca_cert={certificate},ssl_cert={certificate},ssl_cert_key={key}"
+        rendezvous = Rendezvous(several(nnodes="1:2", rdzv_conf=conf, **where))
+        assert rendezvous.join() == (0, 1)
+        rendezvous.close()
+        for other in ("", f"protocol=https,ca_cert={certificate}"):
+            with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}: (no etcd server|the service that) answers"):
+                Rendezvous(several(rdzv_conf=other, **where))
+
+
+@pytest.mark.parametrize(
+    ("conf", "problem"),
+    [
+        ("user=me", "keys are protocol"),
+        ("protocol=ftp", "protocol is http or https"),
+        ("protocol=https", "https needs ca_cert=FILE"),
+        ("password_file=none", "password_file=none: no such file"),
+    ],
+)
+def test_an_access_to_etcd_that_cannot_work_is_named(several, conf, problem):
+    pytest.importorskip("etcd")
+    with pytest.raises(InputError, match=problem):
+        Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint="127.0.0.1:2379", rdzv_conf=conf))
 
 
 def test_an_address_belongs_to_an_interface():

@@ -8,11 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 
 import pytest
 from agents import Agent, steps_done, sweep, train
+from strangers import JUNK, Stranger, poison
 from waiting import wait_for
+
+from ds2f.runner.distributed.tunnel import GREETING, NONCE_BYTES
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or os.geteuid() != 0 or shutil.which("ip") is None,
@@ -141,6 +145,37 @@ def test_a_mistake_on_one_machine_ends_the_job_on_all(machines, tmp_path):
     assert errs.output.splitlines()[-1] == f"toy: rank 1 ({socket.gethostname()}): x.csv is missing here."
     assert "toy: the job --rdzv_id=toys at 10.83.7.1:29555 has ended: another of its machines" in hosts.output
     assert "Traceback" not in hosts.output + errs.output
+
+
+def test_strangers_on_the_network_of_a_job_have_nothing_executed_and_no_value_accepted(tmp_path):
+    made = tmp_path / "made"
+    messages = [*JUNK, poison("toys", made), *[b""] * 20]
+    with Machines(3) as machines:
+        started, agents = time.monotonic(), []
+        with Stranger([], messages, network=machines.names[2], every=1.0) as stranger:
+            for index in (0, 1):
+                agents.append(start(machines, index, tmp_path, name=f"{index}", nnodes="2", steps=300))
+                stranger.pids.append(agents[-1].process.pid)
+                time.sleep(2)  # the stranger is there before the second machine
+            for agent in agents:
+                agent.until("of 2 is process")
+            assert time.monotonic() - started < 60
+            assert [agent.end() for agent in agents] == [0, 0], agents[0].output + agents[1].output
+        sweep(tmp_path)
+    assert (machines.addresses[0], PORT) in stranger.attacked
+    assert len(stranger.attacked) >= 4, "endpoint, store and gloo's ports"
+    assert {len(answer) for answer in stranger.answers} <= {0, len(GREETING) + NONCE_BYTES}
+    assert not made.exists()
+    assert "Traceback" not in agents[0].output + agents[1].output
+
+
+def test_on_one_machine_of_a_network_nothing_can_be_reached_from_another(tmp_path):
+    with Machines(2) as machines:
+        agent = Agent.of_toys(tmp_path, nproc_per_node=2, steps=50, network=machines.names[0])
+        with Stranger([agent.process.pid], JUNK, network=machines.names[1]) as stranger:
+            assert agent.end() == 0, agent.output
+        sweep(tmp_path)
+    assert stranger.attacked == {}
 
 
 @pytest.mark.long
