@@ -151,4 +151,4 @@ def estimate(sentences: Sequence[Sequence[str]], *, order: int, methods: Sequenc
 
 
 if __name__ == "__main__":
-    flags.run(main)
+    flags.run(main, output_matters=False)

@@ -5,7 +5,6 @@ variables before torch reads them.
 """
 
 import errno
-import io
 import logging
 import os
 import select
@@ -13,12 +12,14 @@ import signal
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import attrs
 from absl import app, flags
 
+from ds2f import streams
 from ds2f.config import Config, resolve, sections
 from ds2f.config.settings import Check, OneOf, Within, build
 from ds2f.errors import InputError, WorkerDied
@@ -180,11 +181,12 @@ def flagfile_name(argv: list[str] | None = None) -> str | None:
     return Path(name).stem if name else None
 
 
-def run(main: Main, *, positional: bool = False) -> None:
+def run(main: Main, *, positional: bool = False, output_matters: bool = True) -> None:
     """Parses the flags, calls ``main`` with the program name and the positional arguments, and exits.
 
     Exit status: the result of ``main``; 1 after ``InputError`` and ``WorkerDied``, whose message is printed without a
-    traceback; 130 after Ctrl-C; 141 if the reader of the output has closed it, as ``head`` does.
+    traceback; 130 after Ctrl-C; 141 if the reader of the output has closed it, as ``head`` does, and the output is the
+    purpose of the command.
 
     Environment of this process and its children, unless set already:
 
@@ -196,7 +198,13 @@ def run(main: Main, *, positional: bool = False) -> None:
     Args:
       main: the command. It imports torch itself. Its result is the exit status; None is 0.
       positional: whether positional arguments are allowed.
+      output_matters: whether the output is the purpose of the command. Otherwise the command goes on without what
+        cannot be written to standard output and error, and its status does not depend on it.
     """
+    streams.open_missing()
+    if not output_matters:
+        streams.tolerate()
+        logging.raiseExceptions = False  # a log record that cannot be written is no reason for a traceback
     os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # libgomp, which torch contains, reads it when loaded
@@ -233,8 +241,10 @@ def tell(message: str) -> None:
 def _escape_what_is_shown() -> None:
     """Escapes what a terminal cannot show, or what would act on it: a message must not end a command."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            with suppress(OSError):  # it flushes the stream
+                reconfigure(errors="backslashreplace")
     for handler in logging.getLogger().handlers:
         handler.addFilter(_escape_record)
 
@@ -265,6 +275,10 @@ def _guarded(main: Main, argv: list[str]) -> int | None:
     except KeyboardInterrupt as error:
         tell(f"{Path(argv[0]).stem}: {str(error) or 'interrupted'}")
         return 130
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, streams.TolerantStream):
+                stream.settle()
 
 
 def _reader_has_left() -> bool:
@@ -278,15 +292,28 @@ def _reader_has_left() -> bool:
     return True
 
 
+def storage_problem(error: OSError) -> str | None:
+    """A message about a file system that refuses; None when the error has another cause."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _out_of_space(error)
+    if error.errno in (errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENODEV, errno.EFBIG):
+        return f"{error.filename or 'a file'}: {error.strerror}. {_go_on()}".rstrip()
+    return None
+
+
 def _out_of_space(error: OSError) -> str:
     run_dir = flags.FLAGS["run_dir"].value if "run_dir" in flags.FLAGS else ""
-    message = f"no space left for {error.filename or run_dir or Path.cwd()}; free some and start again."
-    if "checkpointing.load_auto_checkpoint" in flags.FLAGS:
-        message += (
-            " Nothing up to the last checkpoint is lost: --checkpointing.load_auto_checkpoint with the same --run_dir "
-            "goes on from there."
-        )
-    return message
+    message = f"no space left for {error.filename or run_dir or Path.cwd()}; free some and start again. {_go_on()}"
+    return message.rstrip()
+
+
+def _go_on() -> str:
+    if "checkpointing.load_auto_checkpoint" not in flags.FLAGS:
+        return ""
+    return (
+        "Nothing up to the last checkpoint is lost: --checkpointing.load_auto_checkpoint with the same --run_dir "
+        "goes on from there."
+    )
 
 
 def output_file(flag: str) -> Path | None:

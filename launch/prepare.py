@@ -85,4 +85,4 @@ def _print(corpus: "Corpus") -> None:
 
 
 if __name__ == "__main__":
-    flags.run(main)
+    flags.run(main, output_matters=False)

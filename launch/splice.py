@@ -120,4 +120,4 @@ def _speaker_of(audio: Path, speaker: re.Pattern[str]) -> str:
 
 
 if __name__ == "__main__":
-    flags.run(main)
+    flags.run(main, output_matters=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ds2f.config import Config, manifest_path, splits_of
+from ds2f.errors import InputError
 from launch import flags
 
 if TYPE_CHECKING:
@@ -32,13 +33,24 @@ def main(_: list[str]) -> int:
 
     starts_ranks = cfg.nproc_per_node > 1 or cfg.node_range != (1, 1)
     if worker.is_worker(starts_ranks=starts_ranks):
-        return worker.work(lambda: train(cfg, run_dir))
+        return worker.work(lambda: _train_or_explain(cfg, run_dir))
     if cfg.node_range == (1, 1):  # with several machines, the ranks check: a mistake on one ends the job on all
         for split in splits_of(cfg):
             manifests.require(manifest_path(cfg, split), cfg=cfg.data)
     if starts_ranks:
         return agent.launch(cfg, [sys.executable, "-m", "launch.train", *sys.argv[1:]])
-    return train(cfg, run_dir)
+    return _train_or_explain(cfg, run_dir)
+
+
+def _train_or_explain(cfg: Config, run_dir: Path) -> int:
+    """Runs ``train``; a file system that refuses ends it with a message."""
+    try:
+        return train(cfg, run_dir)
+    except OSError as error:
+        problem = flags.storage_problem(error)
+        if problem is None:
+            raise
+        raise InputError(problem) from error
 
 
 def train(cfg: Config, run_dir: Path) -> int:
@@ -79,22 +91,26 @@ def _train_in(
     held: "Lease | None",
 ) -> int:
     """Trains in a folder whose lease rank 0 holds."""
-    from ds2f.runner import program, splits
+    from ds2f.runner import data_record, program, splits
     from ds2f.runner.distributed.signals import Stopped
     from ds2f.runner.rank0_checkpoints import RankZeroCheckpoints
-    from ds2f.runner.run_dir import claim, settle_on_rank0
+    from ds2f.runner.run_dir import begun, claim, settle_on_rank0
     from ds2f.runner.telemetry import open_telemetry
     from ds2f.runner.trainer import Trainer
 
     cfg = settle_on_rank0(run_dir, cfg, group, job=job.id, restarted=job.restarts > 0)
+    messages, record = [], None
+    if held is not None:
+        record, messages = data_record.take(data, cfg), list(held.messages)
+        if begun(run_dir):
+            messages += data_record.require_unchanged(run_dir, record, cfg)
     loaders = splits.load_all(data, cfg, backend, group)  # forks, so before jax, kernel timing and heartbeats
     if held is not None:
         held.keep()
     steps = loaders["train"].steps
     cfg = program.resolve_kernel(cfg, backend, group, steps_per_epoch=steps)
-    messages = []
-    if held is not None:
-        messages = held.messages + claim(run_dir, cfg, flags.flagfile_text, job=job.id)
+    if record is not None:
+        messages += claim(run_dir, cfg, flags.flagfile_text, job=job.id) + data_record.write(run_dir, record)
 
     with open_telemetry(run_dir, cfg, rank=group.rank) as telemetry:
         for message in messages:
@@ -102,7 +118,15 @@ def _train_in(
         step = program.build(cfg, backend, group, steps_per_epoch=steps)
         require_lease = held.require if held is not None else lambda: None
         checkpoints = RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.log, require_lease=require_lease)
-        trainer = Trainer(step, data, loaders, run_dir=run_dir, checkpoints=checkpoints, telemetry=telemetry)
+        trainer = Trainer(
+            step,
+            data,
+            loaders,
+            run_dir=run_dir,
+            checkpoints=checkpoints,
+            telemetry=telemetry,
+            data_digests=record.digests() if record is not None else {},
+        )
         status = 0
         try:
             trainer.restore()
@@ -117,4 +141,4 @@ def _train_in(
 
 
 if __name__ == "__main__":
-    flags.run(main)
+    flags.run(main, output_matters=False)

@@ -537,7 +537,7 @@ def _runs() -> list[Case]:
         found.append(Case(f"run-config-{id}", "evaluate", damage, REFUSED, "config.json"))
         if id != "missing":
             again = Case(
-                f"run-config-{id}-train", "train", lambda f, d, m=damage: m(f, d) + resume, REFUSED, "config.json"
+                f"run-config-{id}-train", "train", lambda f, d, m=damage: m(f, d) + resume, FINE, "config.json"
             )
             found.append(again)
     changes: dict[str, tuple[Callable[[str], str], str]] = {

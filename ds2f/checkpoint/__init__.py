@@ -6,6 +6,7 @@ its digest, and ``orbax_io`` stores the arrays.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ds2f import config, tree
@@ -14,7 +15,7 @@ from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.types import Params, Stats
 
-__all__ = ["Checkpoints", "load_config", "load_model", "require_finite"]
+__all__ = ["Checkpoints", "load_config", "load_model", "recover_config", "require_finite"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,6 +31,26 @@ def load_config(run_dir: Path | str) -> Config:
         return config.load(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{run_dir} holds no run: {path} is missing. Give the --run_dir of a training.") from error
+
+
+def recover_config(run_dir: Path | str, *, folder: str = "") -> Config | None:
+    """Reads the configuration that the newest checkpoint holds, for a run whose ``config.json`` is lost or damaged.
+
+    Args:
+      run_dir: the run's folder.
+      folder: folder of the checkpoints; empty: ``run_dir/checkpoints``.
+
+    Returns:
+      The configuration; None if no checkpoint holds one that is whole.
+    """
+    checkpoints = Checkpoints(run_dir, folder=folder, read_only=True)
+    try:
+        for values in checkpoints.configs():
+            with suppress(InputError, TypeError, AttributeError):  # of a newer version
+                return config.from_dict(values)
+    finally:
+        checkpoints.close()
+    return None
 
 
 def load_model(

@@ -7,7 +7,7 @@ a checkpoint is first written or read. ``retention`` decides which checkpoints a
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -158,6 +158,13 @@ class Checkpoints:
         """
         self.wait()
         return self._retention.find(which)
+
+    def configs(self) -> Iterator[dict[str, Any]]:
+        """The configurations in the checkpoints whose ``run.json`` is whole, the newest first."""
+        for entry in self._retention.entries():
+            stored = self._retention.about(entry.path)
+            if stored is not None and stored["config"] is not None:
+                yield stored["config"]
 
     def iterations(self) -> list[int]:
         """The numbers of all checkpoints, whole or not, the newest first."""

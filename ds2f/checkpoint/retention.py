@@ -121,6 +121,10 @@ class Retention:
             raise InputError(f"checkpoint {iteration} cannot be read: {causes}. Choose another one.")
         return found[0].path
 
+    def about(self, path: epath.Path) -> dict[str, Any] | None:
+        """Reads a checkpoint's ``run.json``; None if it is damaged or cannot be read."""
+        return about(path) if self._fault(path, only=[RUN]) is None else None
+
     def clear(self, written: epath.Path) -> None:
         """Removes the checkpoints that need not be kept, now that ``written`` is whole.
 

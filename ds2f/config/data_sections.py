@@ -74,6 +74,12 @@ class DataConfig:
         1 << 20, "Limit of the size of a transcript, and of the file of labels, bytes.", within(1)
     )
     max_manifest_bytes: int = setting(256 << 20, "Limit of the size of a manifest, bytes.", within(1))
+    verify: bool = setting(
+        False,
+        "Read every byte of the recordings at the start, and compare with the bytes that the run was begun with. "
+        "Rows, transcripts, sizes, times and a sample of each recording are compared in any case.",
+    )
+    allow_changes: bool = setting(False, "Go on with a run although rows, transcripts or recordings have changed.")
     cache_features: bool = setting(True, "Store features in <data_path>/cache and read them from there.")
     max_unreadable: int = setting(
         10,

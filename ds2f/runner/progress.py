@@ -35,6 +35,7 @@ class TrainProgress:
     epoch_utterances: int = 0
     epoch_seconds: float = 0.0
     recent_losses: list[float] = attrs.field(factory=list)  # of the last log lines
+    data: dict[str, str] = attrs.field(factory=dict)  # digests of the splits; empty in earlier versions
 
 
 class _Pending(NamedTuple):

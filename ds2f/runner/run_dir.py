@@ -6,10 +6,11 @@ from pathlib import Path
 
 import attrs
 
-from ds2f import config
+from ds2f import checkpoint, config
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.files import json_text, write_atomically
+from ds2f.runner import log_files
 from ds2f.runner.distributed.collectives import Group
 from ds2f.runner.splits import global_batch
 
@@ -34,24 +35,23 @@ def settle(run_dir: Path, cfg: Config, *, ranks: int = 1, job: str = "", restart
     Raises:
       InputError: when the folder holds another run, or a run of another model or global batch.
     """
-    stored, claim_file = run_dir / _CONFIG, run_dir / _JOB
-    same_job = restarted or bool(job and claim_file.exists() and claim_file.read_text(encoding="utf-8") == job)
+    same_job = restarted or bool(job and _job(run_dir)[0] == job)
     if same_job:
         cfg = attrs.evolve(cfg, checkpointing=attrs.evolve(cfg.checkpointing, load_auto_checkpoint=True))
-    begun = _begun(run_dir)
-    if begun and not cfg.checkpointing.load_auto_checkpoint:
+    holds_run = begun(run_dir)
+    if holds_run and not cfg.checkpointing.load_auto_checkpoint:
         raise InputError(
             f"{run_dir} already holds a run. Go on with it: --checkpointing.load_auto_checkpoint. "
             "Start another: --run_dir=OTHER (or remove the folder)."
         )
     size = global_batch(cfg, ranks)
-    before = config.load(stored) if cfg.checkpointing.load_auto_checkpoint and stored.exists() else None
+    before = _settings_before(run_dir, cfg)[0] if cfg.checkpointing.load_auto_checkpoint else None
     if before is not None:
         if cfg.model.kernel == "auto":
             cfg = attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel=before.model.kernel))
-        if begun:
+        if holds_run:
             _require_same_run(run_dir, before, cfg)
-        if begun or same_job:
+        if holds_run or same_job:
             size = before.data.global_batch_size or size
     return attrs.evolve(cfg, data=attrs.evolve(cfg.data, global_batch_size=size))
 
@@ -89,20 +89,30 @@ def claim(
       job: as for ``settle``.
 
     Returns:
-      Messages for the log: the flags of a continued run that have new values.
+      Messages for the log: the flags of a continued run that have new values, and the files that were damaged. A
+      damaged file is kept under another name.
 
     Raises:
       InputError: when the folder cannot be written.
     """
-    messages = []
-    if _begun(run_dir) and (run_dir / _CONFIG).exists():
-        messages = _changes(run_dir, flags_text(config.load(run_dir / _CONFIG)), flags_text(cfg))
+    messages: list[str] = []
+    cfg = attrs.evolve(cfg, data=attrs.evolve(cfg.data, allow_changes=False))  # holds for one start
+    before, fault = _settings_before(run_dir, cfg)
+    if fault and (run_dir / _CONFIG).exists():
+        log_files.set_aside(run_dir / _CONFIG, fault, messages.append)
+    if before is not None and fault:
+        messages.append(f"{run_dir / _CONFIG} is written again, with the settings in the newest checkpoint")
+    if before is not None and begun(run_dir):
+        messages += _changes(run_dir, flags_text(before), flags_text(cfg))
+    _, fault = _job(run_dir)
+    if fault:
+        log_files.set_aside(run_dir / _JOB, fault, messages.append)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(run_dir / _CONFIG, json_text(config.to_dict(cfg), indent=2) + "\n")
-        write_atomically(run_dir / "flags.txt", flags_text(cfg))
+        write_atomically(run_dir / _CONFIG, json_text(config.to_dict(cfg), indent=2) + "\n", fsync=True)
+        write_atomically(run_dir / "flags.txt", flags_text(cfg), fsync=True)
         if job:
-            write_atomically(run_dir / _JOB, job)
+            write_atomically(run_dir / _JOB, job, fsync=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -110,10 +120,46 @@ def claim(
     return messages
 
 
-def _begun(run_dir: Path) -> bool:
+def begun(run_dir: Path) -> bool:
     """Whether the folder holds a run that took a step."""
     metrics = run_dir / "metrics.jsonl"
-    return metrics.exists() and metrics.stat().st_size > 0
+    has_metrics = metrics.exists() and metrics.stat().st_size > 0
+    return has_metrics or any((run_dir / "checkpoints").glob("*/digests.json"))
+
+
+def _settings_before(run_dir: Path, cfg: Config) -> tuple[Config | None, str]:
+    """The settings of the run in the folder, and the fault of ``config.json`` if there is one.
+
+    Settings that are lost or damaged are taken from the newest checkpoint. There are none of a run that never began.
+
+    Raises:
+      InputError: when they are damaged, and no checkpoint holds them.
+    """
+    fault = ""
+    try:
+        return config.load(run_dir / _CONFIG), ""
+    except InputError as error:
+        fault = str(error)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    if not begun(run_dir):
+        return None, fault and "damaged"
+    recovered = checkpoint.recover_config(run_dir, folder=cfg.checkpointing.folder)
+    if recovered is None and fault:
+        raise InputError(fault)
+    return recovered, "" if recovered is None else ("damaged" if fault else "missing")
+
+
+def _job(run_dir: Path) -> tuple[str, str]:
+    """The name of the job that wrote the folder, empty if unknown, and the fault of ``job.txt`` if there is one."""
+    try:
+        return (run_dir / _JOB).read_text(encoding="utf-8"), ""
+    except (FileNotFoundError, NotADirectoryError):
+        return "", ""
+    except UnicodeDecodeError:
+        return "", "is not text"
+    except OSError as error:
+        return "", f"cannot be read: {error.strerror or error}"
 
 
 def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:

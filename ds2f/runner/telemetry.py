@@ -1,16 +1,12 @@
 """The output of a run: messages, scalars, progress bar and results, for the terminal, files and TensorBoard."""
 
-import errno
-import json
 import logging
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 from rich import box
 from rich.console import Console
@@ -18,34 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from ds2f.config import Config
+from ds2f.errors import InputError
 from ds2f.files import json_text, write_atomically
+from ds2f.runner import log_files
+from ds2f.runner.log_files import LineFile, TensorBoard
+from ds2f.streams import TolerantStream, tolerant
 from ds2f.text import shown
 
 _LIBRARY = logging.getLogger("ds2f")
-
-
-class _LineFile:
-    """A text file to which lines are appended.
-
-    On a full disk, lines are dropped and the run goes on. The next line that fits says how many were dropped.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)
-        self._lost = 0
-
-    def add(self, line: str) -> None:
-        gap = f"({self._lost} lines before this line are lost: the disk was full)\n" if self._lost else ""
-        try:
-            self._file.write(f"{gap}{line}\n".encode())
-            self._lost = 0
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            self._lost += 1
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class _LogHandler(logging.Handler):
@@ -60,16 +36,21 @@ class _LogHandler(logging.Handler):
 
 
 class Telemetry:
-    """The log and telemetry of a run: terminal, ``log.txt``, ``metrics.jsonl``, TensorBoard and ``results.json``."""
+    """The log and telemetry of a run: terminal, ``log.txt``, ``metrics.jsonl``, TensorBoard and ``results.json``.
+
+    A terminal or file that cannot be written stops nothing: the others get a message about it.
+    """
 
     def __init__(self, run_dir: Path, cfg: Config, *, console: Console | None = None) -> None:
         """Opens the files of ``run_dir`` for appending."""
         self._run_dir = run_dir
-        self._console = console or terminal()
-        self._log_file = _LineFile(run_dir / "log.txt")
-        self._metrics = _LineFile(run_dir / "metrics.jsonl")
+        self._output = tolerant(sys.stdout)
+        self._output_failed = False
+        self._console = console or terminal(self._output)
+        self._log_file = LineFile(run_dir / "log.txt", lambda text: self._print(shown(text)), mark_gaps=True)
+        self._metrics = LineFile(run_dir / "metrics.jsonl", self.log)
         self._show_progress = cfg.visualization.progress and self._console.is_terminal
-        self._tensorboard = _tensorboard(run_dir) if cfg.visualization.tensorboard else None
+        self._tensorboard = TensorBoard(run_dir / "tensorboard", self.log) if cfg.visualization.tensorboard else None
 
     def __enter__(self) -> Self:
         self._log_handler = _LogHandler(self.log)
@@ -95,22 +76,24 @@ class Telemetry:
     def log(self, message: str) -> None:
         """Prints a line, and writes it to ``log.txt`` with the time."""
         message = shown(message, lines=True)
-        with _tolerating_closed_terminal():
-            self._console.print(message, markup=False, emoji=False)
+        self._print(message)
+        self._write_to_log(message)
+        failure = self._output.take_failure()
+        if failure is not None and not self._output_failed:
+            self._output_failed = True
+            self._write_to_log(f"standard output cannot be written: {failure}. Training goes on; its log is this file.")
+
+    def _print(self, message: str) -> None:
+        self._console.print(message, markup=False, emoji=False)
+
+    def _write_to_log(self, message: str) -> None:
         self._log_file.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
 
     def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
         """Writes a line to ``metrics.jsonl``, and its numbers to TensorBoard under ``kind/``."""
         self._metrics.add(json_text({"kind": kind, "iteration": iteration, **values}))
-        if self._tensorboard is None:
-            return
-        try:
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._tensorboard.add_scalar(f"{kind}/{name}", value, iteration)
-        except OSError as error:  # raised in TensorBoard's writer thread, which does not recover
-            self._tensorboard = None
-            self.log(f"TensorBoard gets no more scalars (metrics.jsonl goes on): {error}")
+        if self._tensorboard is not None:
+            self._tensorboard.add(kind, iteration, values)
 
     def rewind(self, iteration: int, *, in_epoch: bool) -> None:
         """Drops the lines of ``metrics.jsonl`` that were written after the checkpoint from which the run goes on.
@@ -119,46 +102,34 @@ class Telemetry:
           iteration: of the checkpoint.
           in_epoch: whether the checkpoint was written within an epoch, before the epoch's own line.
         """
-        path = self._run_dir / "metrics.jsonl"
         self._metrics.close()
-        remaining = [line for line in _lines(path) if _is_before(line, iteration, in_epoch=in_epoch)]
-        write_atomically(path, "".join(json_text(line) + "\n" for line in remaining))
-        self._metrics = _LineFile(path)
+        log_files.rewind(self._run_dir / "metrics.jsonl", iteration, in_epoch=in_epoch, report=self.log)
         if self._tensorboard is not None:
             self._tensorboard.close()
-            self._tensorboard = _tensorboard(self._run_dir, purge_step=iteration + 1)
+            self._tensorboard = TensorBoard(self._run_dir / "tensorboard", self.log, purge_step=iteration + 1)
 
     def progress(self, description: str, total: int, completed: int = 0) -> "StepProgress":
         """A progress bar over the steps of an epoch; drawn on a terminal only."""
         return StepProgress(self._console, description, total, completed, disable=not self._show_progress)
 
     def results(self, results: Mapping[str, Any]) -> None:
-        """Writes ``results.json`` and prints the table of error rates."""
-        write_atomically(self._run_dir / "results.json", json_text(results, indent=2) + "\n")
+        """Writes ``results.json`` and prints the table of error rates.
+
+        Raises:
+          InputError: when the file cannot be written; the table is printed all the same.
+        """
         sets = {split: results[split] for split in ("val", "test") if split in results}
         columns = {"FPS": f"{results['utterances_per_second']:.1f}", "epochs": str(results["epochs"])}
         columns |= {"AMP": results["amp"], "Torch": results["torch"].split("+")[0]}
-        with _tolerating_closed_terminal():
-            self._console.print(errors_table(results["name"], sets, **columns))
-
-
-def _tensorboard(run_dir: Path, purge_step: int | None = None) -> Any:
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run needs it
-
-    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a JSONL file, without a last line that a kill cut off."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(json.JSONDecodeError):
-            yield json.loads(line)
-
-
-def _is_before(line: Mapping[str, Any], iteration: int, *, in_epoch: bool) -> bool:
-    if line["iteration"] == iteration:
-        return line["kind"] != "epoch" or not in_epoch
-    return bool(line["iteration"] < iteration)
+        self._console.print(errors_table(results["name"], sets, **columns))
+        path = self._run_dir / "results.json"
+        try:
+            write_atomically(path, json_text(results, indent=2) + "\n", fsync=True)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written: {error.strerror or error}. The training is complete and its checkpoints "
+                "are kept; the same command with --checkpointing.load_auto_checkpoint evaluates again and writes it."
+            ) from error
 
 
 class BufferedTelemetry(Telemetry):
@@ -213,40 +184,29 @@ class StepProgress:
         self._task = self._progress.add_task(description, total=total, completed=completed, text="")
 
     def __enter__(self) -> Self:
-        with _tolerating_closed_terminal():
-            self._progress.start()
+        self._progress.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with _tolerating_closed_terminal():
-            self._progress.stop()
+        self._progress.stop()
 
     def advance(self, text: str | None = None) -> None:
         """Counts one step, and shows ``text`` if given."""
-        with _tolerating_closed_terminal():
-            self._progress.advance(self._task)
-            if text is not None:
-                self._progress.update(self._task, text=text)
+        self._progress.advance(self._task)
+        if text is not None:
+            self._progress.update(self._task, text=text)
 
 
-@contextmanager
-def _tolerating_closed_terminal() -> Iterator[None]:
-    """Redirects the output to /dev/null when the terminal was closed; the run goes on, or stops in order."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        devnull, closed = os.open(os.devnull, os.O_WRONLY), os.fstat(sys.stdout.fileno())
-        for stream in (sys.stderr, sys.stdout):
-            if os.fstat(stream.fileno()).st_rdev == closed.st_rdev:  # the same terminal
-                os.dup2(devnull, stream.fileno())
-        os.close(devnull)
+def terminal(output: TolerantStream | None = None) -> Console:
+    """The terminal; output to a file or pipe is laid out for 100 columns.
 
+    On it, brackets and colons in names mean nothing.
 
-def terminal() -> Console:
-    """The terminal, on which brackets and colons in names mean nothing; 100 columns for a file or pipe."""
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    Args:
+      output: where to print; None: standard output.
+    """
+    file = cast(IO[str] | None, output)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, file=file)
     if not console.is_terminal:
         console.width = 100
     return console

@@ -51,5 +51,9 @@ class StepTrace:
     def _write(self) -> None:
         ranks = self._group.gather(self._spans.events(self._group.rank, origin=self._origin))
         if self._group.rank == 0:
-            write_atomically(self._path, trace_text([event for events in ranks for event in events]))
+            try:
+                write_atomically(self._path, trace_text([event for events in ranks for event in events]))
+            except OSError as error:
+                self._log(f"{self._path} cannot be written: {error.strerror or error}. Training goes on.")
+                return
             self._log(f"the trace of {COUNT} steps is in {self._path}: open it in https://ui.perfetto.dev")

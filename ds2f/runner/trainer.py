@@ -5,11 +5,14 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ds2f import rng, tree
 from ds2f.data.loading import Loader
+from ds2f.errors import InputError
 from ds2f.runner import health
+from ds2f.runner.data_record import refusal
 from ds2f.runner.distributed import consistency
 from ds2f.runner.distributed.signals import Stopped, stop_on_request
 from ds2f.runner.evaluator import Evaluation, evaluate
@@ -52,6 +55,7 @@ class Trainer:
         run_dir: Path,
         checkpoints: RankZeroCheckpoints,
         telemetry: Telemetry,
+        data_digests: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Takes the parts of a training. Call ``restore`` before ``run``.
 
@@ -62,10 +66,11 @@ class Trainer:
           run_dir: the run's folder, which only rank 0 reads and writes.
           checkpoints: the run's checkpoints.
           telemetry: this rank's log and telemetry.
+          data_digests: digests of the splits, on rank 0, by ``data_record``; a checkpoint of other data is refused.
         """
         self._program, self._data, self._loaders, self._run_dir = program, data, loaders, run_dir
         self._cfg, self._backend, self._group = program.cfg, program.backend, program.group
-        self._checkpoints, self._telemetry = checkpoints, telemetry
+        self._checkpoints, self._telemetry, self._data_digests = checkpoints, telemetry, dict(data_digests)
         self._rank0_log = RankZeroLog(telemetry, program.group)
         self._summary = Summary(program, run_dir)
         self._batches_per_epoch = loaders["train"].steps
@@ -85,6 +90,7 @@ class Trainer:
         state, progress, newest = self._program.init(), TrainProgress(), None
         if cfg.checkpointing.load_auto_checkpoint:
             state, progress, newest = self._checkpoints.resume(state)
+            self._require_same_data(progress)
             self._telemetry.rewind(progress.iteration, in_epoch=progress.batch > 0)
         if newest is not None:
             log(f"going on from checkpoint {newest}: {progress.epoch} epochs and {progress.batch} batches are done")
@@ -93,6 +99,7 @@ class Trainer:
             state, new = self._checkpoints.weights_of(other, state, init=self._program.tx.init)
             labels = f"; the output layer is new for {', '.join(map(repr, new))}" if new else ""
             log(f"starting from the weights of {other}{labels}")
+        progress.data = progress.data | self._data_digests
         self._state, self._progress = self._backend.place_state(state), progress
         self._meter = Meter(
             progress,
@@ -101,6 +108,15 @@ class Trainer:
             log=log,
             gather=self._group.gather,
         )
+
+    def _require_same_data(self, progress: TrainProgress) -> None:
+        """Compares the digests of the data with the checkpoint's. ``data_record`` has compared the rows before."""
+        digests = self._data_digests
+        changed = [name for name in digests if progress.data.get(name, digests[name]) != digests[name]]
+        if changed and not self._cfg.data.allow_changes:
+            raise InputError(
+                refusal(str(self._run_dir), [f"{name}: not the data of the checkpoint" for name in changed])
+            )
 
     def run(self) -> dict[str, Any]:
         """Trains to the end and returns the content of ``results.json``.

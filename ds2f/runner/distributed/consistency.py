@@ -14,7 +14,7 @@ from ds2f.runner.distributed.collectives import Group
 # Settings that may differ: paths, devices and processes. All others decide the numbers.
 _PRIVATE = {"data_path", "run_dir", "device", "nproc_per_node", "nnodes", "max_restarts", "collective_timeout"}
 _PRIVATE |= {f"data.{name}" for name in ("train_manifest", "val_manifest", "test_manifest", "labels_path")}
-_PRIVATE |= {"data.num_workers", "data.cache_features", "augmentation.noise_dir"}
+_PRIVATE |= {"data.num_workers", "data.cache_features", "data.verify", "data.allow_changes", "augmentation.noise_dir"}
 _PRIVATE_SECTIONS = ("rdzv_", "checkpointing.", "visualization.")
 
 

@@ -1,0 +1,224 @@
+"""The data of a run: which rows, transcripts and recordings it was begun with, so that it goes on with the same.
+
+``data.json`` in the run's folder has a row for every utterance: path, digest of the transcript, size and time of the
+recording, digest of a sample from its middle, and with ``--data.verify`` of all its bytes. A checkpoint has one digest
+for each split, which covers order, paths, transcripts, sizes and samples.
+
+Times of recordings count only on the machine that noted them: other machines may hold a copy. Where the digests of all
+bytes are known, times do not count.
+"""
+
+import hashlib
+import json
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ds2f.config import Config, manifest_path
+from ds2f.errors import InputError
+from ds2f.files import json_text, write_atomically
+from ds2f.processes import cpu_count
+from ds2f.runner import log_files
+from ds2f.runner.splits import Split
+
+FILE = "data.json"
+_SAMPLE = 4096  # bytes from the middle of a recording
+_SHOWN = 3  # utterances that a message names
+
+
+class _Row(NamedTuple):
+    """An utterance as the run began with it."""
+
+    audio: str  # relative to the manifest's folder, if it is below
+    text: str  # digest of the transcript
+    size: int  # of the recording, bytes
+    time: int  # of its last change, nanoseconds
+    sample: str  # digest of bytes from its middle
+    content: str = ""  # digest of all its bytes; empty if unknown
+
+
+class DataRecord(NamedTuple):
+    """The data of a run, by split."""
+
+    host: str  # where the times were noted
+    splits: dict[str, list[_Row]]
+
+    def digests(self) -> dict[str, str]:
+        """A digest of each split, without the times."""
+        return {
+            name: _digest(json_text([(row.audio, row.text, row.size, row.sample) for row in rows]).encode())
+            for name, rows in self.splits.items()
+        }
+
+
+def take(splits: Mapping[str, Split], cfg: Config) -> DataRecord:
+    """Looks at all recordings of a run: size, time and a sample; with ``data.verify`` at all bytes.
+
+    Args:
+      splits: the splits that were read, by name.
+      cfg: a resolved configuration.
+
+    Raises:
+      InputError: a recording cannot be read.
+    """
+    with ThreadPoolExecutor(cpu_count() if cfg.data.verify else 1) as pool:
+
+        def rows(name: str, split: Split) -> list[_Row]:
+            folder = manifest_path(cfg, name).parent.absolute()
+            return list(
+                pool.map(
+                    lambda utterance: _row(utterance.audio, utterance.transcript, folder, whole=cfg.data.verify),
+                    split.utterances,
+                )
+            )
+
+        return DataRecord(socket.gethostname(), {name: rows(name, split) for name, split in splits.items()})
+
+
+def require_unchanged(run_dir: Path, now: DataRecord, cfg: Config) -> list[str]:
+    """Compares the data with the data that the run in a folder was begun with. A damaged ``data.json`` is set aside.
+
+    Args:
+      run_dir: the folder of a run that goes on.
+      now: the data of this start.
+      cfg: ``data.allow_changes`` and ``data.verify`` are read.
+
+    Returns:
+      Messages for the log.
+
+    Raises:
+      InputError: rows, transcripts or recordings are others than before, and ``data.allow_changes`` is not set.
+    """
+    messages: list[str] = []
+    before = _load(run_dir / FILE, messages)
+    if before is None:
+        return messages
+    changes = [change for name in now.splits if name in before.splits for change in _changes(name, before, now)]
+    if changes and not cfg.data.allow_changes:
+        raise InputError(refusal(str(run_dir), changes))
+    if changes:
+        messages.append("\n  ".join(["the run goes on with other data than before:", *changes]))
+    unknown = sum(not row.content for rows in before.splits.values() for row in rows)
+    if cfg.data.verify and unknown:
+        messages.append(
+            f"--data.verify: the content of {unknown} recordings is unknown from before, since the run had not been "
+            "started with the flag; size and sample were compared"
+        )
+    return messages
+
+
+def refusal(run_dir: str, changes: Iterable[str]) -> str:
+    """The message about a run that would go on with other data."""
+    lines = [f"{run_dir} was begun with other data:", *changes]
+    return (
+        "\n  ".join(lines) + "\nRestore the data, begin another run with --run_dir=OTHER, or go on with the new data: "
+        "--data.allow_changes."
+    )
+
+
+def write(run_dir: Path, now: DataRecord) -> list[str]:
+    """Writes ``data.json``. Known digests of the content of recordings that did not change are kept.
+
+    Returns:
+      Messages for the log: the file cannot be written.
+    """
+    before = _load(run_dir / FILE, [])
+    splits = dict(before.splits) if before is not None else {}
+    for name, rows in now.splits.items():
+        known = {row._replace(time=0, content=""): row.content for row in splits.get(name, [])}
+        splits[name] = [
+            row._replace(content=row.content or known.get(row._replace(time=0, content=""), "")) for row in rows
+        ]
+    content = json_text({"host": now.host, "splits": splits})
+    text = f'{{"content": {content},\n"sha256": "{_digest(content.encode())}"}}\n'
+    try:
+        if before is None or splits != before.splits:
+            write_atomically(run_dir / FILE, text, fsync=True)
+    except OSError as error:
+        return [f"{run_dir / FILE} cannot be written: {error.strerror or error}. Training goes on."]
+    return []
+
+
+def _row(audio: Path, transcript: str, folder: Path, *, whole: bool) -> _Row:
+    path = audio.absolute()
+    name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    try:
+        with audio.open("rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            sample = os.pread(file.fileno(), _SAMPLE, max(0, (status.st_size - _SAMPLE) // 2))
+            content = hashlib.file_digest(file, "sha256").hexdigest()[:32] if whole else ""
+    except OSError as error:
+        raise InputError(f"{audio}: {error.strerror or error}; restore the recording or remove its row") from error
+    text = _digest(transcript.encode(errors="surrogateescape"))
+    return _Row(name, text, status.st_size, status.st_mtime_ns, _digest(sample), content)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _load(path: Path, messages: list[str]) -> DataRecord | None:
+    """The stored record; None without one, and if it is damaged, which is then kept under another name."""
+    try:
+        stored: Any = json.loads(path.read_bytes())
+        content = stored["content"]
+        if _digest(json_text(content).encode()) != stored["sha256"]:
+            raise ValueError
+        return DataRecord(
+            content["host"], {name: [_Row(*row) for row in rows] for name, rows in content["splits"].items()}
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        messages.append(f"{path} cannot be read: {error.strerror or error}")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        log_files.set_aside(path, "is damaged, so that changed data cannot be named", messages.append)
+    return None
+
+
+def _keyed(rows: list[_Row]) -> dict[tuple[str, int], _Row]:
+    """Rows by path, and by number where several have one path."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for row in rows:
+        found[row.audio, seen[row.audio]] = row
+        seen[row.audio] += 1
+    return found
+
+
+def _changes(split: str, before: DataRecord, now: DataRecord) -> list[str]:
+    """What is different in a split, a line for each kind of change."""
+    old, new = _keyed(before.splits[split]), _keyed(now.splits[split])
+    common = [key for key in new if key in old]
+    kinds = {
+        "rows added": [key for key in new if key not in old],
+        "rows removed": [key for key in old if key not in new],
+        "rows in another order": [
+            key for key, was in zip(common, (key for key in old if key in new), strict=True) if key != was
+        ],
+        "transcripts altered": [key for key in common if old[key].text != new[key].text],
+        "recordings replaced": [key for key in common if _replaced(old[key], new[key])],
+        "recordings written again, with the same size and another time (a copy of the data changes times, too)": [
+            key for key in common if before.host == now.host and _touched(old[key], new[key])
+        ],
+    }
+    return [f"{split}: {len(keys)} {kind}: {_named(keys)}" for kind, keys in kinds.items() if keys]
+
+
+def _named(keys: list[tuple[str, int]]) -> str:
+    return ", ".join([path for path, _ in keys[:_SHOWN]] + ["..."] * (len(keys) > _SHOWN))
+
+
+def _replaced(old: _Row, new: _Row) -> bool:
+    if old.content and new.content:
+        return old.content != new.content
+    return (old.size, old.sample) != (new.size, new.sample)
+
+
+def _touched(old: _Row, new: _Row) -> bool:
+    known = bool(old.content and new.content)
+    return not known and not _replaced(old, new) and old.time != new.time

@@ -1,0 +1,187 @@
+"""The files of a run's log: ``log.txt``, ``metrics.jsonl``, TensorBoard. Training goes on without them."""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ds2f.files import json_text, write_atomically
+
+Report = Callable[[str], None]
+
+
+class LineFile:
+    """A text file to which lines are appended.
+
+    A line that the file system refuses is dropped; the file is opened anew for the next line. The first error is
+    reported, and so is the number of dropped lines, once a line fits again.
+    """
+
+    def __init__(self, path: Path, report: Report, *, mark_gaps: bool = False) -> None:
+        """Opens the file at the first line.
+
+        Args:
+          path: the file.
+          report: called with a message when lines are dropped.
+          mark_gaps: write a line into the file, too, that tells the number of dropped lines.
+        """
+        self._path, self._report, self._mark_gaps = path, report, mark_gaps
+        self._descriptor: int | None = None
+        self._dropped, self._cause, self._torn = 0, "", False
+
+    def add(self, line: str) -> None:
+        """Appends a line."""
+        gap = f"({self._dropped} lines before this line are lost: {self._cause})\n"
+        try:
+            self._write(f"{gap if self._dropped and self._mark_gaps else ''}{line}\n".encode())
+        except OSError as error:
+            self._dropped += 1
+            self.close()
+            if self._dropped == 1:
+                self._cause = error.strerror or str(error)
+                self._report(f"{self._path} cannot be written: {self._cause}. Its lines are dropped; training goes on.")
+            return
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self._report(f"{self._path} is written again; {dropped} lines are missing in it")
+
+    def _write(self, content: bytes) -> None:
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if self._torn:
+            content = b"\n" + content
+        while content:
+            written = os.write(self._descriptor, content)
+            content = content[written:]
+            self._torn = bool(content)
+
+    def close(self) -> None:
+        """Closes the file; the next line opens it again."""
+        if self._descriptor is not None:
+            with suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = None
+
+
+class TensorBoard:
+    """The scalars of a run in TensorBoard's format. After an error there are no more, until the next start."""
+
+    def __init__(self, folder: Path, report: Report, *, purge_step: int | None = None) -> None:
+        """Opens a new file of events.
+
+        Args:
+          folder: for TensorBoard's files.
+          report: called with a message after an error.
+          purge_step: TensorBoard forgets earlier scalars from this step on.
+        """
+        self._report = report
+        self._writer: Any = None
+        _silence_writer_thread()
+
+        def open_writer() -> None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run needs it
+
+            self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+        self._try(open_writer)
+
+    def add(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
+        """Adds the numbers among ``values`` under ``kind/``."""
+        for name, value in values.items():
+            if self._writer is not None and isinstance(value, (int, float)):
+                self._try(partial(self._writer.add_scalar, f"{kind}/{name}", value, iteration))
+
+    def close(self) -> None:
+        """Writes what is buffered."""
+        if self._writer is not None:
+            self._try(self._writer.close)
+            self._writer = None
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001  # a broken installation raises anything; training goes on
+            self._writer = None
+            cause = f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)
+            self._report(f"TensorBoard gets no more scalars (metrics.jsonl goes on): {cause}")
+
+
+def _silence_writer_thread() -> None:
+    """Keeps TensorBoard's thread from printing a traceback: ``add`` and ``close`` report the same error."""
+    before = threading.excepthook
+    if getattr(before, "silences_tensorboard", False):
+        return
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not type(args.thread).__module__.startswith("tensorboard."):
+            before(args)
+
+    hook.silences_tensorboard = True  # type: ignore[attr-defined]
+    threading.excepthook = hook
+
+
+def rewind(path: Path, iteration: int, *, in_epoch: bool, report: Report) -> None:
+    """Drops the lines of ``metrics.jsonl`` that were written after the checkpoint from which the run goes on.
+
+    A file with lines that cannot be read is kept under another name; its readable lines go on.
+
+    Args:
+      path: the file, which need not exist.
+      iteration: of the checkpoint.
+      in_epoch: whether the checkpoint was written within an epoch, before the epoch's own line.
+      report: called with a message about lines that cannot be read, or a file that cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            set_aside(path, "is no file", report)
+            return
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        set_aside(path, f"cannot be read: {error.strerror or error}", report)
+        return
+    *lines, last = content.split(b"\n")
+    parsed = [_parse(line) for line in lines if line.strip()]
+    readable = [line for line in [*parsed, _parse(last)] if line is not None]  # a kill may have cut off the last line
+    if None in parsed:
+        set_aside(path, f"{parsed.count(None)} of {len(parsed)} lines cannot be read, the others go on", report)
+    remaining = [line for line in readable if _is_before(line, iteration, in_epoch=in_epoch)]
+    try:
+        write_atomically(path, "".join(json_text(line) + "\n" for line in remaining), fsync=True)
+    except OSError as error:
+        report(f"{path} still has the lines after the checkpoint: {error.strerror or error}. Training goes on.")
+
+
+def set_aside(path: Path, fault: str, report: Report) -> None:
+    """Gives a damaged file another name, beside the old one, and reports both."""
+    taken = {each.name for each in path.parent.iterdir()}
+    numbers = ["", *(f"-{number}" for number in range(2, 1000))]
+    aside = path.with_name(next(name for number in numbers if (name := f"{path.name}.damaged{number}") not in taken))
+    try:
+        path.rename(aside)
+    except OSError as error:
+        report(f"{path}: {fault}; it cannot be kept under another name: {error.strerror or error}")
+    else:
+        report(f"{path}: {fault}; the damaged file is kept as {aside.name}")
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """A line of ``metrics.jsonl``; None if it cannot be read."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(values, dict) and type(values.get("iteration")) is int and isinstance(values.get("kind"), str):
+        return values
+    return None
+
+
+def _is_before(line: Mapping[str, Any], iteration: int, *, in_epoch: bool) -> bool:
+    if line["iteration"] == iteration:
+        return line["kind"] != "epoch" or not in_epoch
+    return bool(line["iteration"] < iteration)
