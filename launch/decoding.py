@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 from ds2f.config import BeamConfig, Config
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import flags
+from launch import flags, guard
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,7 +118,7 @@ def language_model(cfg: BeamConfig, labels: Sequence[str]) -> "LanguageModel | N
         return None
     lm = open_language_model(cfg.path, labels)
     if lm.unspellable:
-        flags.tell(f"{cfg.path}: {lm.unspellable} words have characters outside the model's labels")
+        guard.tell(f"{cfg.path}: {lm.unspellable} words have characters outside the model's labels")
     return lm
 
 
@@ -151,7 +151,7 @@ def open_run(cfg: Config, run_dir: Path, *, split: str, which: str, console: "Co
     data = Split.read(split, cfg)
     backend = open_backend(cfg.device)
     loader = data.load(cfg)  # before the checkpoint: loader processes must not inherit the threads of orbax
-    params, stats = load_model(run_dir, which=which, warn=flags.tell)[1:]
+    params, stats = load_model(run_dir, which=which, warn=guard.tell)[1:]
     for remark in data.dataset.remarks:
         console.print(shown(str(remark), lines=True), markup=False)
     placed = tree.to(params, backend.device), tree.to(stats, backend.device)

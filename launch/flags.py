@@ -4,26 +4,21 @@ Every command starts with ``run``. This module imports no torch: ``--help`` is q
 variables before torch reads them.
 """
 
-import errno
-import logging
 import os
-import select
-import signal
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import attrs
 from absl import app, flags
 
-from ds2f import streams
 from ds2f.config import Config, resolve, sections
 from ds2f.config.settings import Check, OneOf, Within, build
-from ds2f.errors import InputError, WorkerDied
+from ds2f.errors import InputError
 from ds2f.text import shown
+from launch import guard
 
 Main = Callable[[list[str]], int | None]
 T = TypeVar("T")
@@ -201,15 +196,12 @@ def run(main: Main, *, positional: bool = False, output_matters: bool = True) ->
       output_matters: whether the output is the purpose of the command. Otherwise the command goes on without what
         cannot be written to standard output and error, and its status does not depend on it.
     """
-    streams.open_missing()
-    if not output_matters:
-        streams.tolerate()
-        logging.raiseExceptions = False  # a log record that cannot be written is no reason for a traceback
+    guard.prepare(output_matters=output_matters)
     os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # libgomp, which torch contains, reads it when loaded
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # ds2f reports lost ranks itself
-    app.run(lambda argv: _guarded(main, argv), flags_parser=lambda argv: _parse(argv, positional=positional))
+    app.run(lambda argv: guard.run(main, argv), flags_parser=lambda argv: _parse(argv, positional=positional))
 
 
 def _parse(argv: list[str], *, positional: bool) -> list[str]:
@@ -231,89 +223,6 @@ def _parse(argv: list[str], *, positional: bool) -> list[str]:
 def _refuse(problem: str) -> typing.NoReturn:
     print(f"FATAL Flags parsing error: {shown(problem, lines=True)}\nPass --help to see the flags.", file=sys.stderr)
     sys.exit(1)
-
-
-def tell(message: str) -> None:
-    """Prints a message for people to standard error, with the names in it escaped."""
-    print(shown(message, lines=True), file=sys.stderr)
-
-
-def _escape_what_is_shown() -> None:
-    """Escapes what a terminal cannot show, or what would act on it: a message must not end a command."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            with suppress(OSError):  # it flushes the stream
-                reconfigure(errors="backslashreplace")
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_escape_record)
-
-
-def _escape_record(record: logging.LogRecord) -> bool:
-    record.msg, record.args = shown(record.getMessage(), lines=True), ()
-    return True
-
-
-def _guarded(main: Main, argv: list[str]) -> int | None:
-    _escape_what_is_shown()
-    try:
-        status = main(argv)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        if not _reader_has_left():
-            raise
-        return 128 + signal.SIGPIPE
-    except (InputError, WorkerDied) as error:
-        tell(f"{Path(argv[0]).stem}: {error}")
-        return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        tell(f"{Path(argv[0]).stem}: {_out_of_space(error)}")
-        return 1
-    except KeyboardInterrupt as error:
-        tell(f"{Path(argv[0]).stem}: {str(error) or 'interrupted'}")
-        return 130
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, streams.TolerantStream):
-                stream.settle()
-
-
-def _reader_has_left() -> bool:
-    """Whether the reader of standard output, such as ``head``, has closed it; if so, discards the remaining output."""
-    output = sys.stdout.fileno()
-    poll = select.poll()
-    poll.register(output, 0)
-    if not poll.poll(0):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # otherwise Python reports the closed pipe at exit
-    return True
-
-
-def storage_problem(error: OSError) -> str | None:
-    """A message about a file system that refuses; None when the error has another cause."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _out_of_space(error)
-    if error.errno in (errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENODEV, errno.EFBIG):
-        return f"{error.filename or 'a file'}: {error.strerror}. {_go_on()}".rstrip()
-    return None
-
-
-def _out_of_space(error: OSError) -> str:
-    run_dir = flags.FLAGS["run_dir"].value if "run_dir" in flags.FLAGS else ""
-    message = f"no space left for {error.filename or run_dir or Path.cwd()}; free some and start again. {_go_on()}"
-    return message.rstrip()
-
-
-def _go_on() -> str:
-    if "checkpointing.load_auto_checkpoint" not in flags.FLAGS:
-        return ""
-    return (
-        "Nothing up to the last checkpoint is lost: --checkpointing.load_auto_checkpoint with the same --run_dir "
-        "goes on from there."
-    )
 
 
 def output_file(flag: str) -> Path | None:

@@ -10,7 +10,7 @@ import attrs
 
 from ds2f.config import Config, manifest_path, splits_of
 from ds2f.errors import InputError
-from launch import flags
+from launch import flags, guard
 
 if TYPE_CHECKING:
     from ds2f.runner.device.backend import Backend
@@ -47,7 +47,7 @@ def _train_or_explain(cfg: Config, run_dir: Path) -> int:
     try:
         return train(cfg, run_dir)
     except OSError as error:
-        problem = flags.storage_problem(error)
+        problem = guard.storage_problem(error)
         if problem is None:
             raise
         raise InputError(problem) from error
@@ -77,7 +77,7 @@ def train(cfg: Config, run_dir: Path) -> int:
         status = _train_in(run_dir, cfg, data, backend, group, job, held)
     group.close()
     if group.rank == 0 and status == 0:
-        flags.tell(f"wrote {run_dir}/results.json")
+        guard.tell(f"wrote {run_dir}/results.json")
     return status
 
 

@@ -4,7 +4,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import decoding, flags
+from launch import decoding, flags, guard
 
 flags.define(only=("run_dir", "device", "apex", "data.max_recording_seconds"))
 decoding.define()
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
 
     cfg = flags.config_from_flags(load_config(run_dir))
     decoder = decoding.decoder(cfg.model.labels)
-    params, stats = load_model(run_dir, which=absl_flags.FLAGS.which, warn=flags.tell)[1:]
+    params, stats = load_model(run_dir, which=absl_flags.FLAGS.which, warn=guard.tell)[1:]
     transcriber = Transcriber(cfg, params, stats, backend=open_backend(cfg.device), decoder=decoder)
     failed = 0
     for file in files:
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
             print(f"{shown(file)}\t{shown(transcriber.transcribe(file).text)}", flush=True)
         except InputError as error:
             failed += 1
-            flags.tell(f"transcribe: {error}")
+            guard.tell(f"transcribe: {error}")
     return 1 if failed else 0
 
 

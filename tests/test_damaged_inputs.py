@@ -51,7 +51,8 @@ def test_damage_ends_in_words_and_in_nothing_that_looks_complete(launch, healthy
     if ended.status:
         assert ended.err.strip(), "a refusal goes to standard error"
         assert not list(folder.glob("*/results.json"))
-        assert not list(folder.glob("new/checkpoints/*/*"))
+        # An error in the first validation comes after the checkpoint of the epoch, which stays.
+        assert bool(list(folder.glob("new/checkpoints/*/*"))) == (case.id == "audio-nan-val")
         assert not (folder / "saved.json").exists()
         assert not list(folder.glob("prepared/*"))
         assert not list(folder.parents[1].glob("**/evil*"))

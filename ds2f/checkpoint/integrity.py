@@ -11,13 +11,14 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
 from ds2f import files, processes
 
 FILE = "digests.json"
+ADDED = "validated.json"  # may be added to a finished folder; holds its own digest
 _PART = 1 << 26  # bytes that one thread digests at a time: most of a checkpoint is a single file
 _READ = 1 << 18  # bytes read at once: they stay in the processor's cache
 
@@ -50,6 +51,35 @@ def write(folder: epath.Path) -> None:
 def finished(folder: epath.Path) -> bool:
     """Whether ``digests.json`` was written."""
     return (folder / FILE).exists()
+
+
+def add(folder: epath.Path, values: dict[str, Any]) -> None:
+    """Adds ``validated.json`` to a finished folder, in one atomic write, with a digest of its own.
+
+    Raises:
+      OSError: when the file cannot be written.
+    """
+    text = files.json_text(values)
+    sealed = f'{{"values": {text},\n"sha256": "{hashlib.sha256(text.encode()).hexdigest()}"}}\n'
+    files.write_atomically(folder / ADDED, sealed, fsync=True)
+
+
+def added(folder: epath.Path) -> dict[str, Any] | None:
+    """The values in ``validated.json``; None without the file, or when a bit of it has changed.
+
+    Raises:
+      OSError: when the file exists but cannot be read.
+    """
+    try:
+        stored = json.loads(files.read_bounded(folder / ADDED, files.RECORD_BYTES, remedy=""))
+        values = stored["values"]
+        text = files.json_text(values)
+        whole = hashlib.sha256(text.encode()).hexdigest() == stored["sha256"]
+        return values if whole and isinstance(values, dict) else None
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError):  # from JSON with flipped bits
+        return None
 
 
 def fault(folder: epath.Path, *, only: Iterable[str] | None = None) -> str | None:
@@ -107,7 +137,7 @@ def _text(listed: dict[str, _Digest]) -> str:
 
 
 def _walk(folder: epath.Path) -> Iterator[str]:
-    """The paths of all files below ``folder``, relative to it, without ``digests.json``.
+    """The paths of all files below ``folder``, relative to it, without ``digests.json`` and ``validated.json``.
 
     Raises:
       _StrangeError: at a link, which may lead anywhere, or a pipe or device, which may be read without end.
@@ -119,7 +149,7 @@ def _walk(folder: epath.Path) -> Iterator[str]:
         elif kind is not None and not stat.S_ISREG(kind):
             what = "a link" if stat.S_ISLNK(kind) else "a pipe, socket or device"
             raise _StrangeError(f"{path}: {what}; a checkpoint has files and folders of its own only")
-        elif path.name != FILE:
+        elif path.name not in (FILE, ADDED):
             yield path.name
 
 

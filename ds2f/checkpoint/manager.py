@@ -7,7 +7,7 @@ a checkpoint is first written or read. ``retention`` decides which checkpoints a
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,8 @@ from torch import Tensor
 import ds2f
 from ds2f import config, tree
 from ds2f.checkpoint import integrity, retention
-from ds2f.checkpoint.arrays import Form, from_tensor, to_tensor
+from ds2f.checkpoint.arrays import Form, from_tensor
+from ds2f.checkpoint.leaves import STATE, another_model, read_leaves
 from ds2f.checkpoint.orbax_io import ArrayStore
 from ds2f.config import Config, ModelConfig
 from ds2f.errors import InputError
@@ -33,9 +34,7 @@ from ds2f.types import Params, Stats, TrainState
 Progress = dict[str, Any]
 
 _LOG = logging.getLogger(__name__)
-_STATE, _POSITION = "state", "position.json"
-_SLACK = 64 << 20  # bytes; arrays are stored without compression, small ones beside each other
-_REMEDY = "Copy the checkpoint again from the run that wrote it."
+_POSITION = "position.json"
 
 
 class Checkpoints:
@@ -79,6 +78,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._under_way: Future[bool] | None = None
         self._buffers: dict[str, Tensor] = {}
+        self._current: epath.Path | None = None  # the checkpoint that was last written or restored
 
     @cached_property
     def _store(self) -> ArrayStore:
@@ -110,6 +110,20 @@ class Checkpoints:
         texts = {_POSITION: json_text(progress), retention.RUN: json_text(run)}
         arrays = {path: from_tensor(self._copy(path, leaf)) for path, leaf in leaves.items() if leaf.numel()}
         self._under_way = self._thread.submit(self._write, iteration, arrays, texts)
+
+    def add_validation(self, progress: Progress, *, score: float) -> bool:
+        """Adds a score to the checkpoint that was last written or restored, and the progress after the validation.
+
+        The checkpoint was written before the validation. Until the score is added, the checkpoint has none, and a run
+        that goes on from it validates again. The score is written by the thread, like a checkpoint.
+
+        Returns:
+          False if the checkpoint could not be written; ``save`` may try again, with the score.
+        """
+        if not self.wait() or self._current is None:
+            return False
+        self._under_way = self._thread.submit(self._add, self._current, {"score": score, "position": progress})
+        return True
 
     def wait(self) -> bool:
         """Waits for a running write, and raises its error unless the file system caused it.
@@ -163,7 +177,7 @@ class Checkpoints:
         """The configurations in the checkpoints whose ``run.json`` is whole, the newest first."""
         for entry in self._retention.entries():
             stored = self._retention.about(entry.path)
-            if stored is not None and stored["config"] is not None:
+            if stored is not None and isinstance(stored.get("config"), dict):
                 yield stored["config"]
 
     def iterations(self) -> list[int]:
@@ -189,8 +203,11 @@ class Checkpoints:
         path = self._retention.whole(iteration)
         leaves = tree.flatten_with_paths(like)
         forms = {name: Form(tuple(leaf.shape), leaf.dtype) for name, leaf in leaves.items()}
-        read = self._read(path, forms, prefixes=("",))
-        return tree.unflatten_like(like, read), retention.record(path / _POSITION)
+        read = read_leaves(self._store, path, forms, prefixes=("",))
+        self._current = path
+        later = integrity.added(path)
+        progress = retention.record(path / _POSITION) if later is None else later["position"]
+        return tree.unflatten_like(like, read), progress
 
     def restore_model(self, iteration: int, cfg: ModelConfig) -> tuple[Params, Stats]:
         """Reads ``TrainState.model`` of a checkpoint: parameters and statistics, or their averages, for ``cfg``.
@@ -202,7 +219,7 @@ class Checkpoints:
         path = self._retention.whole(iteration)
         leaves = retention.about(path)["leaves"]
         if cfg.hidden_layers > len(leaves):  # a structure of so many layers would fill the memory
-            raise InputError(_another_model(path, [f"rnn_{cfg.hidden_layers - 1}"]))
+            raise InputError(another_model(path, [f"rnn_{cfg.hidden_layers - 1}"]))
         start = "average/" if any(name.startswith("average/") for name in leaves) else ""
         parts = dict(zip((f"{start}params/", f"{start}stats/"), spec(cfg), strict=True))
         forms = {
@@ -210,49 +227,13 @@ class Checkpoints:
             for prefix, part in parts.items()
             for name, leaf in tree.flatten_with_paths(part).items()
         }
-        read = self._read(path, forms, prefixes=tuple(parts))
+        read = read_leaves(self._store, path, forms, prefixes=tuple(parts))
         require_finite(path, read)
         params, stats = (
             tree.unflatten_like(part, {name: read[prefix + name] for name in tree.flatten_with_paths(part)})
             for prefix, part in parts.items()
         )
         return params, stats
-
-    def _read(self, path: epath.Path, wanted: Mapping[str, Form], *, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-        """Reads the leaves of a whole checkpoint whose paths have one of the prefixes; they must be those wanted."""
-        stored = {
-            name: Form.read(leaf) for name, leaf in retention.about(path)["leaves"].items() if name.startswith(prefixes)
-        }
-        wrong = [
-            name
-            for name in wanted.keys() | stored.keys()
-            if name not in wanted or (form := stored.get(name)) is None or not form.fits(wanted[name])
-        ]
-        if wrong:
-            raise InputError(_another_model(path, sorted(wrong)))
-        filled = {name: form for name, form in stored.items() if form is not None and form.size}
-        self._require_stored(path / _STATE, filled)
-        arrays = self._store.restore(path / _STATE, filled)
-        return {
-            name: to_tensor(arrays[name]).to(form.dtype)
-            if name in arrays
-            else torch.empty(form.shape, dtype=form.dtype)
-            for name, form in wanted.items()
-        }
-
-    def _require_stored(self, folder: epath.Path, forms: Mapping[str, Form]) -> None:
-        """Raises unless the folder holds arrays of these forms: what it promises is compared before it is allocated."""
-        found = self._store.shapes(folder)
-        for name, form in forms.items():
-            if found.get(name) != form.shape:
-                raise InputError(
-                    f"{folder}: {name} is stored as {found.get(name)}; run.json beside it says {form.shape}. {_REMEDY}"
-                )
-        size, most = sum(form.nbytes for form in forms.values()), _SLACK + 2 * integrity.total_bytes(folder)
-        if size > most:
-            raise InputError(
-                f"{folder}: its arrays would take {size:,} bytes; files of this size hold {most:,} at most. {_REMEDY}"
-            )
 
     def _copy(self, path: str, leaf: Tensor) -> Tensor:
         """Copies a leaf to the host, into the same memory at every save: fresh memory costs more than the copy."""
@@ -263,8 +244,21 @@ class Checkpoints:
             self._buffers[path] = buffer
         return buffer.copy_(leaf.detach())
 
+    def _add(self, path: epath.Path, values: dict[str, Any]) -> bool:
+        """Adds a validation to a checkpoint, on the writing thread."""
+        try:
+            integrity.add(path, values)
+        except OSError as error:
+            self._warn(
+                f"the score of {path} was not written: {error.strerror or error}. Training goes on; a run that goes on "
+                "from this checkpoint validates it again."
+            )
+        self._retention.clear(path)
+        return True
+
     def _write(self, iteration: int, arrays: dict[str, np.ndarray], texts: dict[str, str]) -> bool:
         """Writes a checkpoint, on the writing thread. Returns whether it is whole."""
+        self._current = None
         try:
             path = self._retention.new(iteration)
             self._fill(path, arrays, texts)
@@ -277,6 +271,7 @@ class Checkpoints:
                 f"Free space in {self._folder} or repair it; the next checkpoint is tried again."
             )
             return False
+        self._current = path
         self._retention.clear(path)
         return True
 
@@ -284,21 +279,13 @@ class Checkpoints:
         try:
             path.mkdir(parents=True)
             retention.require_free(path, sum(array.nbytes for array in arrays.values()))
-            self._store.save(path / _STATE, arrays)
+            self._store.save(path / STATE, arrays)
             for name, text in texts.items():
                 (path / name).write_text(text)
             integrity.write(path)
         except BaseException:
             self._retention.discard(path)
             raise
-
-
-def _another_model(path: epath.Path, wrong: list[str]) -> str:
-    return (
-        f"{path} is of another model or optimizer: "
-        f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''} missing, unknown or of another shape or type. "
-        "Use the flags that the run was started with (flags.txt beside it)."
-    )
 
 
 def require_finite(path: os.PathLike[str] | str, model: Any) -> None:

@@ -23,6 +23,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -31,7 +32,7 @@ from ds2f.checkpoint import integrity
 from ds2f.errors import InputError
 from ds2f.files import RECORD_BYTES, is_local, read_bounded
 
-RUN = "run.json"  # a checkpoint's own description; the best checkpoint has the lowest "score"
+RUN = "run.json"  # a checkpoint's own description; the best checkpoint has the lowest "score", here or added later
 # tensorstore raises ValueErrors with the system's message in them, or for a bucket with a status.
 _CODES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE)
 _STATUSES = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
@@ -123,7 +124,9 @@ class Retention:
 
     def about(self, path: epath.Path) -> dict[str, Any] | None:
         """Reads a checkpoint's ``run.json``; None if it is damaged or cannot be read."""
-        return about(path) if self._fault(path, only=[RUN]) is None else None
+        with suppress(InputError):
+            return about(path) if self._fault(path, only=[RUN]) is None else None
+        return None
 
     def clear(self, written: epath.Path) -> None:
         """Removes the checkpoints that need not be kept, now that ``written`` is whole.
@@ -166,9 +169,19 @@ class Retention:
             fault = self._fault(entry.path, only=[RUN])  # the score's file may be damaged, too
             if fault is not None:
                 faults[entry] = fault
-            elif (score := about(entry.path).get("score")) is not None:
+            elif (score := self._score(entry.path)) is not None:
                 scores[entry] = score
         return sorted(scores, key=lambda entry: (scores[entry], entry.iteration, -entry.attempt))
+
+    def _score(self, path: epath.Path) -> float | None:
+        """A checkpoint's score: of the validation that followed it, or the one that it was written with."""
+        try:
+            values = integrity.added(path) or {}
+        except OSError:
+            self._unreadable.add(path)
+            values = {}
+        score = values.get("score", about(path).get("score"))
+        return score if isinstance(score, int | float) else None
 
     def _whole(
         self,

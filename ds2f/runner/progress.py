@@ -27,6 +27,7 @@ class TrainProgress:
     audio_seconds: float = 0.0  # length of their recordings
     training_seconds: float = 0.0  # with data loading, without evaluation and start-up
     wall_seconds: float = 0.0  # up to this checkpoint, with evaluation and earlier checkpoints, without start-up
+    unvalidated: bool = False  # whether the validation of the steps so far is outstanding
     best_score: float = attrs.field(default=float("inf"), converter=_infinite_if_none)
     skipped_in_a_row: int = 0  # up to the last reading
     # The current epoch up to the last reading:

@@ -126,6 +126,13 @@ class RankZeroCheckpoints:
             self._require_lease()
             self._checkpoints.save(progress.iteration, state, attrs.asdict(progress), score=score)
 
+    def add_validation(self, state: TrainState, progress: TrainProgress, *, score: float) -> None:
+        """Adds a score to the checkpoint that was last written or restored; if it could not be written, tries again."""
+        if self._checkpoints is not None:
+            self._require_lease()
+            if not self._checkpoints.add_validation(attrs.asdict(progress), score=score):
+                self._checkpoints.save(progress.iteration, state, attrs.asdict(progress), score=score)
+
     def best_model(self, like: tuple[Params, Stats]) -> tuple[Params, Stats]:
         """Returns the model with the best score, or the mean of the best ``checkpointing.average_models``.
 

@@ -77,11 +77,11 @@ class Telemetry:
         """Prints a line, and writes it to ``log.txt`` with the time."""
         message = shown(message, lines=True)
         self._print(message)
-        self._write_to_log(message)
         failure = self._output.take_failure()
         if failure is not None and not self._output_failed:
             self._output_failed = True
             self._write_to_log(f"standard output cannot be written: {failure}. Training goes on; its log is this file.")
+        self._write_to_log(message)
 
     def _print(self, message: str) -> None:
         self._console.print(message, markup=False, emoji=False)

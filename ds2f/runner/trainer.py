@@ -42,7 +42,7 @@ class Trainer:
                 state, metrics = program.step(state, this rank's micro-batches)
                 count the step; log metrics every training.log_every steps
                 stop if a rank was asked to stop; write a checkpoint if one is due
-            validate, if due; log the epoch; write a checkpoint
+            write a checkpoint; validate, if due; log the epoch; add the score to the checkpoint
         evaluate the best model; write results.json
     """
 
@@ -133,7 +133,8 @@ class Trainer:
         with stop_on_request() as self._requests:
             try:
                 while not self._finished():
-                    self._train_epoch()
+                    if not self._progress.unvalidated:
+                        self._train_epoch()
                     self._finish_epoch()
                 evaluations = self._evaluate_best()
             except _StopRequested:
@@ -157,7 +158,8 @@ class Trainer:
         return Stopped(self._summary.how_to_go_on(self._progress, saved=saved), status)
 
     def _finished(self) -> bool:
-        return self._progress.epoch >= self._cfg.training.epochs or self._reached_max_steps()
+        done = self._progress.epoch >= self._cfg.training.epochs or self._reached_max_steps()
+        return done and not self._progress.unvalidated
 
     def _train_epoch(self) -> None:
         """Runs the rest of the current epoch.
@@ -262,13 +264,21 @@ class Trainer:
         )
 
     def _finish_epoch(self) -> None:
-        """Validates the model if due, logs the epoch and writes a checkpoint."""
+        """Writes a checkpoint, validates the model if due, adds the score to the checkpoint, and logs the epoch.
+
+        The checkpoint comes first, so that no error in the validation costs the epoch. A run that goes on from it
+        validates before it trains.
+        """
         cfg, progress, meter = self._cfg, self._progress, self._meter
         whole = progress.batch >= self._batches_per_epoch
         epochs = progress.epoch + whole
         last = epochs >= cfg.training.epochs or self._reached_max_steps()
         due = "val" in self._data and (last or epochs % cfg.training.validate_every == 0)
+        if due and not progress.unvalidated:
+            progress.unvalidated = True
+            self._save()
         found = self._evaluate("val", self._state.model) if due else None
+        progress.unvalidated = False
         if whole:
             progress.epoch, progress.batch = epochs, 0
         values: dict[str, Any] = {"epoch": epochs, "train_loss": meter.loss, "learning_rate": self._learning_rate()}
@@ -286,7 +296,11 @@ class Trainer:
         )
         line = self._summary.epoch(progress, loss=meter.loss, found=found, best=best, speed=speed, rate=rate)
         self._rank0_log.log(line if last else f"{line}  {duration(self._seconds_left())} left")
-        self._save(score)
+        if score is None or found is None:
+            self._save(score)
+        else:
+            progress.wall_seconds = time.monotonic() - self._started
+            self._checkpoints.add_validation(self._state, progress, score=score)
 
     def _save(self, score: float | None = None) -> None:
         consistency.require_same_params(self._group, {"params": self._state.params, "average": self._state.average})

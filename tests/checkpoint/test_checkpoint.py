@@ -171,6 +171,49 @@ def test_among_equal_scores_the_first_is_the_best_as_the_run_itself_marks_it(che
     assert checkpoints.find("best") == 1
 
 
+def test_a_score_that_follows_its_checkpoint_decides_like_one_that_came_with_it(checkpoints, tmp_path):
+    for iteration, score in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5), (5, None)):
+        checkpoints.save(iteration, make_state(iteration), {"iteration": iteration, "validated": False})
+        if score is not None:
+            assert checkpoints.add_validation({"iteration": iteration, "validated": True}, score=score)
+    assert checkpoints.find("best") == 2
+    assert folders(tmp_path) == ["2", "4", "5"]
+    for iteration, validated in ((2, True), (4, True), (5, False)):
+        state, progress = checkpoints.restore(iteration, make_state())
+        assert progress == {"iteration": iteration, "validated": validated}
+        assert_same_bits(state, make_state(iteration))
+    assert checkpoints.add_validation({"iteration": 5, "validated": True}, score=0.5)  # of the restored checkpoint
+    assert checkpoints.find("best") == 5
+
+
+def test_a_damaged_score_leaves_its_checkpoint_whole_and_not_validated(checkpoints, tmp_path):
+    for iteration in (1, 2):
+        checkpoints.save(iteration, make_state(iteration), {"validated": False}, score=None)
+        checkpoints.add_validation({"validated": True}, score=float(iteration))
+    assert checkpoints.find("best") == 1
+    path = tmp_path / "checkpoints" / "1" / "validated.json"
+    whole = path.read_bytes()
+    for damaged in (
+        b"",
+        b"[]",
+        b"[" * 100_000,
+        *(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in (12, 40)),
+    ):
+        path.write_bytes(damaged)
+        assert checkpoints.find("best") == 2
+        assert checkpoints.restore(1, make_state())[1] == {"validated": False}
+
+
+def test_a_score_for_a_checkpoint_that_was_not_written_is_left_to_the_next_try(checkpoints, monkeypatch, said):
+    def refuse(folder, size):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    monkeypatch.setattr(retention, "require_free", refuse)
+    checkpoints.save(1, make_state(), {})
+    assert not checkpoints.add_validation({}, score=1.0)
+    assert "was not written: No space left on device" in said[0]
+
+
 def test_without_a_score_the_best_is_the_last(checkpoints):
     assert checkpoints.find("best") is None
     for iteration in (1, 2):

@@ -1,6 +1,7 @@
 """Tests of the training loop on a corpus of tones: files of a run, continuing a run, messages."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import attrs
 import pytest
 import torch
 from etils import epath
+from killing import differences
 from training import claim_run, open_trainer, run_training
 
 from ds2f import checkpoint, ctc, tree
@@ -81,12 +83,13 @@ def test_a_run_leaves_its_results_its_settings_and_its_best_model(tone_corpus, t
 
 
 def add_wall_seconds(folder, seconds):
-    """Adds to the wall-clock time that a checkpoint stores."""
-    path = folder / "position.json"
-    position = json.loads(path.read_text())
+    """Adds to the wall-clock time that a checkpoint stores with its validation."""
+    path = epath.Path(folder)
+    values = integrity.added(path)
+    position = values["position"]
     assert 0 < position["wall_seconds"] < 100
-    path.write_text(json.dumps(position | {"wall_seconds": position["wall_seconds"] + seconds}))
-    integrity.write(epath.Path(folder))
+    position = position | {"wall_seconds": position["wall_seconds"] + seconds}
+    integrity.add(path, values | {"position": position})
 
 
 def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_bits(tone_corpus, tmp_path):
@@ -459,6 +462,51 @@ def test_a_request_during_validation_keeps_the_epoch_that_is_done(tone_corpus, t
     assert results["steps"] == 6
     assert log_of(tmp_path / "halved").count("epoch 1/2") == 1
     assert_same_end(tmp_path / "whole", tmp_path / "halved")
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_an_error_in_the_validation_costs_nothing(tone_corpus, tmp_path, epoch):
+    cfg = config(tone_corpus)
+    run_training(cfg, tmp_path / "whole")
+    trainer = opened(cfg, tmp_path / "halved")
+    loader = trainer._loaders["val"]
+    load, calls = loader.epoch, itertools.count()
+
+    def fail(*arguments):
+        if next(calls) == epoch:
+            raise InputError("val0.wav cannot be read")
+        return load(*arguments)
+
+    loader.epoch = fail
+    with pytest.raises(InputError, match="cannot be read"):
+        trainer.run()
+    trainer._checkpoints.close()
+    newest = checkpoint.Checkpoints(tmp_path / "halved", read_only=True)
+    assert newest.find("last") == 3 * (epoch + 1)
+    newest.close()
+    resumed = attrs.evolve(cfg, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
+    run_training(resumed, tmp_path / "halved")
+    assert differences(tmp_path / "whole", tmp_path / "halved") == []
+
+
+def test_a_run_stopped_by_max_steps_in_its_last_validation_validates_when_it_goes_on(tone_corpus, tmp_path):
+    cfg = config(tone_corpus, training=TrainingConfig(epochs=2, max_steps=4, log_every=2, evaluate_test=True))
+    run_training(cfg, tmp_path / "whole")
+    trainer = opened(cfg, tmp_path / "halved")
+    loader = trainer._loaders["val"]
+    load, calls = loader.epoch, itertools.count()
+
+    def interrupted(*arguments):
+        if next(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield from load(*arguments)
+
+    loader.epoch = interrupted
+    with pytest.raises(Stopped):
+        trainer.run()
+    resumed = attrs.evolve(cfg, checkpointing=CheckpointingConfig(load_auto_checkpoint=True))
+    run_training(resumed, tmp_path / "halved")
+    assert differences(tmp_path / "whole", tmp_path / "halved") == []
 
 
 def assert_same_end(first, second):

@@ -1,0 +1,73 @@
+"""The leaves of a checkpoint. Names, shapes, dtypes and sizes are compared before anything is allocated."""
+
+from collections.abc import Mapping
+
+import torch
+from etils import epath
+from torch import Tensor
+
+from ds2f.checkpoint import integrity, retention
+from ds2f.checkpoint.arrays import Form, to_tensor
+from ds2f.checkpoint.orbax_io import ArrayStore
+from ds2f.errors import InputError
+
+STATE = "state"  # the folder of the leaves in a checkpoint
+_SLACK = 64 << 20  # bytes; arrays are stored without compression, small ones beside each other
+_REMEDY = "Copy the checkpoint again from the run that wrote it."
+
+
+def read_leaves(
+    store: ArrayStore, path: epath.Path, wanted: Mapping[str, Form], *, prefixes: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Reads the leaves of a whole checkpoint whose paths have one of the prefixes.
+
+    Args:
+      store: reads arrays.
+      path: the checkpoint.
+      wanted: the forms of these leaves, by path.
+      prefixes: of the leaves' paths.
+
+    Raises:
+      InputError: when the checkpoint holds other leaves, or they have other forms than it says.
+    """
+    stored = {
+        name: Form.read(leaf) for name, leaf in retention.about(path)["leaves"].items() if name.startswith(prefixes)
+    }
+    wrong = [
+        name
+        for name in wanted.keys() | stored.keys()
+        if name not in wanted or (form := stored.get(name)) is None or not form.fits(wanted[name])
+    ]
+    if wrong:
+        raise InputError(another_model(path, sorted(wrong)))
+    filled = {name: form for name, form in stored.items() if form is not None and form.size}
+    _require_stored(store, path / STATE, filled)
+    arrays = store.restore(path / STATE, filled)
+    return {
+        name: to_tensor(arrays[name]).to(form.dtype) if name in arrays else torch.empty(form.shape, dtype=form.dtype)
+        for name, form in wanted.items()
+    }
+
+
+def another_model(path: epath.Path, wrong: list[str]) -> str:
+    """The message about a checkpoint of another model, with the leaves that are wrong."""
+    return (
+        f"{path} is of another model or optimizer: "
+        f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''} missing, unknown or of another shape or type. "
+        "Use the flags that the run was started with (flags.txt beside it)."
+    )
+
+
+def _require_stored(store: ArrayStore, folder: epath.Path, forms: Mapping[str, Form]) -> None:
+    """Raises unless the folder holds arrays of these forms: what it promises is compared before it is allocated."""
+    found = store.shapes(folder)
+    for name, form in forms.items():
+        if found.get(name) != form.shape:
+            raise InputError(
+                f"{folder}: {name} is stored as {found.get(name)}; run.json beside it says {form.shape}. {_REMEDY}"
+            )
+    size, most = sum(form.nbytes for form in forms.values()), _SLACK + 2 * integrity.total_bytes(folder)
+    if size > most:
+        raise InputError(
+            f"{folder}: its arrays would take {size:,} bytes; files of this size hold {most:,} at most. {_REMEDY}"
+        )
