@@ -4,17 +4,17 @@ start_training() {
   local root flagfile=configs/$1.flags python=python3 device=auto previous="" argument arguments=()
   shift
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-  local paths='--@(data_path|run_dir|flagfile|data.*_manifest|data.labels_path|augmentation.noise_dir|checkpointing.continue_from)'
+  local paths='--@(data_path|run_dir|flagfile|data.*_manifest|data.labels_path|augmentation.noise_dir|checkpointing.continue_from|checkpointing.folder)'
   shopt -s extglob
   # launch.train runs in the root of the repository, since flagfiles include each other by paths from there. Relative
   # paths of the command line are made absolute.
   for argument in "$@"; do
     case $previous in
-      $paths) [[ $argument == /* ]] || argument=$PWD/$argument ;;
+      $paths) [[ $argument == /* || $argument == *://* ]] || argument=$PWD/$argument ;;
       --device) device=$argument ;;
     esac
     case $argument in
-      $paths=/*) ;;
+      $paths=/* | $paths=*://*) ;;
       $paths=?* | --data_path= | --flagfile=) argument=${argument%%=*}=$PWD/${argument#*=} ;;
       --device=*) device=${argument#*=} ;;
     esac

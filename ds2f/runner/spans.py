@@ -101,22 +101,31 @@ class Spans:
     def events(self, rank: int, *, origin: float) -> list[dict[str, Any]]:
         """The spans as events of Chrome's trace format: a process per rank, a thread per track.
 
+        Spans of one track that overlap, as all-reduces do, get a thread each: viewers drop overlapping events of one
+        thread.
+
         Args:
           rank: this rank.
           origin: time zero of the trace, in seconds of ``now``; the events count microseconds from it.
         """
-        return [
-            {
-                "name": span.name,
-                "ph": "X",
-                "pid": rank,
-                "tid": span.track,
-                "ts": round(1e6 * (span.start - origin), 1),
-                "dur": round(1e6 * span.seconds, 1),
-                **({"args": {"bytes": span.bytes}} if span.bytes else {}),
-            }
-            for span in sorted(self.found, key=lambda span: span.start)
-        ]
+        free_at: dict[str, list[float]] = {}  # by track, the end of the last span of each of its threads
+        events = []
+        for span in sorted(self.found, key=lambda span: (span.start, -span.end)):
+            ends = free_at.setdefault(span.track, [])
+            lane = next((lane for lane, end in enumerate(ends) if end <= span.start), len(ends))
+            ends[lane : lane + 1] = [span.end]
+            events.append(
+                {
+                    "name": span.name,
+                    "ph": "X",
+                    "pid": rank,
+                    "tid": f"{span.track} {lane + 1}" if lane else span.track,
+                    "ts": 1e6 * (span.start - origin),
+                    "dur": 1e6 * span.seconds,
+                    **({"args": {"bytes": span.bytes}} if span.bytes else {}),
+                }
+            )
+        return events
 
 
 def trace_text(events: Sequence[dict[str, Any]]) -> str:
@@ -183,6 +192,7 @@ class TracedCollectives:
     def __init__(self, collectives: Collectives, spans: Spans) -> None:
         """Takes the collectives to record."""
         self._collectives, self._spans = collectives, spans
+        self._stage = ""  # whose gradients were reduced last
         self.rank, self.size = collectives.rank, collectives.size
 
     def all_reduce(self, values: Tensor) -> Tensor:
@@ -196,7 +206,10 @@ class TracedCollectives:
     def all_reduce_async(self, buffer: Tensor) -> Handle:
         """Starts an all-reduce in place."""
         start, size = time.perf_counter(), buffer.numel() * buffer.element_size()
-        name = f"{ALL_REDUCE}{self._spans.stage}"
+        stage = self._spans.stage
+        # A stage's gradients travel in one buffer; loss and batch-norm statistics follow the last stage's.
+        name = f"{ALL_REDUCE}{stage if stage != self._stage else 'statistics'}"
+        self._stage = stage
         return _TracedHandle(self._collectives.all_reduce_async(buffer), name, start, size, self._spans)
 
 

@@ -81,6 +81,18 @@ def make_baseline(name: str, cfg: Config, *, half: torch.dtype, device: torch.de
     """
     if cfg.model.dropout:
         raise InputError("--model.dropout: the baselines have no dropout, like deepspeech.pytorch; leave it at 0")
+    lacking = {
+        "model.label_smoothing": cfg.model.label_smoothing,
+        "model.intermediate_ctc": cfg.model.intermediate_ctc,
+        "model.consistency": cfg.model.consistency,
+        "optim.name": cfg.optim.name if cfg.optim.name != "adamw" else "",
+        "optim.schedule": cfg.optim.schedule if cfg.optim.schedule != "constant" else "",
+        "optim.decay_matrices_only": cfg.optim.decay_matrices_only,
+        "optim.average_decay": cfg.optim.average_decay,
+    }
+    for flag, value in lacking.items():
+        if value:
+            raise InputError(f"--{flag}={value}: the baselines do not have it; measure with --contestants=ours alone")
     packed, dtype, fused = {
         "usual": (True, torch.float32, False),
         "best": (False, half, True),

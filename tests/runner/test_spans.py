@@ -62,6 +62,14 @@ def test_every_stage_is_recorded_both_ways_in_the_order_of_the_step():
         assert span.end >= span.start
 
 
+def test_the_reductions_after_the_last_stage_are_named_for_what_they_hold():
+    found = Spans()
+    steps(1, spans=found)
+    names = [span.name for span in found.on(spans.COMMUNICATION)]
+    assert names.count("all-reduce conv") == 1
+    assert set(names[5:]) == {"all-reduce statistics"}
+
+
 def test_torchs_profiler_shows_the_same_names():
     with torch.profiler.profile() as profile:
         steps(1, spans=Spans())
@@ -89,7 +97,12 @@ def test_a_trace_is_an_event_a_line_of_every_rank(tmp_path):
     for rank in (0, 1):
         mine = [event for event in events if event["pid"] == rank]
         assert sum(event["name"] == "conv backward" for event in mine) == 3
-        assert {event["tid"] for event in mine} == {"compute", "all-reduce"}
+        assert {event["tid"].split()[0] for event in mine} == {"compute", "all-reduce"}
+        for tid in {event["tid"] for event in mine}:
+            ends = 0.0
+            for event in (event for event in mine if event["tid"] == tid):
+                assert event["ts"] >= ends, "viewers drop events of one thread that overlap"
+                ends = event["ts"] + event["dur"]
         assert min(event["ts"] for event in mine) >= 0
     assert len(logged) == 1
     assert "trace.json" in logged[0]

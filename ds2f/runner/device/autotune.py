@@ -79,7 +79,7 @@ def _read_cache(key: str) -> dict[str, float] | None:
     try:
         seconds = json.loads(_cache_file().read_text(encoding="utf-8"))[key]
         valid = "fused" in seconds and all(isinstance(value, float) and value > 0 for value in seconds.values())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):  # RuntimeError: no home
         return None
     return seconds if valid else None
 

@@ -146,6 +146,16 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(speeds, monkeypatch, tm
         assert autotune.choose(MODEL, backend=FAST_HALF, **SHAPE) == "hoisted"
 
 
+def test_a_user_without_a_home_folder_costs_time_alone(speeds, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(autotune.Path, "home", no_home)
+    speeds(fused=1.0, hoisted=0.5)
+    assert autotune.choose(MODEL, backend=FAST_HALF, **SHAPE) == "hoisted"
+
+
 def test_a_run_too_short_to_repay_the_timing_does_without(speeds, monkeypatch):
     with monkeypatch.context() as patch:
         forbid_timing(patch)
