@@ -123,13 +123,22 @@ def _rows(path: Path, limit: int) -> Iterator[_Row]:
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such manifest. Make the data with python -m launch.prepare --dataset=an4 (or synthetic), or "
-            "name a manifest with --data.train_manifest, --data.val_manifest and --data.test_manifest."
+            "name a manifest with --data.train_manifest, --data.val_manifest and --data.test_manifest (launch.splice "
+            f"writes joined utterances).{_other_corpora(path)}"
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the manifest as UTF-8") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; check the path and its permissions") from error
     return _json_rows(path, content) if path.suffix.lower() == ".json" else _csv_rows(path, content)
+
+
+def _other_corpora(path: Path) -> str:
+    """Says which corpora lie in the folder where the manifest of a corpus is missing."""
+    split = path.name.partition("_")[2]
+    found = sorted(other.name.removesuffix(f"_{split}") for other in path.parent.glob(f"*_{split}") if other != path)
+    names = ", ".join(f"--data.dataset={name}" for name in found[:3])
+    return f" {path.parent} holds another corpus: {names}." if names and split else ""
 
 
 def _csv_rows(path: Path, content: str) -> Iterator[_Row]:
