@@ -48,6 +48,14 @@ class StepTrace:
             self._write()
             self._wanted = False
 
+    def close(self) -> None:
+        """Logs why there is no trace, if the run ended before the steps to trace."""
+        if self._wanted and self._group.rank == 0:
+            self._log(
+                f"no trace was written: it takes {FIRST + COUNT} steps after a start, and this start took {self._steps}"
+            )
+        self._wanted = False
+
     def _write(self) -> None:
         ranks = self._group.gather(self._spans.events(self._group.rank, origin=self._origin))
         if self._group.rank == 0:

@@ -136,6 +136,7 @@ class Trainer:
                     if not self._progress.unvalidated:
                         self._train_epoch()
                     self._finish_epoch()
+                self._trace.close()
                 evaluations = self._evaluate_best()
             except _StopRequested:
                 raise self._stopped() from None

@@ -115,3 +115,14 @@ def test_without_the_flag_nothing_is_recorded(tmp_path):
         with recorded.step() as found:
             assert found is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_too_short_for_a_trace_says_so(tmp_path):
+    logged = []
+    recorded = trace.StepTrace(CFG, open_backend("cpu"), ALONE, tmp_path, log=logged.append)
+    for _ in range(4):
+        with recorded.step():
+            pass
+    recorded.close()
+    recorded.close()
+    assert logged == ["no trace was written: it takes 6 steps after a start, and this start took 4"]
