@@ -22,7 +22,7 @@ import soundfile
 import torch
 
 from ds2f import checkpoint, config, steps
-from ds2f.checkpoint import Checkpoints, integrity, manager
+from ds2f.checkpoint import Checkpoints, integrity, leaves
 from ds2f.checkpoint.orbax_io import ArrayStore
 from ds2f.config import Config, DataConfig, ModelConfig
 from ds2f.data import audio, dataset, manifests
@@ -473,6 +473,6 @@ def test_an_array_of_another_size_than_promised_is_not_allocated(run, monkeypatc
 def test_arrays_that_take_more_than_their_files_hold_are_not_allocated(run, monkeypatch):
     """Blocks that are missing in the store read as zeros, so that a small file may promise a large array."""
     monkeypatch.setattr(integrity, "total_bytes", lambda folder: 0)
-    monkeypatch.setattr(manager, "_SLACK", 1000)
+    monkeypatch.setattr(leaves, "_SLACK", 1000)
     with pytest.raises(InputError, match=r"its arrays would take [\d,]+ bytes; files of this size hold 1,000 at most"):
         load(run)()

@@ -56,7 +56,14 @@ def holder(folder, seconds=60.0, *, stale=2.0, elsewhere=False):
     """A process that holds the lease of a folder; ``elsewhere``: with process numbers of its own, as on a machine."""
     prefix = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"] if elsewhere else []
     command = [*prefix, sys.executable, "-c", HOLDER, str(folder), str(seconds), str(stale)]
-    return subprocess.Popen(command, cwd=ROOT, env=variables(), stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=variables(),
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
 
 
 def record(folder):
