@@ -16,7 +16,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = (
-    *("augment", "buckets", "checkpoint", "config", "convert", "ctc", "data", "decode", "errors", "features"),
+    *("adapt", "augment", "buckets", "checkpoint", "config", "convert", "ctc", "data", "decode", "errors", "features"),
     *("grad", "inference", "metrics", "model", "objective", "optim", "precision", "rng", "runner", "steps"),
     *("text", "tree", "types"),
 )

@@ -1,10 +1,9 @@
-"""Augmentation of training utterances: speed, tempo, gain, noise, warping and SpecAugment, pure functions of a key.
+"""Augmentation of training utterances, from speed to SpecAugment: pure functions of a key.
 
 Every random number is a hash of the key and of its own name, so it depends neither on the loader process nor on the
 order of draws. Waveforms are float tensors [N], full scale 1; results may exceed full scale and are not clipped.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from ds2f import rng
 from ds2f.config import AugmentationConfig
+from ds2f.wsola import stretched, tempo
 
-_TEMPO_HOP = 0.015  # seconds between WSOLA's segments; a segment is twice as long, two or three pitch periods
-_TEMPO_TOLERANCE = 0.008  # largest shift of a segment to fit its predecessor, seconds: half of a low voice's period
+_QUIET = 0.1  # seconds of an utterance that become the silence around it
 
 
 class Perturbation(NamedTuple):
@@ -26,12 +25,14 @@ class Perturbation(NamedTuple):
 
     speed: float = 1.0
     tempo: float = 1.0
+    before: int = 0  # samples of silence
+    after: int = 0
     gain: float = 0.0  # dB
     snr: float | None = None  # dB; None: no noise
 
     def num_samples(self, num_samples: int) -> int:
-        """The number of samples after ``speed`` and ``tempo``, of ``num_samples`` before."""
-        return stretched(stretched(num_samples, self.speed), self.tempo)
+        """The number of samples after ``speed``, ``tempo`` and ``surround``, of ``num_samples`` before."""
+        return self.before + stretched(stretched(num_samples, self.speed), self.tempo) + self.after
 
 
 def draw_speed(key: int, cfg: AugmentationConfig) -> float:
@@ -39,11 +40,11 @@ def draw_speed(key: int, cfg: AugmentationConfig) -> float:
     return cfg.speeds[_integer(key, "speed", high=len(cfg.speeds) - 1)] if cfg.speeds else 1.0
 
 
-def draw(key: int, cfg: AugmentationConfig) -> Perturbation:
+def draw(key: int, cfg: AugmentationConfig, *, sample_rate: int) -> Perturbation:
     """Draws the augmentation of an utterance in an epoch; ``key`` stands for both.
 
     >>> cfg = AugmentationConfig(speeds=(0.9, 1.0, 1.1), gain_min=-6, gain_max=6)
-    >>> how = draw(rng.fold_in(0, 3, "utterance 7"), cfg)
+    >>> how = draw(rng.fold_in(0, 3, "utterance 7"), cfg, sample_rate=16000)
     >>> how.speed in cfg.speeds, -6 <= how.gain <= 6, how.tempo, how.snr
     (True, True, 1.0, None)
     """
@@ -51,18 +52,11 @@ def draw(key: int, cfg: AugmentationConfig) -> Perturbation:
     return Perturbation(
         speed=draw_speed(key, cfg),
         tempo=_uniform(key, "tempo", cfg.tempo_min, cfg.tempo_max),
+        before=round(_uniform(key, "before", 0, cfg.silence) * sample_rate),
+        after=round(_uniform(key, "after", 0, cfg.silence) * sample_rate),
         gain=_uniform(key, "gain", cfg.gain_min, cfg.gain_max),
         snr=_uniform(key, "snr", cfg.noise_min_snr, cfg.noise_max_snr) if noisy else None,
     )
-
-
-def stretched(num_samples: int, factor: float) -> int:
-    """The number of samples that ``speed`` and ``tempo`` return: N / factor, halves rounded up, at least one.
-
-    >>> stretched(16000, 1.25)
-    12800
-    """
-    return num_samples if factor == 1 else max(1, math.floor(num_samples / factor + 0.5))
 
 
 def speed(waveform: Tensor, factor: float) -> Tensor:
@@ -83,55 +77,36 @@ def speed(waveform: Tensor, factor: float) -> Tensor:
     return F.pad(resampled, (0, stretched(len(waveform), factor) - len(resampled)))
 
 
-def tempo(waveform: Tensor, factor: float, *, sample_rate: int) -> Tensor:
-    """Plays the waveform ``factor`` times as fast and keeps its pitch.
+def surround(waveform: Tensor, before: int, after: int, *, sample_rate: int) -> Tensor:
+    """Adds silence with the sound of the room: the quietest tenth of a second, forwards and backwards in turns.
 
-    Segments overlap by half and are cross-faded. In the input they lie ``factor`` times as far apart as in the output.
-    Each segment is shifted a little, to the place where it is most similar to the continuation of its predecessor.
+    A model that knows utterances only from their beginnings to their ends takes its bearings from these, and a
+    recording that is cut elsewhere confuses it.
 
     Args:
-      waveform: [N] float32 on the CPU.
-      factor: above 1 is faster.
+      waveform: [N] float.
+      before: samples of silence before it.
+      after: samples of silence after it.
       sample_rate: hertz.
 
     Returns:
-      [stretched(N, factor)] float32.
+      [before + N + after].
 
-    Source: WSOLA (Verhelst and Roelands, ICASSP 1993), the method of sox's ``tempo``, with the normalised
-    cross-correlation as the measure of similarity.
+    >>> surround(torch.tensor([0.5, 1.0]), 1, 3, sample_rate=10)
+    tensor([0.5000, 0.5000, 1.0000, 0.5000, 0.5000, 0.5000])
     """
-    if factor == 1:
+    if not before and not after:
         return waveform
-    hop, tolerance = max(1, round(_TEMPO_HOP * sample_rate)), max(1, round(_TEMPO_TOLERANCE * sample_rate))
-    length = stretched(len(waveform), factor)
-    blocks = -(-length // hop)
-    # With a segment before the first, every block of the output is the sum of halves of two segments.
-    nominal = np.concatenate(([-hop], np.round(np.arange(blocks) * hop * factor).astype(np.int64)))
-    before = tolerance + hop
-    after = max(0, int(nominal[-1]) + tolerance + 3 * hop - len(waveform))
-    samples = np.pad(waveform.numpy(), (before, after))
-    starts = _best_starts(samples, nominal + before, hop=hop, tolerance=tolerance)
-    fade = 0.5 - 0.5 * np.cos(np.pi * np.arange(2 * hop, dtype=np.float32) / hop)
-    segments = samples[starts[:, None] + np.arange(2 * hop)] * fade
-    overlapped = segments[1:, :hop] + segments[:-1, hop:]
-    return torch.from_numpy(overlapped.reshape(-1)[:length])
+    width = max(1, min(round(_QUIET * sample_rate), len(waveform)))
+    power = F.pad(waveform.double().square().cumsum(0), (1, 0))
+    quietest = int((power[width:] - power[:-width]).argmin())
+    stretch = waveform[quietest : quietest + width]
+    turns = torch.cat((stretch, stretch.flip(0)))
 
+    def silence(size: int) -> Tensor:
+        return turns.repeat(-(-size // len(turns)))[:size]
 
-def _best_starts(samples: np.ndarray, nominal: np.ndarray, *, hop: int, tolerance: int) -> np.ndarray:
-    """The first sample of each segment of two hops: within the tolerance, most similar to its predecessor's end."""
-    width = 2 * hop
-    power = np.concatenate(([0.0], np.cumsum(np.square(samples, dtype=np.float64))))
-    starts = nominal.copy()
-    for k in range(1, len(nominal)):
-        lowest, highest = nominal[k] - tolerance, nominal[k] + tolerance + 1
-        wanted = samples[starts[k - 1] + hop : starts[k - 1] + hop + width]
-        similarity = np.correlate(samples[lowest : highest - 1 + width], wanted, mode="valid")
-        energy = power[lowest + width : highest + width] - power[lowest:highest]
-        audible = energy > 1e-12 * width
-        if audible.any():
-            scores = np.where(audible, similarity, -np.inf) / np.sqrt(np.where(audible, energy, 1.0))
-            starts[k] = lowest + int(scores.argmax())
-    return starts
+    return torch.cat((silence(before), waveform, silence(after)))
 
 
 def gain(waveform: Tensor, decibels: float) -> Tensor:
@@ -170,7 +145,7 @@ def add_noise(waveform: Tensor, noise: Tensor, key: int, *, snr: float) -> Tenso
 
 
 def perturb(waveform: Tensor, how: Perturbation, key: int, *, sample_rate: int, noise: Tensor | None = None) -> Tensor:
-    """Applies speed, tempo, gain and noise, in this order.
+    """Applies speed, tempo, silence, gain and noise, in this order.
 
     Args:
       waveform: [N] float32 on the CPU.
@@ -185,7 +160,8 @@ def perturb(waveform: Tensor, how: Perturbation, key: int, *, sample_rate: int, 
     Raises:
       ValueError: if ``how.snr`` is set and ``noise`` is None.
     """
-    waveform = gain(tempo(speed(waveform, how.speed), how.tempo, sample_rate=sample_rate), how.gain)
+    waveform = tempo(speed(waveform, how.speed), how.tempo, sample_rate=sample_rate)
+    waveform = gain(surround(waveform, how.before, how.after, sample_rate=sample_rate), how.gain)
     if how.snr is None:
         return waveform
     if noise is None:

@@ -1,4 +1,4 @@
-"""Conversion of weights: from and to deepspeech.pytorch, and to another label set.
+"""Conversion of weights from and to deepspeech.pytorch.
 
 Both checkpoint formats of deepspeech.pytorch are read: V2's package (a dict with ``state_dict`` and ``labels``) and
 V3's Lightning checkpoint (``state_dict`` and ``hyper_parameters``). A bare ``state_dict`` works too; its names are the
@@ -17,15 +17,11 @@ from ds2f.config import DEFAULT_LABELS, ModelConfig
 from ds2f.convolutions import convolutions
 from ds2f.errors import InputError
 from ds2f.model.recurrent import GATES
-from ds2f.model.structure import init, spec
+from ds2f.model.structure import spec
 from ds2f.types import Params, Stats
 
 _COUNTER = "num_batches_tracked"
 _WRAPPERS = ("module.", "model.")  # prefixes of DataParallel and of Lightning modules
-# Settings of the computation, without influence on the parameters.
-_TRAINING_ONLY = {
-    "consistency", "ctc", "dropout", "kernel", "label_smoothing", "remat", "sync_batch_norm", "variational_dropout"
-}  # fmt: skip
 _RNN_PARTS = {"w_ih": "weight_ih_l0", "w_hh": "weight_hh_l0", "b_ih": "bias_ih_l0", "b_hh": "bias_hh_l0"}
 
 
@@ -73,7 +69,7 @@ def from_reference(
         raise InputError(f"NaN or infinite weights in {', '.join(broken[:5])}{' …' if len(broken) > 5 else ''}")
 
     def collect(wanted: Any, section: str) -> Any:
-        leaves = tree.flatten_with_paths(wanted)
+        leaves = tree.flatten_with_names(wanted)
         wrong = [
             f"{names[section, path]} is {list(found[names[section, path]].shape)} instead of {list(leaf.shape)}"
             for path, leaf in leaves.items()
@@ -103,59 +99,13 @@ def to_reference(cfg: ModelConfig, params: Params, stats: Stats) -> dict[str, Te
     """
     if (cfg.time_stride, cfg.frequency_stride) != (2, 4):
         raise InputError(
-            f"model.time_stride={cfg.time_stride}, model.frequency_stride={cfg.frequency_stride}: deepspeech.pytorch's "
-            "convolutions have strides of 2 and 4"
+            f"model.time_stride={cfg.time_stride}, model.frequency_stride={cfg.frequency_stride}: deepspeech.pytorch "
+            "has model.time_stride=2 and model.frequency_stride=4 only; train a model with these"
         )
-    leaves = {"params": tree.flatten_with_paths(params), "stats": tree.flatten_with_paths(stats)}
+    leaves = {"params": tree.flatten_with_names(params), "stats": tree.flatten_with_names(stats)}
     state_dict = {name: _copy(leaves[section][path]) for (section, path), name in _names(cfg).items()}
     norms = [name.removesuffix("running_mean") for name in state_dict if name.endswith("running_mean")]
     return state_dict | {f"{name}{_COUNTER}": torch.zeros((), dtype=torch.int64) for name in norms}
-
-
-def with_labels(source: ModelConfig, params: Params, cfg: ModelConfig, *, key: int) -> tuple[Params, tuple[str, ...]]:
-    """Gives a trained model the labels of ``cfg``, the start of fine-tuning on another label set.
-
-    Only the output layer, and the intermediate output layer if there is one, depend on the labels. Labels of both sets
-    keep their rows, in the new order. New labels get the rows of ``deepspeech2.init(cfg, key=key)``.
-
-    Args:
-      source: the ``model`` section of the trained model.
-      params: parameters of the trained model.
-      cfg: the ``model`` section of the new model.
-      key: draws the new rows.
-
-    Returns:
-      New parameters, which share all other leaves with ``params``, and the labels that are new.
-
-    Raises:
-      InputError: if the sections differ in a setting, other than the labels, that the parameters depend on; the message
-        names these settings.
-    """
-    differing = [
-        f"model.{name} is {ours!r} and was {getattr(source, name)!r}"
-        for name, ours in attrs.asdict(cfg, recurse=False).items()
-        if name not in {"labels", *_TRAINING_ONLY} and _shape(name, ours) != _shape(name, getattr(source, name))
-    ]
-    if differing:
-        raise InputError(
-            f"only the labels of a trained model can be changed: {'; '.join(differing)}. Take the other model flags "
-            "from the flags.txt of the run whose weights these are."
-        )
-    fresh, _ = init(cfg, key=key)
-    for name in ("output", "intermediate") if cfg.intermediate_ctc else ("output",):
-        trained = params[name]["weight"]
-        drawn = fresh[name]["weight"].to(trained)
-        rows = [
-            trained[source.labels.index(label)] if label in source.labels else drawn[row]
-            for row, label in enumerate(cfg.labels)
-        ]
-        params = tree.grafted(params, f"{name}/weight", torch.stack(rows))
-    return params, tuple(label for label in cfg.labels if label not in source.labels)
-
-
-def _shape(name: str, value: Any) -> Any:
-    """Reduces a setting to the part that the parameters depend on."""
-    return value > 0 if name == "intermediate_ctc" else value
 
 
 def _names(cfg: ModelConfig) -> dict[tuple[str, str], str]:

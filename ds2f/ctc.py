@@ -10,17 +10,16 @@ blanks at all frames. Scores past an utterance's length have no effect and a gra
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ds2f import warp_ctc
 from ds2f.errors import InputError
 from ds2f.types import Criterion, Logits
 
 _IMPOSSIBLE = -1e30  # the logarithm of zero, finite so that no gradient becomes inf - inf
-_WARPCTC_MAX_GPU_LABELS = 639  # the largest kernel that warp-ctc compiles holds 2 * labels + 1 <= 128 * 10 states
 
 
 def min_frames(labels: Tensor, label_lengths: Tensor) -> Tensor:
@@ -94,9 +93,9 @@ def native(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int 
 def warpctc(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0) -> Tensor:
     """The CTC loss by warp-ctc (SeanNaren/warp-ctc, ``pytorch_binding``).
 
-    The binding's Python wrapper sums the costs and scales the stored gradient in place. This function calls the layer
-    below it, so that costs and gradients stay per utterance. The library computes in float32, reads labels and lengths
-    on the host and waits for the device. First derivatives only.
+    The library computes in float32, reads labels and lengths on the host and waits for the device. First derivatives
+    only. It holds probabilities, not their logarithms. An utterance whose transcript has a label of less probability
+    than float32 can hold, at some frame, gets its loss from ``native``.
 
     Args:
       logits: as for ``native``; scores on a device other than a GPU are copied to the CPU and back.
@@ -120,8 +119,13 @@ def warpctc(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int
     filled = _fill(labels, label_lengths, (blank + 1) % logits.values.shape[2])
     flat = filled[_mask(sizes, filled.shape[1], filled.device)]
     values = _without_padding(logits)
-    losses, _ = _WarpCTC.apply(values, flat.int(), sizes.int(), logits.lengths.clamp(min=1).int(), blank)
-    return _settle(losses, F.log_softmax(values, dim=2), logits.lengths, labels, label_lengths, blank)
+    log_probs = F.log_softmax(values, dim=2)
+    held = _least(log_probs, _fill(labels, label_lengths, blank)) > math.log(torch.finfo(torch.float32).tiny)
+    losses = warp_ctc.costs(
+        torch.where(held[:, None, None], values, 0.0), flat, sizes, logits.lengths.clamp(min=1), blank=blank
+    )
+    settled = _settle(losses, log_probs, logits.lengths, labels, label_lengths, blank)
+    return settled if held.all() else torch.where(held, settled, native(logits, labels, label_lengths, blank=blank))
 
 
 def scan(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: int = 0) -> Tensor:
@@ -175,8 +179,20 @@ def ctc_loss(logits: Logits, labels: Tensor, label_lengths: Tensor, *, blank: in
     tensor([3.2189])
     """
     if impl not in IMPLEMENTATIONS:
-        raise InputError(f"model.ctc: {impl!r} is not one of {', '.join(IMPLEMENTATIONS)}")
+        require(impl, device=logits.values.device)
     return IMPLEMENTATIONS[impl](logits, labels, label_lengths, blank=blank)
+
+
+def require(impl: str, *, device: torch.device) -> None:
+    """Checks that an implementation is there, without computing a loss.
+
+    Raises:
+      InputError: as ``ctc_loss`` would raise for scores on ``device``.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise InputError(f"model.ctc: {impl!r} is not one of {', '.join(IMPLEMENTATIONS)}")
+    if IMPLEMENTATIONS[impl] is warpctc:
+        warp_ctc.require(device)
 
 
 def smoothed(criterion: Criterion, *, share: float) -> Criterion:
@@ -199,75 +215,6 @@ def smoothed(criterion: Criterion, *, share: float) -> Criterion:
     return losses
 
 
-class _WarpCTC(torch.autograd.Function):
-    """Costs [B] and their gradients [B, T', V]; the library computes both in one call."""
-
-    @staticmethod
-    def forward(
-        activations: Tensor, labels: Tensor, label_lengths: Tensor, lengths: Tensor, blank: int
-    ) -> tuple[Tensor, Tensor]:
-        device = activations.device if activations.is_cuda else torch.device("cpu")
-        compute = _binding("gpu_ctc" if activations.is_cuda else "cpu_ctc")
-        if activations.is_cuda and int(label_lengths.max()) > _WARPCTC_MAX_GPU_LABELS:
-            raise InputError(
-                f"a transcript has {int(label_lengths.max())} labels and warp-ctc's GPU kernels take at most "
-                f"{_WARPCTC_MAX_GPU_LABELS}; use --model.ctc=native, or cut or drop the utterance"
-            )
-        inputs = activations.detach().transpose(0, 1).to(device, torch.float32).contiguous()
-        gradients = torch.zeros_like(inputs)
-        # The binding drops the library's error status: NaN marks a cost that was never written.
-        costs = torch.full((len(activations),), torch.nan, dtype=torch.float32, device="cpu")
-        compute(inputs, gradients, labels, label_lengths, lengths, len(activations), costs, blank)
-        return costs.to(activations), gradients.transpose(0, 1).to(activations)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(inputs[0], output[1])
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
-        activations, gradients = ctx.saved_tensors
-        return _WarpCTCGradient.apply(activations, gradients, cotangent), None, None, None, None
-
-
-class _WarpCTCGradient(torch.autograd.Function):
-    """The product of cotangent and stored gradients. Its backward pass refuses second derivatives.
-
-    torch's ``once_differentiable`` checks the cotangent alone: a second derivative with respect to the activations
-    would silently be zero.
-    """
-
-    @staticmethod
-    def forward(activations: Tensor, gradients: Tensor, cotangent: Tensor) -> Tensor:
-        return cotangent[:, None, None] * gradients
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keeps nothing: ``backward`` raises."""
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> None:
-        raise RuntimeError("warp-ctc has no second derivatives; use ctc.scan (--model.ctc=scan)")
-
-
-def _binding(entry: str) -> Any:
-    try:
-        from warpctc_pytorch import _warp_ctc
-    except ImportError as error:
-        raise InputError(
-            f"model.ctc=warpctc needs warpctc_pytorch, which cannot be imported ({error}). It is not on PyPI for "
-            "current Pythons: build it from its repository, SeanNaren/warp-ctc, folder pytorch_binding, against the "
-            "torch that is installed here. --model.ctc=native needs nothing and gives the same losses."
-        ) from error
-    if not hasattr(_warp_ctc, entry):
-        raise InputError(
-            f"the installed warpctc_pytorch has no {entry}: it was built without CUDA. Build it where CUDA_HOME is "
-            "set, or use --model.ctc=native."
-        )
-    return getattr(_warp_ctc, entry)
-
-
 def _mask(lengths: Tensor, size: int, device: torch.device) -> Tensor:
     """[B, size] bool on ``device``: true at positions within the lengths."""
     return torch.arange(size, device=device) < lengths.to(device, non_blocking=True)[:, None]
@@ -287,6 +234,12 @@ def _fill(labels: Tensor, label_lengths: Tensor, filler: int) -> Tensor:
     """Labels [B, L + 1] with ``filler`` as padding, so that each row has at least one valid index."""
     padded = F.pad(labels, (0, 1))
     return torch.where(_mask(label_lengths, padded.shape[1], padded.device), padded, filler)
+
+
+def _least(log_probs: Tensor, filled: Tensor) -> Tensor:
+    """[B]: the smallest logarithm of a probability that a transcript needs; labels [B, L] with blanks as padding."""
+    labels = filled.to(log_probs.device, non_blocking=True)
+    return log_probs.gather(2, labels[:, None, :].expand(-1, log_probs.shape[1], -1)).amin((1, 2))
 
 
 def _settle(

@@ -8,8 +8,16 @@ class InputError(ValueError):
     """
 
 
-class WorkerDied(Exception):  # noqa: N818  # it says what happened
-    """A process that a run needs has died, although the run's inputs are valid: starting again may succeed.
+class OutOfMemory(InputError):  # noqa: N818  # it says what happened
+    """An input does not fit into the memory that is free. Another may, and this one later or on another device."""
 
-    The message names the process, its exit status, the likely cause and the remedy.
+
+class CheckpointError(InputError):
+    """No checkpoint can be written to the folder of a run's checkpoints."""
+
+
+class WorkerDied(Exception):  # noqa: N818  # it says what happened
+    """A process that a run needs has died or does not answer; its inputs are valid, and starting again may succeed.
+
+    The message names the process, its exit status or state, the likely cause and the remedy.
     """

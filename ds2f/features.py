@@ -16,7 +16,7 @@ _WINDOWS = {
     "blackman": torch.blackman_window,
     "bartlett": torch.bartlett_window,
 }
-_EPS = 1e-7  # far below the deviation of one bit of dither: only digital silence is affected
+EPS = 1e-7  # far below the deviation of one bit of dither: only digital silence is affected
 
 
 def num_frames(num_samples: int, cfg: SpectConfig) -> int:
@@ -55,22 +55,65 @@ def log_spectrogram(samples: Tensor, cfg: SpectConfig) -> Tensor:
     >>> spectrogram.shape, frequencies(SpectConfig())[spectrogram[:, 50].argmax()].item()
     (torch.Size([161, 101]), 1000.0)
     """
+    return normalized(unnormalized(samples, cfg), cfg)
+
+
+def unnormalized(samples: Tensor, cfg: SpectConfig) -> Tensor:
+    """The log magnitudes of a whole recording: steps 1 to 3 of ``log_spectrogram``, with its arguments and errors.
+
+    Returns:
+      [F, T] float32.
+    """
     if samples.numel() == 0:
         raise InputError("a recording without samples has no spectrogram; remove it from the manifest")
-    size, frames = cfg.window_samples, num_frames(len(samples), cfg)
-    reflectable = size // 2 + 1
-    padded = F.pad(samples.float(), (0, max(0, reflectable - len(samples))))
-    window = _WINDOWS[cfg.window](size, periodic=True, dtype=padded.dtype, device=padded.device)
-    spectrum = torch.stft(
-        padded, size, cfg.stride_samples, window=window, center=True, pad_mode="reflect", return_complex=True
-    )
-    magnitudes = spectrum[:, :frames].abs()
+    size = cfg.window_samples
+    extended = F.pad(samples.float(), (0, max(0, reflectable(cfg) - len(samples))))
+    mirrored = F.pad(extended[None], (size // 2, size // 2), mode="reflect")[0]
+    return log_magnitudes(mirrored, cfg)[:, : num_frames(len(samples), cfg)]
+
+
+def reflectable(cfg: SpectConfig) -> int:
+    """The number of samples that a reflection of half a window needs."""
+    return cfg.window_samples // 2 + 1
+
+
+def log_magnitudes(samples: Tensor, cfg: SpectConfig) -> Tensor:
+    """Log magnitudes of the windows that lie within the samples: steps 2 and 3 of ``log_spectrogram``.
+
+    Args:
+      samples: [..., N] float; window t begins at sample t times the stride.
+      cfg: the ``spect`` section.
+
+    Returns:
+      [..., F, T] float32, contiguous.
+    """
+    size = cfg.window_samples
+    window = _WINDOWS[cfg.window](size, periodic=True, dtype=samples.dtype, device=samples.device)
+    magnitudes = torch.stft(samples, size, cfg.stride_samples, window=window, center=False, return_complex=True).abs()
     if cfg.num_mels:
         magnitudes = mel_bands(cfg).to(magnitudes.device) @ magnitudes
-    values = magnitudes.mul_(cfg.full_scale).log1p_().contiguous()
+    return magnitudes.mul_(cfg.full_scale).log1p_().contiguous()
+
+
+def normalized(values: Tensor, cfg: SpectConfig) -> Tensor:
+    """Subtracts the mean and divides by the deviation, as ``cfg.normalize`` says.
+
+    Args:
+      values: [F, T], of ``unnormalized``; with ``cfg.normalize`` "global" also [..., F, T].
+      cfg: the ``spect`` section.
+
+    Raises:
+      InputError: global normalisation without the training set's statistics.
+    """
+    if cfg.normalize == "global":
+        if not cfg.mean:
+            raise InputError(
+                "spect.normalize=global needs the mean and deviation of a training set, which launch.train measures"
+            )
+        return (values - values.new_tensor(cfg.mean)[:, None]) / (cfg.deviation + EPS)
     centred = values - (values.mean(dim=1, keepdim=True) if cfg.normalize == "bins" else values.mean())
     deviation = (centred.square().sum() / (centred.numel() - 1)).sqrt()  # takes a quarter of torch.std's time
-    return centred / (deviation + _EPS)
+    return centred / (deviation + EPS)
 
 
 @cache

@@ -3,9 +3,11 @@
 - ``write_atomically``: a file holds its old content or its new content, never a part of either.
 - ``read_bounded``, ``open_regular``: a file from outside is a regular file and no larger than its limit. A pipe or a
   device in its place is refused; it is not waited for.
+- ``files_below``: all files of a folder, also those in linked folders; none is left out in silence.
 - ``json_text``: numbers that are not finite become ``null``; JSON has no others.
 """
 
+import errno
 import json
 import math
 import os
@@ -13,12 +15,14 @@ import re
 import stat
 import uuid
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ds2f.errors import InputError
 
 RECORD_BYTES = 16 << 20  # limit of a file that describes a run or checkpoint; the usual size is some kilobytes
+_NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # from file systems without the call
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -33,7 +37,8 @@ def write_atomically(path: Path, content: str | bytes | memoryview, *, fsync: bo
       fsync: wait until the content and the name are on the disk, so that a power cut cannot take them back.
 
     Raises:
-      OSError: the file system refused; ``path`` is as it was, and no temporary file stays.
+      OSError: the file system refused, with ``path`` as its ``filename``; the file is as it was, and no temporary
+        one stays.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -41,7 +46,9 @@ def write_atomically(path: Path, content: str | bytes | memoryview, *, fsync: bo
         if fsync:
             flush(temporary)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = os.fspath(path)
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
@@ -49,22 +56,45 @@ def write_atomically(path: Path, content: str | bytes | memoryview, *, fsync: bo
         flush(path.parent)
 
 
-def flush(path: Path) -> None:
-    """Waits until a file's bytes, or a folder's names, are on the disk; a bucket needs no call."""
-    if is_local(path):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def flush(path: Path) -> bool:
+    """Waits until a file's bytes, or a folder's names, are on the disk; a bucket needs no call.
+
+    Returns:
+      Whether the file system can flush, as ``fsync`` does.
+    """
+    if not is_local(path):
+        return True
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def is_local(path: os.PathLike[str]) -> bool:
+def fsync(descriptor: int) -> bool:
+    """Waits until the bytes of an open file are on the disk.
+
+    Returns:
+      False if the file system has no such call: then its files are as safe as they can be.
+
+    Raises:
+      OSError: the bytes could not be written.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in _NO_FSYNC:
+            return False
+        raise
+    return True
+
+
+def is_local(path: os.PathLike[str] | str) -> bool:
     """Whether a path belongs to this machine's file system, not to a bucket."""
     return "://" not in os.fspath(path)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Opens a file for reading in binary. A file in a bucket is opened as it is.
 
     Raises:
@@ -105,6 +135,36 @@ def read_bounded(path: Path, limit: int, *, remedy: str) -> bytes:
     if size > limit:
         raise InputError(f"{path}: {size:,} bytes or more; the limit is {limit:,} bytes. {remedy}")
     return content
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and in the folders below it, sorted; a link without a target counts as a file.
+
+    Linked folders are entered, as ``find -L`` does. A folder with several names is read once, by its own name if that
+    is below ``folder``, so that a link to a folder above it makes no circle.
+
+    Raises:
+      InputError: a folder cannot be read.
+    """
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [os.fspath(folder)]
+    while waiting:
+        for parent, folders, names in os.walk(waiting.pop(0), onerror=_refuse_folder):
+            status = Path(parent).stat()
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            found += [Path(parent, name) for name in names]
+            waiting += sorted(str(path) for name in folders if (path := Path(parent, name)).is_symlink())
+    return sorted(found)
+
+
+def _refuse_folder(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):  # it has been removed meanwhile
+        return
+    raise InputError(f"{error.filename}: {error.strerror}; make the folder readable, or move it away") from error
 
 
 def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = True) -> str:

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 # Costs of an edit path, which minimises, in this order: errors, substitutions (so hits are most), wrong characters.
 _ERROR, _SUBSTITUTION = 1 << 40, 1 << 20
+_DRAWS = 1 << 20  # utterances that the bootstrap draws at a time: 40 MB
 
 
 class ErrorCounts(NamedTuple):
@@ -38,6 +40,27 @@ class ErrorCounts(NamedTuple):
     def cer(self) -> float:
         """Character error rate, percent; spaces do not count."""
         return _percent(self.char_errors, self.chars)
+
+    def score(self, *, by_words: bool = True) -> float:
+        """A finite number for choosing models, the lower the better.
+
+        The word error rate, percent, and between equals the character error rate; the other way round for texts without
+        spaces, whose words are whole utterances. Without reference characters: the number of wrong characters.
+
+        >>> ErrorCounts(1, 4, 3, 20).score(), ErrorCounts(1, 4, 3, 20).score(by_words=False)
+        (25.0015, 15.0025)
+        """
+        if not self.chars:
+            return float(self.char_errors)
+        first, second = (self.wer, self.cer) if by_words else (self.cer, self.wer)
+        return first + 1e-4 * second
+
+
+class Intervals(NamedTuple):
+    """Confidence intervals of the error rates of a set, percent."""
+
+    wer: tuple[float, float]
+    cer: tuple[float, float]
 
 
 class Pair(NamedTuple):
@@ -98,6 +121,45 @@ def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
         char_errors=Levenshtein.distance(chars, heard_chars),
         chars=len(chars),
     )
+
+
+def bootstrap(counts: Sequence[ErrorCounts], *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Intervals:
+    """Confidence intervals of a set's error rates, by the percentiles of resampled sets.
+
+    Each resample draws as many utterances as the set has, with replacement. The interval is about other utterances of
+    the same kind. It says nothing about another training of the model.
+
+    Args:
+      counts: of each utterance.
+      level: probability of the interval.
+      resamples: number of resampled sets.
+      seed: of the draws; the same counts and seed give the same intervals.
+
+    Returns:
+      The lowest and the highest rate; rates without a reference as in ``ErrorCounts.wer``.
+
+    Source: Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004.
+
+    >>> bootstrap([count_errors("YES", "YES")] * 9 + [count_errors("NO", "YES")]).wer
+    (0.0, 30.0)
+    """
+    if not counts:
+        return Intervals((0.0, 0.0), (0.0, 0.0))
+    table = np.array(counts, dtype=np.int64)  # [N, 4]
+    generator = np.random.default_rng(seed)
+    rows = max(1, _DRAWS // len(table))
+    blocks = [min(rows, resamples - first) for first in range(0, resamples, rows)]
+    sums = np.concatenate(
+        [table[generator.integers(len(table), size=(rows, len(table)))].sum(axis=1) for rows in blocks]
+    )
+    sets = [ErrorCounts(*map(int, row)) for row in sums]
+    tails = ((1 - level) / 2, (1 + level) / 2)
+
+    def interval(rates: list[float]) -> tuple[float, float]:
+        low, high = np.quantile(rates, tails, method="inverted_cdf")  # a rate that occurs, which may be infinite
+        return float(low), float(high)
+
+    return Intervals(interval([each.wer for each in sets]), interval([each.cer for each in sets]))
 
 
 def edit_path(said: Sequence[str], heard: Sequence[str]) -> list[Pair]:

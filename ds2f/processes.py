@@ -1,16 +1,19 @@
-"""Processors and child processes: how many processors this process may use, and how a child ends with its parent."""
+"""Processors and processes: how many processors this one may use, the state of another, and the end with the parent."""
 
 import ctypes
 import math
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from contextlib import suppress
+from pathlib import Path
 
+from ds2f import cgroups
+
+STOPPED = ("T", "t")  # by a signal, by a debugger
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_QUOTA_FILES = {"cgroup2": ("cpu.max",), "cgroup": ("cpu.cfs_quota_us", "cpu.cfs_period_us")}
+_QUOTA_FILES = {2: ("cpu.max",), 1: ("cpu.cfs_quota_us", "cpu.cfs_period_us")}  # by version of cgroups
 
 
 def cpu_count(proc: Path = Path("/proc/self")) -> int:
@@ -30,6 +33,13 @@ def cpu_count(proc: Path = Path("/proc/self")) -> int:
     return max(1, min([allowed, *map(math.ceil, _quotas(proc))]))
 
 
+def state(pid: int | None) -> str:
+    """The state of a process as Linux names it by a letter, R, S, D, T, t or Z; empty where it is not known."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    return ""
+
+
 def die_with_parent(parent: int | None) -> None:
     """Has Linux kill this process when its parent ends. Elsewhere a later end of the parent goes unnoticed.
 
@@ -44,29 +54,9 @@ def die_with_parent(parent: int | None) -> None:
 
 def _quotas(proc: Path) -> Iterator[float]:
     """The CPU quotas, in processors, of the process's cgroup and of the cgroups above it, in cgroup v1 and v2."""
-    try:
-        memberships = (proc / "cgroup").read_text(encoding="utf-8").splitlines()
-        mounts = (proc / "mountinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux, or no procfs
-        return
-    groups = {name: line.split(":", 2)[2] for line in memberships for name in line.split(":")[1].split(",")}
-    for mount in mounts:
-        where, _, what = mount.partition(" - ")
-        kind, _, options = what.split(" ", 2)
-        controller = "cpu" if kind == "cgroup" else ""  # cgroup v2 has one nameless hierarchy
-        if kind in _QUOTA_FILES and controller in groups and (not controller or controller in options.split(",")):
-            root, folder = (_unescaped(field) for field in where.split(" ")[3:5])
-            for each in _folders(Path(folder), root, groups[controller]):
-                yield from _quota(*(each / name for name in _QUOTA_FILES[kind]))
-
-
-def _folders(mount: Path, root: str, group: str) -> list[Path]:
-    """The folder of a cgroup and the folders above it, up to the mount, which shows the hierarchy below ``root``."""
-    path = PurePosixPath(group)
-    inner = path.relative_to(root) if path.is_relative_to(root) else PurePosixPath()
-    if ".." in inner.parts:  # a cgroup outside the namespace
-        inner = PurePosixPath()
-    return [mount / each for each in (inner, *inner.parents)]
+    for hierarchy in cgroups.find("cpu", proc):
+        for folder in hierarchy.folders:
+            yield from _quota(*(folder / name for name in _QUOTA_FILES[hierarchy.version]))
 
 
 def _quota(*files: Path) -> Iterator[float]:
@@ -77,8 +67,3 @@ def _quota(*files: Path) -> Iterator[float]:
         return
     if quota not in ("max", "-1"):
         yield int(quota) / int(period)
-
-
-def _unescaped(field: str) -> str:
-    """A field of mountinfo, where a space is written ``\\040``."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

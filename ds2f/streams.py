@@ -71,15 +71,29 @@ def tolerate() -> None:
     sys.stdout, sys.stderr = tolerant(sys.stdout), tolerant(sys.stderr)
 
 
-def open_missing() -> None:
+def open_missing(*, output_matters: bool = False) -> None:
     """Opens /dev/null for standard input, output and error where they are closed.
 
     Otherwise the next file that the program opens would get their number, and with it all that is printed.
+
+    Args:
+      output_matters: whether a closed standard output becomes a pipe without a reader in place of /dev/null, so that
+        the first line that would be lost raises BrokenPipeError.
     """
+    try:
+        os.fstat(1)
+        output_matters = False
+    except OSError:
+        pass
     opened = os.open(os.devnull, os.O_RDWR)
     while opened <= 2:
         opened = os.dup(opened)
     os.close(opened)
+    if output_matters:
+        reader, writer = os.pipe()
+        os.dup2(writer, 1)
+        os.close(writer)
+        os.close(reader)
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:

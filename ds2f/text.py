@@ -5,6 +5,9 @@ A character outside the labels is never dropped silently: ``encode`` raises, or 
 blank character in a transcript is unknown too.
 """
 
+# ruff: noqa: RUF001, RUF002  # characters that look alike are the subject
+
+import functools
 import re
 import unicodedata
 from collections import Counter
@@ -14,7 +17,12 @@ from typing import Literal
 from ds2f.config import BLANK, DEFAULT_LABELS
 from ds2f.errors import InputError
 
+_ALIKE = ("'’‘ʼ′`´‛", '"“”„″«»‟', "-‐‑‒–—−")  # characters that stand for each other
+_SPACED_DASH = re.compile(rf"(?<!\S)[{re.escape(_ALIKE[2])}]+(?!\S)")  # between words, so no part of a word
+_TURKISH = {"i": "İ", "ı": "I", "I": "ı", "İ": "i"}  # the other case of a letter
+_TURKISH_LOWER = str.maketrans({"I": "ı", "İ": "i"})
 _SHOWN = 20  # characters outside the labels that a message names
+_JAMO = re.compile("[\u3131-\u318f]")  # letters of Hangul by themselves, which NFKC would change
 _BEGINNING = 200  # characters of a transcript that a message quotes
 
 
@@ -53,27 +61,113 @@ def clean(transcript: str, labels: Sequence[str] = DEFAULT_LABELS) -> str:
     """Normalises a transcript to the spelling of a label set; idempotent.
 
     - White space is stripped and collapsed to single spaces.
-    - Letters become upper case if the labels have no lower case, and lower case if the labels have no upper case.
     - Unicode is composed by NFKC (full-width letters, ligatures). If NFKC would change a label, such as the
       compatibility jamo of some Korean label sets, NFC is used.
+    - Letters that are no labels take the other case if that is a label. If both cases of any letter are labels, the
+      labels tell the cases apart, and no letter changes. Labels with I and İ follow Turkish: i becomes İ, and ı I.
+    - Typographic quotation marks, apostrophes and dashes become the label of their kind, if there is exactly one.
 
     Args:
       transcript: text of one utterance.
       labels: the characters of the model, blank included.
 
-    >>> clean("  don't\tpanic ")
+    >>> clean("  don’t\tpanic ")
     "DON'T PANIC"
+    >>> clean("straße", tuple("_ABCDEFGHIJKLMNOPQRSTUVWXYZß ")), clean("iyi ılık", tuple("_IİKLY "))
+    ('STRAßE', 'İYİ ILIK')
     """
-    form: Literal["NFC", "NFKC"] = (
-        "NFKC" if all(unicodedata.is_normalized("NFKC", label) for label in labels) else "NFC"
-    )
-    has_upper, has_lower = any(label.isupper() for label in labels), any(label.islower() for label in labels)
-    text = unicodedata.normalize(form, transcript)
-    if has_upper and not has_lower:
-        text = text.upper()
-    elif has_lower and not has_upper:
-        text = text.lower()
-    return " ".join(unicodedata.normalize(form, text).split())
+    spelling = _spelling(tuple(labels))
+    # NFKC would make an acute accent, which many type for an apostrophe, a space and a combining mark.
+    text = transcript.replace("´", "’") if spelling.form == "NFKC" else transcript
+    text = unicodedata.normalize(spelling.form, text)
+    if spelling.lowers:  # the whole word decides about the Greek final sigma
+        text = text.translate(_TURKISH_LOWER).lower() if spelling.turkish else text.lower()
+    return " ".join(unicodedata.normalize(spelling.form, text.translate(spelling)).split())
+
+
+def tells_cases_apart(labels: Sequence[str]) -> bool:
+    """Whether both cases of a letter are labels, so that transcripts keep their case."""
+    known = set(labels)
+    return any(label.islower() and label != label.upper() and label.upper() in known for label in known)
+
+
+class _Spelling(dict[int, str]):
+    """The spelling of a label set: a table for ``str.translate``, which grows with the characters that it meets."""
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self.labels = frozenset(labels) - {BLANK}
+        normal = all(unicodedata.is_normalized("NFKC", label) for label in labels)
+        self.form: Literal["NFC", "NFKC"] = "NFKC" if normal else "NFC"
+        cased = {label for label in self.labels if len(label.swapcase()) == 1 and label.swapcase() != label}
+        has_upper, has_lower = any(map(str.isupper, cased)), any(map(str.islower, cased))
+        self.folds = not tells_cases_apart(labels)
+        self.lowers = has_lower and not has_upper
+        self.uppers = has_upper and not has_lower
+        self.turkish = bool({"İ", "ı"} & self.labels)
+
+    def __missing__(self, code: int) -> str:
+        self[code] = spelt = self._spelt(chr(code))
+        return spelt
+
+    def _spelt(self, character: str) -> str:
+        if character in self.labels:
+            return character
+        alike = [label for kind in _ALIKE if character in kind for label in kind if label in self.labels]
+        if len(alike) == 1:
+            return alike[0]
+        if not self.folds:
+            return character
+        turkish = _TURKISH.get(character, character)
+        candidates = (turkish if self.turkish else character, character.upper(), character.lower())
+        for candidate in (*candidates, character.upper().lower()):
+            if candidate in self.labels:
+                return candidate
+        return character.upper() if self.uppers else character.lower() if self.lowers else character
+
+
+@functools.lru_cache(maxsize=16)
+def _spelling(labels: tuple[str, ...]) -> _Spelling:
+    return _Spelling(labels)
+
+
+def characters(transcripts: Iterable[str]) -> Counter[str]:
+    """The characters of transcripts, counted, in a spelling that suits them as labels.
+
+    Where both cases occur, all letters are lower case. Typographic quotation marks and dashes count as the plain ones;
+    a dash or hyphen between two spaces is punctuation and counts as "—". The blank is none of the characters.
+
+    >>> sorted(characters(["Don’t", "panic!"]))
+    ['!', "'", 'a', 'c', 'd', 'i', 'n', 'o', 'p', 't']
+    >>> sorted(characters(["to-do - now"]))
+    [' ', '-', 'd', 'n', 'o', 't', 'w', '—']
+    """
+    joined = "\n".join(" ".join(transcript.split()) for transcript in transcripts)
+    text, dashes = _SPACED_DASH.subn("", joined)
+    form: Literal["NFC", "NFKC"] = "NFC" if _JAMO.search(text) else "NFKC"
+    found = Counter(unicodedata.normalize(form, text.replace("´", "’")))
+    del found["\n"]
+    if any(map(str.isupper, found)) and any(map(str.islower, found)):
+        turkish = bool({"ı", "İ"} & found.keys())
+        lowered: Counter[str] = Counter()
+        for character, number in found.items():
+            for lower in (character.translate(_TURKISH_LOWER) if turkish else character).lower():
+                lowered[lower] += number
+        found = lowered
+    plain = {ord(character): kind[0] for kind in _ALIKE for character in kind}
+    spelt: Counter[str] = Counter()
+    for character, number in found.items():
+        spelt[character.translate(plain)] += number
+    del spelt[BLANK]
+    return spelt + Counter({"—": dashes})
+
+
+def is_punctuation(character: str) -> bool:
+    """Whether a character is a mark or symbol that is not spoken; apostrophe and hyphen are parts of words.
+
+    >>> [is_punctuation(character) for character in "!—$a'- "]
+    [True, True, True, False, False, False, False]
+    """
+    return unicodedata.category(character)[0] in "PS" and character not in "'-"
 
 
 def unknown_characters(transcript: str, labels: Sequence[str]) -> Counter[str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 Tree = Any
+Path = tuple[Any, ...]  # of a leaf: the dictionary key, index or field name at every level, from the root
 T = TypeVar("T")
 
 
@@ -40,31 +41,49 @@ def flatten(tree: Tree) -> tuple[list[Any], Callable[[list[Any]], Tree]]:
     return flat, lambda new_leaves: optree.tree_unflatten(spec, new_leaves)
 
 
-def flatten_with_paths(tree: Tree) -> dict[str, Any]:
-    """The leaves by path, in flat order.
+def flatten_with_paths(tree: Tree) -> dict[Path, Any]:
+    """The leaves by path, in flat order: the key, index or field at every level. No two leaves share a path.
 
     >>> flatten_with_paths({"rnn_0": {"forward": {"w_ih": 1}}, "conv": [2, 3]})
-    {'conv/0': 2, 'conv/1': 3, 'rnn_0/forward/w_ih': 1}
+    {('conv', 0): 2, ('conv', 1): 3, ('rnn_0', 'forward', 'w_ih'): 1}
     """
     accessors, flat, _ = optree.tree_flatten_with_accessor(tree)
-    return {"/".join(_name(entry) for entry in path): leaf for path, leaf in zip(accessors, flat, strict=True)}
+    return {tuple(_key(entry) for entry in path): leaf for path, leaf in zip(accessors, flat, strict=True)}
 
 
-def _name(entry: optree.PyTreeEntry) -> str:
-    return entry.field if isinstance(entry, optree.NamedTupleEntry) else str(entry.entry)
+def _key(entry: optree.PyTreeEntry) -> Any:
+    return entry.field if isinstance(entry, optree.NamedTupleEntry) else entry.entry
 
 
-def unflatten_like(tree: Tree, by_path: dict[str, Any]) -> Tree:
-    """Builds the structure of ``tree`` from leaves by path; the inverse of ``flatten_with_paths``.
+def flatten_with_names(tree: Tree) -> dict[str, Any]:
+    """The leaves by name, in flat order: the path's parts, joined by slashes, as in files and messages.
 
     Raises:
-      KeyError: when the paths differ from the paths of ``tree``; the message lists every missing and unknown path.
+      ValueError: when two leaves have one name, such as ``{"a/b": ..., "a": {"b": ...}}``.
+
+    >>> flatten_with_names({"rnn_0": {"forward": {"w_ih": 1}}, "conv": [2, 3]})
+    {'conv/0': 2, 'conv/1': 3, 'rnn_0/forward/w_ih': 1}
     """
-    wanted = flatten_with_paths(tree)
-    missing, unknown = sorted(wanted.keys() - by_path.keys()), sorted(by_path.keys() - wanted.keys())
+    named: dict[str, Any] = {}
+    for path, leaf in flatten_with_paths(tree).items():
+        name = "/".join(str(key) for key in path)
+        if name in named:
+            raise ValueError(f"two leaves are named {name}: rename a key that has a slash or is a number")
+        named[name] = leaf
+    return named
+
+
+def unflatten_like(tree: Tree, by_name: dict[str, Any]) -> Tree:
+    """Builds the structure of ``tree`` from leaves by name; the inverse of ``flatten_with_names``.
+
+    Raises:
+      KeyError: when the names differ from the names of ``tree``; the message lists every missing and unknown name.
+    """
+    wanted = flatten_with_names(tree)
+    missing, unknown = sorted(wanted.keys() - by_name.keys()), sorted(by_name.keys() - wanted.keys())
     if missing or unknown:
         raise KeyError(f"the leaves do not fit the structure: missing {missing}, unknown {unknown}")
-    return flatten(tree)[1]([by_path[path] for path in wanted])
+    return flatten(tree)[1]([by_name[name] for name in wanted])
 
 
 def subtree(tree: Tree, path: str, *, default: Tree = None) -> Tree:

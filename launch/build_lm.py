@@ -39,6 +39,7 @@ _METHODS = {
 }  # names in irstlm; msb, modified shift-beta, is modified Kneser-Ney
 _DEFAULT_ORDERS = {"words": 4, "characters": 6}
 _LOWEST_ORDER = 2  # KenLM reads no unigram models
+_HIGHEST_ORDER = 6  # for which the KenLM of flashlight-text was compiled
 
 
 def main(_: list[str]) -> None:
@@ -47,11 +48,14 @@ def main(_: list[str]) -> None:
     if not FLAGS.output or output.is_dir() or not output.parent.is_dir():
         raise InputError(f"--output={FLAGS.output}: give a file in a folder that exists, such as lm.arpa")
     order = FLAGS.order or _DEFAULT_ORDERS[FLAGS.unit]
-    if order < _LOWEST_ORDER:
-        raise InputError("--order=1: KenLM, which reads the model, needs at least bigrams; give 2 or more")
+    if not _LOWEST_ORDER <= order <= _HIGHEST_ORDER:
+        raise InputError(
+            f"--order={order}: KenLM, which reads the model, takes n-grams from {_LOWEST_ORDER} to {_HIGHEST_ORDER}; "
+            "give a number between"
+        )
 
-    from ds2f.config import manifest_path
     from ds2f.data import manifests
+    from ds2f.data.manifest_paths import manifest_path
     from ds2f.files import write_atomically
 
     cfg = flags.config_from_flags()

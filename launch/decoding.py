@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,15 +16,19 @@ from ds2f.text import shown
 from launch import flags, guard
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
 
     from ds2f.data.loading import Loader
-    from ds2f.decode import Decoder, LanguageModel
+    from ds2f.decode import Decoder, HotWords, Hypothesis, LanguageModel
+    from ds2f.inference.beam_pool import BeamPool
+    from ds2f.inference.confidence import Calibration
     from ds2f.precision import Policy
     from ds2f.runner.device.backend import Backend
-    from ds2f.runner.evaluator import Evaluation
+    from ds2f.runner.evaluator import Evaluation, Observe
     from ds2f.runner.splits import Split
-    from ds2f.types import Params, Stats
+    from ds2f.types import Batch, Logits, Params, Stats
 
 SPEAKER = r"(?:^|/)[a-z]*\d+-(\w+)[^/]*$"  # matches fash in an251-fash-b.wav
 
@@ -118,48 +123,112 @@ def language_model(cfg: BeamConfig, labels: Sequence[str]) -> "LanguageModel | N
         return None
     lm = open_language_model(cfg.path, labels)
     if lm.unspellable:
-        guard.tell(f"{cfg.path}: {lm.unspellable} words have characters outside the model's labels")
+        guard.tell(f"{cfg.path}: {lm.unspellable} {lm.unit} have characters outside the model's labels")
     return lm
 
 
-def decoder(labels: Sequence[str]) -> "Decoder":
-    """The decoder of the command line, with its language model."""
+def hot_words(cfg: BeamConfig, labels: Sequence[str]) -> "HotWords | None":
+    """Reads the hot words; None if none are named.
+
+    Raises:
+      InputError: the hot words cannot be used.
+    """
+    from ds2f.data.hot_word_lists import read_hot_words
+
+    return read_hot_words(cfg.hot_words, labels, boost=cfg.hot_words_boost) if cfg.hot_words else None
+
+
+def calibration(run_dir: Path, params: "Params", stats: "Stats", *, shows: bool) -> "Calibration":
+    """The calibration of the run for the decoder of the flags.
+
+    Args:
+      run_dir: the folder of the run.
+      params: parameters of the model.
+      stats: its running statistics.
+      shows: the output has times or confidences: a calibration of another model or decoder is remarked on.
+    """
+    from ds2f.inference import calibration as stored
+
+    return stored.read(run_dir, params, stats, lm=settings(), warn=guard.tell if shows else _ignored)
+
+
+def _ignored(_: str) -> None:
+    pass
+
+
+@contextmanager
+def beam_pool(cfg: BeamConfig, labels: Sequence[str]) -> "Iterator[BeamPool]":
+    """The processes of the beam search with the language model. Open them before the model and its threads.
+
+    Raises:
+      InputError: the language model or flashlight-text cannot be used.
+    """
+    from ds2f.decode.flashlight_text import import_flashlight
+    from ds2f.inference.beam_pool import BeamPool
+    from ds2f.processes import cpu_count
+
+    import_flashlight("decoder")
+    with BeamPool(labels, language_model(cfg, labels), workers=cfg.workers or cpu_count()) as pool:
+        yield pool
+
+
+@contextmanager
+def decoder(labels: Sequence[str]) -> "Iterator[Decoder]":
+    """The decoder of the command line, with its language model, hot words and processes."""
     from ds2f import decode
 
     cfg = settings()
-    return decode.from_config(cfg, language_model(cfg, labels))
+    if not cfg.searches:
+        yield decode.greedy
+        return
+    hot = hot_words(cfg, labels)
+    with beam_pool(cfg, labels) as pool:
+        yield pool.best(cfg, hot_words=hot)
 
 
-def open_run(cfg: Config, run_dir: Path, *, split: str, which: str, console: "Console") -> OpenedRun:
-    """Opens a split and the model of a run; prints remarks on the split.
+def trained_on(stored: Config, cfg: Config, split: str) -> bool:
+    """Whether a run was trained on the utterances of a split.
+
+    Args:
+      stored: the configuration of the run.
+      cfg: the same with the changes of the command line.
+      split: ``train``, ``val`` or ``test``.
+    """
+    from ds2f.data.manifest_paths import manifest_path
+
+    manifest = manifest_path(cfg, split).resolve()
+    known = ("train", "val") if stored.data.train_on_val else ("train",)
+    return any(manifest == manifest_path(stored, each).resolve() for each in known)
+
+
+def open_run(cfg: Config, run_dir: Path, split: "Split", *, which: str, console: "Console") -> OpenedRun:
+    """Opens the model of a run for a split; prints remarks on the split.
 
     Args:
       cfg: the configuration of the run, with the changes of the command line.
       run_dir: the folder of the run.
-      split: ``train``, ``val`` or ``test``.
+      split: what to transcribe.
       which: the checkpoint, as for ``ds2f.checkpoint.load_model``.
       console: prints the remarks.
 
     Raises:
-      InputError: the manifest, a file in it, or the checkpoint cannot be used.
+      InputError: the checkpoint cannot be used.
     """
     from ds2f import tree
     from ds2f.checkpoint import load_model
     from ds2f.runner.device.backend import open_backend
-    from ds2f.runner.splits import Split
 
-    data = Split.read(split, cfg)
     backend = open_backend(cfg.device)
-    loader = data.load(cfg)  # before the checkpoint: loader processes must not inherit the threads of orbax
+    loader = split.load(cfg)  # before the checkpoint: loader processes must not inherit the threads of orbax
     params, stats = load_model(run_dir, which=which, warn=guard.tell)[1:]
-    for remark in data.dataset.remarks:
+    for remark in split.dataset.remarks:
         console.print(shown(str(remark), lines=True), markup=False)
     placed = tree.to(params, backend.device), tree.to(stats, backend.device)
-    return OpenedRun(backend, backend.policy(cfg.apex), *placed, data, loader)
+    return OpenedRun(backend, backend.policy(cfg.apex), *placed, split, loader)
 
 
-def evaluate(run: OpenedRun, cfg: Config, decoder: "Decoder") -> "Evaluation":
-    """Transcribes the split and counts the errors."""
+def evaluate(run: OpenedRun, cfg: Config, decoder: "Decoder", *, observe: "Observe | None" = None) -> "Evaluation":
+    """Transcribes the split and counts the errors; ``observe`` sees every batch, as of ``evaluator.evaluate``."""
     from ds2f import ctc
     from ds2f.runner import evaluator
 
@@ -173,12 +242,23 @@ def evaluate(run: OpenedRun, cfg: Config, decoder: "Decoder") -> "Evaluation":
         backend=run.backend,
         criterion=partial(ctc.ctc_loss, impl=cfg.model.ctc),
         decoder=decoder,
+        observe=observe or (lambda batch, logits, hypotheses: None),
     )
 
 
-def transcripts(run: OpenedRun, found: "Evaluation") -> list[Transcript]:
-    """The transcripts of an evaluation, in the order of the manifest."""
+def utterances(
+    batch: "Batch", logits: "Logits", hypotheses: "Sequence[Hypothesis]"
+) -> "Iterator[tuple[int, NDArray[np.float32], Hypothesis]]":
+    """Row in the manifest, log-probabilities [T', V] and hypothesis of each utterance of a batch."""
+    log_probs = logits.values.float().log_softmax(dim=2).cpu().numpy()
+    lengths = logits.lengths.tolist()
+    for row, values, length, hypothesis in zip(batch.ids.tolist(), log_probs, lengths, hypotheses, strict=True):
+        yield row, values[:length], hypothesis
+
+
+def transcripts(split: "Split", found: "Evaluation") -> list[Transcript]:
+    """The transcripts of an evaluation, in the order of the manifest, with single spaces as ``launch.transcribe``."""
     return [
-        Transcript(str(run.split.utterances[row].audio), run.split.references[row], text)
+        Transcript(str(split.utterances[row].audio), split.references[row], " ".join(text.split()))
         for row, text in sorted(found.transcripts.items())
     ]

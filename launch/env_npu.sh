@@ -1,6 +1,12 @@
 # Environment for Ascend NPUs: source launch/env_npu.sh
 # Finds CANN and sets variables of torch_npu and HCCL. Variables that are set already keep their values.
 
+if [ -z "${BASH_VERSION:-}" ]; then
+  echo "launch/env_npu.sh needs bash. Start one, and source it there: bash; source launch/env_npu.sh" >&2
+  # shellcheck disable=SC2317
+  return 1 2>/dev/null || exit 1
+fi
+
 _ds2f_find_cann() {
   local folder installed=/usr/local/Ascend
   if [[ -r /etc/Ascend/ascend_cann_install.info ]]; then

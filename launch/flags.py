@@ -5,9 +5,11 @@ variables before torch reads them.
 """
 
 import os
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +20,8 @@ from ds2f.config import Config, resolve, sections
 from ds2f.config.settings import Check, OneOf, Within, build
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import guard
+from launch import flag_effects, flagfiles, guard
+from launch.other_names import meant
 
 Main = Callable[[list[str]], int | None]
 T = TypeVar("T")
@@ -112,14 +115,24 @@ def section_from_flags(name: str, cls: type[T]) -> T:
     Raises:
       InputError: settings contradict each other.
     """
-    values = {field.name: flags.FLAGS[f"{name}.{field.name}"].value for field in attrs.fields(cls)}  # type: ignore[arg-type]
-    return build(cls, values, prefix=f"{name}.")
+    settings = [_Setting(name, field) for field in attrs.fields(cls)]  # type: ignore[arg-type]
+    section = build(cls, {one.field.name: flags.FLAGS[one.flag].value for one in settings}, prefix=f"{name}.")
+    flag_effects.require(
+        {one.flag: one.field for one in settings}, lambda flag: getattr(section, flag.removeprefix(f"{name}."))
+    )
+    return section
 
 
 def section_text(name: str, section: Any) -> str:
-    """All flags of such a section, as on a command line."""
-    settings = [_Setting(name, field) for field in attrs.fields(type(section))]
-    return " ".join(f"--{one.flag}={_text(getattr(section, one.field.name))}" for one in settings)
+    """All flags of such a section that have an effect, as on a shell's command line."""
+    values = {f"{name}.{field.name}": getattr(section, field.name) for field in attrs.fields(type(section))}
+    idle = {
+        f"{name}.{field.name}"
+        for field in attrs.fields(type(section))
+        for each in field.metadata["needs"]
+        if not each.met(getattr(section, each.setting.removeprefix(f"{name}.")))
+    }
+    return " ".join(shlex.quote(f"--{flag}={_text(value)}") for flag, value in values.items() if flag not in idle)
 
 
 def _define(setting: _Setting) -> None:
@@ -134,46 +147,46 @@ def _define(setting: _Setting) -> None:
         flags.DEFINE(_Parser(kind, check), name, default, text, serializer=_Serializer(), module_name=program)
 
 
-def config_from_flags(base: Config | None = None) -> Config:
+def config_from_flags(base: Config | None = None, *, run_dir: str = "") -> Config:
     """The configuration of the command line.
+
+    A flagfile may hold what a run made from its other settings, such as the global batch size. Such a value gives way
+    to the setting from which it was made, if that one is on the command line.
 
     Args:
       base: the configuration of a stored run, which the command line changes. It was resolved when the run began and is
         not resolved again: the model keeps the labels of its training, even if their file is gone. None: the defaults;
         the result goes through ``config.resolve``.
+      run_dir: the folder of a run without ``--run_dir``.
 
     Raises:
-      InputError: settings contradict each other, or the labels file cannot be read.
+      InputError: settings contradict each other, a flag has no effect, or the labels file cannot be read.
     """
     start = base or Config()
     chosen: dict[str, dict[str, Any]] = {}
     for setting in _settings():
-        if setting.flag in flags.FLAGS and flags.FLAGS[setting.flag].present:
+        yields = flag_effects.typed(setting.field.metadata["yields_to"]) and not flag_effects.typed(setting.flag)
+        if flag_effects.present(setting.flag) and not yields:
             chosen.setdefault(setting.section, {})[setting.field.name] = flags.FLAGS[setting.flag].value
     arguments = attrs.asdict(start, recurse=False) | chosen.pop("", {})
+    arguments["run_dir"] = arguments["run_dir"] or run_dir
     for name, values in chosen.items():
         stored = attrs.asdict(getattr(start, name), recurse=False)
         arguments[name] = build(sections()[name], stored | values, prefix=f"{name}.")
     cfg = build(Config, arguments)
+    flag_effects.require({one.flag: one.field for one in _settings()}, lambda flag: _value(cfg, flag))
     return cfg if base else resolve(cfg)
+
+
+def _value(cfg: Config, flag: str) -> Any:
+    """The value of a setting or of a section's property."""
+    section, _, name = flag.rpartition(".")
+    return getattr(getattr(cfg, section) if section else cfg, name)
 
 
 def flagfile_text(cfg: Config) -> str:
     """The text of a flagfile with every flag of ``Config``, one ``--name=value`` per line."""
-    return "".join(f"--{setting.flag}={_text(setting.value_in(cfg))}\n" for setting in _settings())
-
-
-def flagfile_name(argv: list[str] | None = None) -> str | None:
-    """The stem of the last ``--flagfile`` in a command line (default: ``sys.argv``), or None."""
-    name = None
-    arguments = iter(sys.argv[1:] if argv is None else argv)
-    for argument in arguments:
-        if argument == "--":
-            break
-        option, equals, value = argument.partition("=")
-        if option in ("--flagfile", "-flagfile"):
-            name = value if equals else next(arguments, None)
-    return Path(name).stem if name else None
+    return "".join(f"--{one.flag}={flagfiles.quoted(_text(one.value_in(cfg)))}\n" for one in _settings())
 
 
 def run(main: Main, *, positional: bool = False, output_matters: bool = True) -> None:
@@ -201,23 +214,56 @@ def run(main: Main, *, positional: bool = False, output_matters: bool = True) ->
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # libgomp, which torch contains, reads it when loaded
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # ds2f reports lost ranks itself
-    app.run(lambda argv: guard.run(main, argv), flags_parser=lambda argv: _parse(argv, positional=positional))
+    with guard.ending_with_reader():
+        app.run(lambda argv: guard.run(main, argv), flags_parser=lambda argv: parse(argv, positional=positional))
 
 
-def _parse(argv: list[str], *, positional: bool) -> list[str]:
+def parse(argv: list[str], *, positional: bool = False) -> list[str]:
+    """Parses a command line with its flagfiles; a mistake ends the process with one message.
+
+    Args:
+      argv: the program and its arguments.
+      positional: whether positional arguments are allowed.
+
+    Returns:
+      The program and the positional arguments.
+    """
     try:
-        rest = flags.FLAGS(argv)
-    except flags.CantOpenFlagFileError as error:
-        return _refuse(f"cannot read the flagfile: {error.__context__ or error}")
+        arguments = list(flagfiles.expanded(argv[1:]))
+        if any(each.text == "--version" for each in flagfiles.before_end(arguments)):
+            print(f"ds2f {_version()}")
+            sys.exit(0)
+        rest = flags.FLAGS([argv[0], *("--help" if each.text == "-h" else each.text for each in arguments)])
+    except InputError as error:
+        return _refuse(str(error))
+    except flags.UnrecognizedFlagError as error:
+        known = meant(error.flagname, list(flags.FLAGS))
+        hint = f". Did you mean: {' or '.join(f'--{name}' for name in known)} ?" if known else ""
+        return _refuse(f"Unknown command line flag '{error.flagname}'{hint}" if known else str(error))
     except flags.Error as error:
         return _refuse(str(error))
-    except UnicodeDecodeError as error:
-        return _refuse(f"cannot read the flagfile, it is not text: {error}")
     except SystemExit:  # absl ends --help and similar flags with status 1
         sys.exit(0)
+    _expand_homes()
+    flag_effects.note(flagfiles.sources(arguments, list(flags.FLAGS)))
     if rest[1:] and not positional:
         return _refuse(f"unexpected argument {rest[1]!r}; a flag reads --name=value, a boolean one --name or --noname")
     return rest
+
+
+def _expand_homes() -> None:
+    """Expands ``~`` at the beginning of every flag's text: shells leave it where it stands behind ``--name=``."""
+    for name in flags.FLAGS:
+        value = flags.FLAGS[name].value
+        if isinstance(value, str) and value.startswith("~"):
+            with suppress(RuntimeError):  # nobody has this home
+                flags.FLAGS[name].value = str(Path(value).expanduser())
+
+
+def _version() -> str:
+    from ds2f import __version__
+
+    return __version__
 
 
 def _refuse(problem: str) -> typing.NoReturn:

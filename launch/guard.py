@@ -3,11 +3,12 @@
 import errno
 import logging
 import os
+import resource
 import select
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from absl import flags
@@ -40,10 +41,24 @@ def _escape_record(record: logging.LogRecord) -> bool:
 
 def prepare(*, output_matters: bool) -> None:
     """Opens standard streams that are closed, and makes them tolerant where the output is not the command's purpose."""
-    streams.open_missing()
+    streams.open_missing(output_matters=output_matters)
     if not output_matters:
         streams.tolerate()
         logging.raiseExceptions = False  # a log record that cannot be written is no reason for a traceback
+
+
+@contextmanager
+def ending_with_reader() -> Iterator[None]:
+    """Ends the process with status 141 when the reader of its output has left, as during ``--help | head``."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_has_left():
+            raise
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
@@ -57,13 +72,21 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
         if not _reader_has_left():
             raise
         return 128 + signal.SIGPIPE
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # as rich's console ends a program
+            return 128 + signal.SIGPIPE
+        raise
     except (InputError, WorkerDied) as error:
         tell(f"{Path(argv[0]).stem}: {error}")
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            problem = _out_of_space(error)
+        elif error.errno in (errno.EMFILE, errno.ENFILE):
+            problem = _too_many_files(error)
+        else:
             raise
-        tell(f"{Path(argv[0]).stem}: {_out_of_space(error)}")
+        tell(f"{Path(argv[0]).stem}: {problem}")
         return 1
     except KeyboardInterrupt as error:
         tell(f"{Path(argv[0]).stem}: {str(error) or 'interrupted'}")
@@ -89,15 +112,24 @@ def storage_problem(error: OSError) -> str | None:
     """A message about a file system that refuses; None when the error has another cause."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _out_of_space(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{_too_many_files(error)}. {_go_on()}".rstrip()
     if error.errno in (errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENODEV, errno.EFBIG):
         return f"{error.filename or 'a file'}: {error.strerror}. {_go_on()}".rstrip()
     return None
 
 
 def _out_of_space(error: OSError) -> str:
-    run_dir = flags.FLAGS["run_dir"].value if "run_dir" in flags.FLAGS else ""
+    run_dir = (
+        flags.FLAGS["run_dir"].value if _go_on() and "run_dir" in flags.FLAGS else ""
+    )  # only training writes there
     message = f"no space left for {error.filename or run_dir or Path.cwd()}; free some and start again. {_go_on()}"
     return message.rstrip()
+
+
+def _too_many_files(error: OSError) -> str:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f"too many open files{f' ({error.filename})' if error.filename else ''}: ulimit -n is {limit}; raise it"
 
 
 def _go_on() -> str:

@@ -1,19 +1,41 @@
-"""Prepares a corpus: python -m launch.prepare --dataset=an4 --data_path=data."""
+"""Prepares a corpus: python -m launch.prepare --dataset=an4 --data_path=data.
 
+A published corpus that is unpacked: python -m launch.prepare --dataset=librispeech --source=LibriSpeech.
+Or recordings of one's own: python -m launch.prepare --source=RECORDINGS --output=data/mine.
+"""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 
+from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import flags
+from launch import decoding, flags
 
 if TYPE_CHECKING:
-    from ds2f.data.corpora.layout import Corpus, Progress
+    from collections import Counter
+
+    from ds2f.data.corpora.layout import Corpus, CorpusSplit, Progress
+    from ds2f.data.corpora.own import OwnCorpus
+    from ds2f.data.corpora.published import PublishedCorpus
+
+_LISTED = 80  # labels that a message lists
+_RARE = 5  # occurrences of a character below which a message doubts that it can be learnt
 
 FLAGS = absl_flags.FLAGS
+_PUBLISHED = ("librispeech", "aishell1", "commonvoice", "voxforge")  # of ds2f.data.corpora.readers
 absl_flags.DEFINE_enum(
-    "dataset", "synthetic", ["synthetic", "an4"], "Corpus: synthetic needs no download, an4 is real speech."
+    "dataset",
+    "synthetic",
+    ["synthetic", "an4", *_PUBLISHED],
+    "Corpus: synthetic needs no download, an4 is real speech; the others are read where they lie, in --source.",
+)
+absl_flags.DEFINE_list(
+    "subset", [], "Parts of the corpus in --source: LibriSpeech's, as in train-clean-100, or Common Voice's language."
 )
 absl_flags.DEFINE_string(
     "archive", "", "Archive of AN4 (raw, SPHERE or WAV), its unpacked tree, or the folder of either; empty: download."
@@ -21,17 +43,48 @@ absl_flags.DEFINE_string(
 absl_flags.DEFINE_integer("seed", 0, "Seed of the synthetic corpus; the same seed gives the same bytes.", lower_bound=0)
 absl_flags.DEFINE_list("utterances", "1200,60,100", "Training, validation and test utterances of the synthetic corpus.")
 absl_flags.DEFINE_integer(
-    "num_workers", 0, "Processes that speak the synthetic corpus; 0: as many as cores.", lower_bound=0
+    "num_workers",
+    0,
+    "Processes that speak the synthetic corpus, or threads that read headers; 0: as many as cores.",
+    lower_bound=0,
 )
 absl_flags.DEFINE_integer(
     "max_unpacked_bytes", 1 << 29, "Limit of the size of an archive's files, unpacked, bytes.", lower_bound=1
 )
 absl_flags.DEFINE_integer("max_members", 20_000, "Limit of the number of an archive's members.", lower_bound=1)
-flags.define(only=["data_path"])
+absl_flags.DEFINE_string(
+    "source",
+    "",
+    "Recordings of your own, in any form of manifest: they are divided into train.csv, val.csv and test.csv in "
+    "--output, with labels.json. Parts of recordings (offsets, Kaldi's segments) are cut out.",
+)
+absl_flags.DEFINE_string("output", "", "Folder for the tables and labels of --source, such as data/mine.")
+absl_flags.DEFINE_float(
+    "held_out", 0.1, "Fraction of the utterances of --source for validation, and again for the test.", 0, 0.4
+)
+absl_flags.DEFINE_string(
+    "speaker",
+    "",
+    "Regular expression with one group, which matches the speaker in a path of --source, as in '/wav/([^/]+)/': no "
+    "speaker is then in two sets. Empty: divided by recordings.",
+)
+absl_flags.DEFINE_bool("punctuation", False, "Keep punctuation marks and symbols as labels.")
+absl_flags.DEFINE_string(
+    "labels",
+    "",
+    "File to write: a list of labels, of all characters in the transcripts of --data.train_manifest and of the "
+    "validation and test manifests that are named or lie beside it.",
+)
+_MANIFESTS = ("train_manifest", "val_manifest", "test_manifest")
+_LIMITS = ("max_unusable", "max_text_bytes", "max_manifest_bytes", "max_recording_seconds")
+flags.define(only=("data_path", *(f"data.{name}" for name in (*_MANIFESTS, *_LIMITS))))
 
 
 def main(_: list[str]) -> None:
-    """Prepares the corpus that the flags name, and prints its size."""
+    """Prepares the corpus that the flags name, or the user's own, and prints its size; or writes a file of labels."""
+    if FLAGS.labels:
+        return _write_labels(Path(FLAGS.labels))
+
     from rich import progress
     from rich.console import Console
 
@@ -44,8 +97,124 @@ def main(_: list[str]) -> None:
                 tasks[stage] = bars.add_task(stage)
             bars.update(tasks[stage], completed=done, total=total or None)
 
-        corpus = _prepare(show)
-    _print(corpus)
+        if FLAGS.dataset in _PUBLISHED:
+            published = _prepare_published(show)
+        elif FLAGS.source:
+            own = _prepare_own(show)
+        else:
+            corpus = _prepare(show)
+    if FLAGS.dataset in _PUBLISHED:
+        _print_published(published)
+    elif FLAGS.source:
+        _print_own(own)
+    else:
+        _print(corpus)
+
+
+def _write_labels(path: Path) -> None:
+    from ds2f import text
+    from ds2f.data import manifests
+    from ds2f.data.corpora import own
+    from ds2f.data.manifest_paths import manifest_path
+
+    if path.exists() or not path.absolute().parent.is_dir():
+        raise InputError(f"--labels={path}: give a new file in a folder that exists, such as labels.json")
+    cfg = flags.config_from_flags()
+    if not any(getattr(cfg.data, name) for name in _MANIFESTS):
+        raise InputError("--labels: name the manifests whose characters to take, --data.train_manifest=FILE")
+    paths = {}
+    for split in ("train", "val", "test"):
+        with suppress(InputError):  # a set that is neither named nor beside a named one
+            paths[split] = manifest_path(cfg, split)
+    read = [utterance for each in paths.values() for utterance in manifests.read(each, cfg=cfg.data, parts=True)]
+    characters = text.characters([utterance.transcript for utterance in read])
+    _print_labels(path, characters, own.write_labels(path, characters, punctuation=FLAGS.punctuation))
+    print(f"from {len(read):,} transcripts of {shown(', '.join(map(str, paths.values())))}")
+
+
+def _prepare_own(progress: "Progress") -> "OwnCorpus":
+    from ds2f.data.corpora import own
+
+    if not FLAGS.output:
+        raise InputError("--source needs --output=FOLDER, for the tables and labels")
+    return own.prepare(
+        Path(FLAGS.source),
+        Path(FLAGS.output),
+        cfg=flags.config_from_flags().data,
+        held_out=FLAGS.held_out,
+        speaker=decoding.speaker() if FLAGS.speaker else None,
+        punctuation=FLAGS.punctuation,
+        seed=FLAGS.seed,
+        progress=progress,
+    )
+
+
+def _prepare_published(progress: "Progress") -> "PublishedCorpus":
+    from ds2f.data.corpora import published
+    from ds2f.processes import cpu_count
+
+    if not FLAGS.source:
+        raise InputError(f"--dataset={FLAGS.dataset} needs --source=FOLDER, where the corpus is unpacked")
+    return published.prepare(
+        FLAGS.dataset,
+        Path(FLAGS.source),
+        Path(FLAGS.data_path),
+        cfg=flags.config_from_flags().data,
+        subset=FLAGS.subset,
+        punctuation=FLAGS.punctuation,
+        workers=FLAGS.num_workers or cpu_count(),
+        progress=progress,
+    )
+
+
+def _print_published(corpus: "PublishedCorpus") -> None:
+    _print_sizes(f"{corpus.name} in {shown(FLAGS.source)}", corpus.parts)
+    for why, (number, examples) in corpus.left_out.items():
+        print(f"left out: {number:,} {why}, such as {shown(examples[0])}")
+    _print_labels(corpus.labels_path, corpus.characters, corpus.labels)
+    values = {
+        "run_dir": f"runs/{corpus.name}",
+        "data_path": FLAGS.data_path,
+        "data.dataset": corpus.name,
+        "data.labels_path": str(corpus.labels_path),
+    }
+    settings = " ".join(f"--{flag}={shlex.quote(value)}" for flag, value in values.items())
+    print(shown(f"Train: python -m launch.train --flagfile=configs/own.flags {settings}"))
+
+
+def _print_own(corpus: "OwnCorpus") -> None:
+    folder, name = Path(FLAGS.output), shown(FLAGS.output.rstrip("/"))
+    _print_sizes(f"{name}: your recordings, divided", corpus.parts)
+    if corpus.cut:
+        print(f"{corpus.cut:,} parts of recordings are cut out, in {name}/cut")
+    if not FLAGS.speaker:
+        print("Speakers may be in several sets, which flatters the model: --speaker=REGEX keeps each in one.")
+    _print_labels(folder / "labels.json", corpus.characters, corpus.labels)
+    values = {
+        "run_dir": f"runs/{folder.absolute().name}",
+        "data_path": FLAGS.output,
+        "data.train_manifest": str(folder / "train.csv"),
+        "data.labels_path": str(folder / "labels.json"),
+    }
+    settings = " ".join(f"--{flag}={shlex.quote(value)}" for flag, value in values.items())
+    print(shown(f"Train: python -m launch.train --flagfile=configs/own.flags {settings}"))
+
+
+def _print_labels(path: Path, characters: "Counter[str]", labels: "Sequence[str]") -> None:
+    listed = "".join(labels[:_LISTED]) + "..." * (len(labels) > _LISTED)
+    print(f"{shown(str(path))}: {len(labels):,} labels, the blank _ included: {shown(listed)!r}")
+    rare = [f"{label!r} {characters[label]}" for label in labels if 0 < characters[label] < _RARE]
+    if rare:
+        more = f" and {len(rare) - _LISTED:,} more" if len(rare) > _LISTED else ""
+        print(
+            f"seen fewer than {_RARE} times: {', '.join(rare[:_LISTED])}{more}. Correct mistakes in the texts; other "
+            "characters so rare are not learnt."
+        )
+    if any(label.isdigit() for label in labels):
+        print("Digits are spoken in many ways: better spell them out.")
+    if marks := [f"{mark!r} {number}" for mark, number in characters.most_common() if mark not in labels]:
+        print(f"no labels: {', '.join(marks)}. --data.unknown_characters=drop_character passes over them in training;")
+        print("--punctuation makes them labels.")
 
 
 def _prepare(progress: "Progress") -> "Corpus":
@@ -63,25 +232,27 @@ def _prepare(progress: "Progress") -> "Corpus":
 
 
 def _print(corpus: "Corpus") -> None:
+    state = "was there already, and is whole" if corpus.reused else "is ready"
+    _print_sizes(f"{corpus.name} {state} in {shown(str(corpus.folder))}", corpus.parts)
+    print(f"{corpus.verdict}\nSHA-256 of all files: {corpus.digest}")
+
+
+def _print_sizes(title: str, parts: "Iterable[CorpusSplit]") -> None:
     from rich.console import Console
 
     from launch.tables import terminal_table
 
-    state = "was there already, and is whole" if corpus.reused else "is ready"
-    numbers = ("utterances", "speakers", "minutes", "words", "characters")
-    table = terminal_table(f"{corpus.name} {state} in {shown(str(corpus.folder))}", ["split"], numbers)
-    for split in corpus.parts:
+    table = terminal_table(title, ["split"], ("utterances", "speakers", "minutes", "words", "characters"))
+    for split in parts:
         table.add_row(
             split.split,
             f"{split.utterances:,}",
-            f"{split.speakers:,}",
+            f"{split.speakers:,}" if split.speakers else "?",
             f"{split.seconds / 60:.1f}",
             f"{split.words:,}",
             f"{split.characters:,}",
         )
-    console = Console(markup=False, emoji=False)
-    console.print(table)
-    console.print(f"{corpus.verdict}\nSHA-256 of all files: {corpus.digest}", soft_wrap=True, highlight=False)
+    Console(markup=False, emoji=False).print(table)
 
 
 if __name__ == "__main__":

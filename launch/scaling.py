@@ -29,7 +29,7 @@ BASE = Config(
 FLAGS = absl_flags.FLAGS
 flags.define(
     only=("device", "model", "optim", "apex", "augmentation", "training.seed", "training.engine", "data.batch_size")
-    + ("nproc_per_node", "rdzv_timeout", "collective_timeout", "max_restarts")
+    + ("nproc_per_node", "rdzv_timeout", "collective_timeout", "max_restarts", "restart_window")
 )
 FLAGS.set_default("nproc_per_node", BASE.nproc_per_node)
 FLAGS.set_default("data.batch_size", BASE.data.batch_size)

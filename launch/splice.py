@@ -20,13 +20,22 @@ if TYPE_CHECKING:
 _HIGHEST_CER = 20  # percent; above it, the word times of the model are not reliable
 
 FLAGS = absl_flags.FLAGS
-flags.define(only=("data_path", "run_dir", "device", "apex", "data.max_recording_seconds"))
+flags.define(only=("data_path", "run_dir", "device", "apex.opt_level", "apex.dtype", "data.max_recording_seconds"))
 decoding.define_speaker()
 decoding.define_which()
 absl_flags.DEFINE_string(
     "output", "", "New folder for the old and the new utterances. Train on it with --data.train_manifest."
 )
-absl_flags.DEFINE_integer("copies", 6, "New utterances per utterance that is cut.", lower_bound=1)
+absl_flags.DEFINE_integer("copies", 6, "New utterances per utterance that is cut.", lower_bound=0)
+absl_flags.DEFINE_float(
+    "joined",
+    0.0,
+    "Also so many minutes of recordings of several whole utterances, without pauses, for long recordings.",
+    lower_bound=0.0,
+)
+absl_flags.DEFINE_float(
+    "longest", 25.0, "Longest of those recordings, seconds: the longest piece that is heard at once.", 1.0
+)
 absl_flags.DEFINE_integer(
     "seed", 0, "Seed of the draws; the same seed and model give the same utterances.", lower_bound=0
 )
@@ -39,9 +48,9 @@ def main(_: list[str]) -> None:
         raise InputError(f"--output={FLAGS.output}: give a new folder in one that exists, such as data/spliced")
 
     from ds2f.checkpoint import load_config
-    from ds2f.config import manifest_path
     from ds2f.data import audio, manifests, splicing
     from ds2f.data.corpora import layout
+    from ds2f.data.manifest_paths import manifest_path
 
     cfg = flags.config_from_flags(load_config(run_dir))
     rate = cfg.spect.sample_rate
@@ -58,6 +67,7 @@ def main(_: list[str]) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     write = partial(layout.write_pair, unfinished, sample_rate=rate)
     speakers: dict[str, list[list[splicing.Piece]]] = {}
+    wholes: list[splicing.Piece] = []
     stems = Counter(utterance.audio.stem for utterance in run.split.utterances[:copied])
     for row, utterance in enumerate(run.split.utterances):
         samples, stem = (
@@ -66,6 +76,8 @@ def main(_: list[str]) -> None:
         )
         if row < copied:
             write(stem if stems[stem] == 1 else f"{stem}-{row}", utterance.transcript, layout.as_pcm(samples))
+        if FLAGS.joined:
+            wholes.append(splicing.Piece(run.split.references.get(row, ""), samples))
         if row in starts:
             pieces = splicing.cut(samples, run.split.references[row], starts[row], sample_rate=rate)
             speakers.setdefault(_speaker_of(utterance.audio, speaker), []).append(pieces)
@@ -74,13 +86,16 @@ def main(_: list[str]) -> None:
         for new in splicing.recombined(recordings, copies=FLAGS.copies, draw=draw, sample_rate=rate):
             write(f"spliced{made}-{name}", new.text, layout.as_pcm(new.samples))
             made, seconds = made + 1, seconds + len(new.samples) / rate
+    strung = splicing.strung(wholes, seconds=60 * FLAGS.joined, longest=FLAGS.longest, draw=draw, sample_rate=rate)
+    count = 0
+    for count, new in enumerate(strung, start=1):
+        write(f"joined{count}", new.text, layout.as_pcm(new.samples))
     unfinished.rename(output)
     name_shown = shown(str(output))
     print(
         f"{name_shown}: {copied:,} utterances, and {made:,} ({seconds / 60:.0f} min) made of "
-        f"{len(starts):,}, by {len(speakers):,} speakers. Train with --data.train_manifest={name_shown}"
-        + " --data.train_on_val"
-        * cfg.data.train_on_val
+        f"{len(starts):,}, by {len(speakers):,} speakers{f', and {count:,} recordings of several' if count else ''}. "
+        f"Train with --data.train_manifest={name_shown}" + " --data.train_on_val" * cfg.data.train_on_val
     )
 
 
@@ -91,10 +106,11 @@ def _character_starts(cfg: "Config", run_dir: Path) -> tuple[decoding.OpenedRun,
     """
     from ds2f import decode
     from ds2f.metrics import count_errors
+    from ds2f.runner.splits import Split
     from ds2f.runner.telemetry import terminal
     from ds2f.steps import eval_step
 
-    run = decoding.open_run(cfg, run_dir, split="train", which=FLAGS.which, console=terminal())
+    run = decoding.open_run(cfg, run_dir, Split.read("train", cfg), which=FLAGS.which, console=terminal())
     labels, frame = cfg.model.labels, cfg.model.time_stride * cfg.spect.window_stride
     found = {}
     for batch in run.loader.epoch():

@@ -1,7 +1,7 @@
 # Sourced by train_*.sh. start_training NAME FLAG...: trains with configs/NAME.flags and further flags.
 
 start_training() {
-  local root flagfile=configs/$1.flags python=python3 device=auto previous="" argument arguments=()
+  local root name=$1 flagfile=configs/$1.flags python=python3 device=auto previous="" argument arguments=()
   shift
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   local paths='--@(data_path|run_dir|flagfile|data.*_manifest|data.labels_path|augmentation.noise_dir|checkpointing.continue_from|checkpointing.folder)'
@@ -30,6 +30,9 @@ start_training() {
   if [[ -x $root/.venv/bin/python ]]; then
     python=$root/.venv/bin/python
   fi
+  # From elsewhere, paths in messages begin at the root folder, so that they can be followed.
+  [[ $PWD == "$root" || " ${arguments[*]-} " == *" --run_dir"[=\ ]* || " ${arguments[*]-} " == *" --flagfile"[=\ ]* ]] ||
+    arguments+=("--run_dir=$root/runs/$name")
   cd "$root"
   exec "$python" -m launch.train --flagfile="$flagfile" ${arguments[@]+"${arguments[@]}"}
 }

@@ -3,20 +3,19 @@
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
-
-from ds2f.config import Config, manifest_path, splits_of
+from ds2f.config import Config, splits_of
 from ds2f.errors import InputError
-from launch import flags, guard
+from launch import flagfiles, flags, guard
 
 if TYPE_CHECKING:
     from ds2f.runner.device.backend import Backend
     from ds2f.runner.distributed.collectives import Group
     from ds2f.runner.distributed.worker import Job
-    from ds2f.runner.lease import Lease
+    from ds2f.runner.run_lease import RunLease
     from ds2f.runner.splits import Split
 
 flags.define()
@@ -24,30 +23,34 @@ flags.define()
 
 def main(_: list[str]) -> int:
     """Runs the training of the flags, in this process or in the ranks that it starts. Returns the exit status."""
-    cfg = flags.config_from_flags()
-    run_dir = Path(cfg.run_dir or f"runs/{flags.flagfile_name() or 'train'}")
-    cfg = attrs.evolve(cfg, run_dir=str(run_dir))
+    cfg = flags.config_from_flags(run_dir=f"runs/{flagfiles.last_name(sys.argv[1:]) or 'train'}")
+    run_dir = Path(cfg.run_dir)
 
+    from ds2f import checkpoint
     from ds2f.data import manifests
     from ds2f.runner.distributed import agent, worker
 
-    starts_ranks = cfg.nproc_per_node > 1 or cfg.node_range != (1, 1)
-    if worker.is_worker(starts_ranks=starts_ranks):
+    if worker.is_worker(starts_ranks=cfg.starts_ranks):
         return worker.work(lambda: _train_or_explain(cfg, run_dir))
     if cfg.node_range == (1, 1):  # with several machines, the ranks check: a mistake on one ends the job on all
-        for split in splits_of(cfg):
-            manifests.require(manifest_path(cfg, split), cfg=cfg.data)
-    if starts_ranks:
-        return agent.launch(cfg, [sys.executable, "-m", "launch.train", *sys.argv[1:]])
+        manifests.require(cfg, splits_of(cfg))
+    if cfg.starts_ranks:
+        command = [sys.executable, "-m", "launch.train", *sys.argv[1:]]
+        newest = partial(checkpoint.newest_iteration, run_dir, folder=cfg.checkpointing.folder)
+        return agent.launch(cfg, command, newest=newest)
     return _train_or_explain(cfg, run_dir)
 
 
 def _train_or_explain(cfg: Config, run_dir: Path) -> int:
-    """Runs ``train``; a file system that refuses ends it with a message."""
+    """Runs ``train``; a file system that refuses, or a want of memory, ends it with a message."""
+    from ds2f.runner import memory_check
+
     try:
         return train(cfg, run_dir)
-    except OSError as error:
-        problem = guard.storage_problem(error)
+    except (MemoryError, RuntimeError, OSError) as error:
+        problem = memory_check.explain(error)
+        if problem is None and isinstance(error, OSError):
+            problem = guard.storage_problem(error)
         if problem is None:
             raise
         raise InputError(problem) from error
@@ -58,7 +61,7 @@ def train(cfg: Config, run_dir: Path) -> int:
 
     A mistake in the command ends the rank before anything slow starts and before anything is written.
     """
-    from ds2f.runner import lease, splits
+    from ds2f.runner import run_lease, splits
     from ds2f.runner.device.backend import open_backend
     from ds2f.runner.distributed import consistency, worker
     from ds2f.runner.distributed.collectives import open_group
@@ -73,7 +76,7 @@ def train(cfg: Config, run_dir: Path) -> int:
     consistency.require_same_settings(group, cfg, compute=backend.policy(cfg.apex).compute)
     consistency.require(group, splits.digests(data), remedy="Give all machines the same data.")
 
-    with lease.hold(run_dir, job=job.id) if group.rank == 0 else nullcontext() as held:
+    with run_lease.hold(run_dir, cfg, job=job.id) if group.rank == 0 else nullcontext() as held:
         status = _train_in(run_dir, cfg, data, backend, group, job, held)
     group.close()
     if group.rank == 0 and status == 0:
@@ -88,56 +91,70 @@ def _train_in(
     backend: "Backend",
     group: "Group",
     job: "Job",
-    held: "Lease | None",
+    held: "RunLease | None",
 ) -> int:
-    """Trains in a folder whose lease rank 0 holds."""
-    from ds2f.runner import data_record, program, splits
+    """Trains in a folder whose lease rank 0 holds. Nothing is written to the folder before all is found good."""
+    from ds2f.runner import data_record, memory_check, program, splits
     from ds2f.runner.distributed.signals import Stopped
+    from ds2f.runner.first_state import first_state
     from ds2f.runner.rank0_checkpoints import RankZeroCheckpoints
-    from ds2f.runner.run_dir import begun, claim, settle_on_rank0
-    from ds2f.runner.telemetry import open_telemetry
+    from ds2f.runner.run_dir import begun, claim, left_as_it_was, settle_on_rank0, texts
+    from ds2f.runner.run_files import RunFiles
+    from ds2f.runner.telemetry import EarlyMessages, open_telemetry
     from ds2f.runner.trainer import Trainer
 
     cfg = settle_on_rank0(run_dir, cfg, group, job=job.id, restarted=job.restarts > 0)
-    messages, record = [], None
+    data, cfg = splits.with_statistics(data, cfg, group)
+    messages, record, files = [], None, RunFiles(run_dir)
     if held is not None:
         record, messages = data_record.take(data, cfg), list(held.messages)
         if begun(run_dir):
             messages += data_record.require_unchanged(run_dir, record, cfg)
+    memory_check.require(cfg, data, backend, group, job)
+    digests = record.digests() if record is not None else {}
     loaders = splits.load_all(data, cfg, backend, group)  # forks, so before jax, kernel timing and heartbeats
     if held is not None:
         held.keep()
     steps = loaders["train"].steps
     cfg = program.resolve_kernel(cfg, backend, group, steps_per_epoch=steps)
-    if record is not None:
-        messages += claim(run_dir, cfg, flags.flagfile_text, job=job.id) + data_record.write(run_dir, record)
 
-    with open_telemetry(run_dir, cfg, rank=group.rank) as telemetry:
-        for message in messages:
-            telemetry.log(message)
+    warn = EarlyMessages()
+    require_lease = held.require if held is not None else lambda: None
+    checkpoints = RankZeroCheckpoints(run_dir, cfg, group, warn=warn, require_lease=require_lease)
+    try:
         step = program.build(cfg, backend, group, steps_per_epoch=steps)
-        require_lease = held.require if held is not None else lambda: None
-        checkpoints = RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.log, require_lease=require_lease)
-        trainer = Trainer(
-            step,
-            data,
-            loaders,
-            run_dir=run_dir,
-            checkpoints=checkpoints,
-            telemetry=telemetry,
-            data_digests=record.digests() if record is not None else {},
-        )
-        status = 0
-        try:
-            trainer.restore()
-            trainer.run()
-        except Stopped as stopped:
-            if group.rank == 0:
-                telemetry.log(str(stopped))
-            status = stopped.status
-        finally:
-            checkpoints.close()  # the lease outlasts the writing of a checkpoint
-    return status
+        first = first_state(step, checkpoints, run_dir=run_dir, data_digests=digests)
+        with left_as_it_was(run_dir) if held is not None else nullcontext():
+            checkpoints.prove(wait=not first.is_fresh)  # orbax is there if a checkpoint was read
+            if record is not None:
+                messages += claim(run_dir, cfg, flags.flagfile_text, job=job.id) + data_record.write(run_dir, record)
+                files.know(texts(cfg, flags.flagfile_text, job=job.id))
+                files.know({data_record.FILE: partial(data_record.text, record)})
+            with open_telemetry(run_dir, cfg, rank=group.rank, files=files) as telemetry:
+                for message in messages:
+                    telemetry.log(message)
+                warn.pass_on(telemetry.log)
+                trainer = Trainer(
+                    step,
+                    data,
+                    loaders,
+                    run_dir=run_dir,
+                    checkpoints=checkpoints,
+                    telemetry=telemetry,
+                    data_digests=digests,
+                )
+                try:
+                    trainer.begin(first)
+                    trainer.run()
+                except Stopped as stopped:
+                    if group.rank == 0:
+                        telemetry.log(str(stopped))
+                    return stopped.status
+    finally:
+        for loader in loaders.values():
+            loader.close()  # its death would end another wait
+        checkpoints.close()  # the lease outlasts the writing of a checkpoint
+    return 0
 
 
 if __name__ == "__main__":

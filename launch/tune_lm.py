@@ -1,22 +1,25 @@
 """Tunes the weights of a language model: python -m launch.tune_lm --run_dir=runs/an4_1p --lm.path=lm.arpa."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import decoding, flags
+from launch import decoding, flags, long_recordings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ds2f.inference.tuner import Trial
+    from ds2f.inference.beam_pool import BeamPool
+    from ds2f.inference.tuner import ScoredBatch, Trial
     from ds2f.metrics import ErrorCounts
 
-flags.define(only=("data_path", "run_dir", "device", "data", "apex"))
+flags.define(only=("data_path", "run_dir", "device", "data", "apex.opt_level", "apex.dtype"))
 decoding.define()
 decoding.define_which()
 absl_flags.DEFINE_list("weights", "0,0.25,0.5,0.75,1,1.5,2", "Values of lm.weight to try first.")
@@ -27,38 +30,93 @@ absl_flags.DEFINE_integer(
     "Number of times to try the neighbours of the best pair, at half the distance each time.",
     lower_bound=0,
 )
+absl_flags.DEFINE_string(
+    "logits", "", "In place of --run_dir, logits of launch.evaluate --split=val --save_logits=FILE."
+)
 absl_flags.DEFINE_string("output", "", "Also write all trials to this file, as JSON.")
 
 _SHOWN = 10  # rows of the table
 
 
+class _Scored(NamedTuple):
+    """Logits of the validation set."""
+
+    batches: "list[ScoredBatch]"
+    labels: Sequence[str]
+    source: dict[str, str]  # for the report
+
+
 def main(_: list[str]) -> None:
     """Decodes the validation set with many weights, and prints the flags with the fewest word errors."""
-    chosen, run_dir = absl_flags.FLAGS, decoding.run_dir()
+    chosen = absl_flags.FLAGS
     lm_cfg = attrs.evolve(decoding.settings(), decoder="beam")
+    if chosen.logits and (chosen.run_dir or chosen["which"].present):
+        raise InputError("--logits names logits that are computed: leave out --run_dir and --which")
+    run_dir = None if chosen.logits else decoding.run_dir()
     if not lm_cfg.path:
         raise InputError("--lm.path is missing: give a language model; python -m launch.build_lm makes one")
     output = flags.output_file("output")
     weights, word_scores = _numbers("weights", chosen.weights, lowest=0), _numbers("word_scores", chosen.word_scores)
 
     from ds2f import decode
-    from ds2f.checkpoint import load_config
-    from ds2f.config import manifest_path
     from ds2f.files import json_text, write_atomically
     from ds2f.inference import tuner
     from ds2f.runner.telemetry import terminal
 
-    stored, console = load_config(run_dir), terminal()
+    console = terminal()
+    with ExitStack() as opened:
+
+        def start(labels: Sequence[str]) -> "BeamPool":
+            return opened.enter_context(decoding.beam_pool(lm_cfg, labels))
+
+        pool, scored = _read(Path(chosen.logits), start) if run_dir is None else _computed(run_dir, start)
+        batches, labels, source = scored
+        hot = decoding.hot_words(lm_cfg, labels)
+
+        def measure(weight: float, word_score: float) -> "ErrorCounts":
+            status.update(f"weight {weight:g}, word score {word_score:g}")
+            cfg = attrs.evolve(lm_cfg, weight=weight, word_score=word_score)
+            return tuner.total_errors(batches, pool.best(cfg, hot_words=hot), labels)
+
+        with console.status("decoding") as status:
+            greedy = tuner.total_errors(batches, decode.greedy, labels)
+            without_lm = pool.best(attrs.evolve(lm_cfg, path=""), hot_words=hot)
+            alone = tuner.total_errors(batches, without_lm, labels)
+            references = [reference for batch in batches for reference in batch.references]
+            trials = tuner.search(
+                measure,
+                weights=weights,
+                word_scores=word_scores,
+                refinements=chosen.refinements,
+                by_words=any(" " in reference for reference in references),
+            )
+    best = attrs.evolve(lm_cfg, weight=trials[0].weight, word_score=trials[0].word_score)
+    advice = flags.section_text("lm", best)
+    console.print(_table(greedy, alone, trials))
+    console.print(f"{len(trials)} pairs on {len(references)} validation utterances; the best:\n{shown(advice)}")
+    if output:
+        report = _report(greedy, alone, trials) | source | {"flags": advice}
+        write_atomically(output, json_text(report, indent=2) + "\n")
+
+
+def _computed(run_dir: Path, start: "Callable[[Sequence[str]], BeamPool]") -> "tuple[BeamPool, _Scored]":
+    """Starts the search, and computes the logits of a run's validation set."""
+    from ds2f.checkpoint import load_config
+    from ds2f.inference import tuner
+    from ds2f.runner.telemetry import terminal
+
+    stored, which = load_config(run_dir), absl_flags.FLAGS.which
     cfg = flags.config_from_flags(stored)
-    if stored.data.train_on_val and manifest_path(cfg, "val") == manifest_path(stored, "val"):
+    if decoding.trained_on(stored, cfg, "val"):
         raise InputError(
             f"{run_dir} was trained on its validation set, which then cannot choose weights; train another run "
             "with --nodata.train_on_val, tune with that run, and use its weights here"
         )
-    labels = cfg.model.labels
-    lm = decoding.language_model(lm_cfg, labels)
-    run = decoding.open_run(cfg, run_dir, split="val", which=chosen.which, console=console)
-    scored = tuner.compute_logits(
+    pool = start(cfg.model.labels)
+    console = terminal()
+    short = long_recordings.read_short("val", cfg, console)
+    run = decoding.open_run(cfg, run_dir, short, which=which, console=console)
+    batches = tuner.compute_logits(
         run.params,
         run.stats,
         run.loader.epoch(),
@@ -67,24 +125,23 @@ def main(_: list[str]) -> None:
         policy=run.policy,
         backend=run.backend,
     )
+    return pool, _Scored(batches, cfg.model.labels, {"run_dir": str(run_dir), "which": which})
 
-    def measure(weight: float, word_score: float) -> "ErrorCounts":
-        status.update(f"weight {weight:g}, word score {word_score:g}")
-        decoder = decode.best_of_beam(attrs.evolve(lm_cfg, weight=weight, word_score=word_score), lm)
-        return tuner.total_errors(scored, decoder, labels)
 
-    with console.status("decoding") as status:
-        greedy = tuner.total_errors(scored, decode.greedy, labels)
-        alone = tuner.total_errors(scored, decode.best_of_beam(attrs.evolve(lm_cfg, path="")), labels)
-        trials = tuner.search(measure, weights=weights, word_scores=word_scores, refinements=chosen.refinements)
-    best = attrs.evolve(lm_cfg, weight=trials[0].weight, word_score=trials[0].word_score)
-    count = len(run.split.references)
-    advice = flags.section_text("lm", best)
-    console.print(_table(greedy, alone, trials))
-    console.print(f"{len(trials)} pairs on {count} validation utterances; the best:\n{shown(advice)}")
-    if output:
-        report = _report(greedy, alone, trials) | {"run_dir": str(run_dir), "which": chosen.which, "flags": advice}
-        write_atomically(output, json_text(report, indent=2) + "\n")
+def _read(path: Path, start: "Callable[[Sequence[str]], BeamPool]") -> "tuple[BeamPool, _Scored]":
+    """Starts the search, and reads logits that launch.evaluate has saved."""
+    from ds2f.inference import saved_logits
+
+    saved = saved_logits.load(path)
+    about = saved.about
+    if about.trained_on or about.split == "test":
+        why = "that the model was trained on" if about.trained_on else "of the test set"
+        raise InputError(
+            f"--logits={path}: logits of utterances {why} ({shown(about.manifest)}), which cannot choose weights; save "
+            "those of a validation set: launch.evaluate --split=val --save_logits=FILE"
+        )
+    source = {"logits": str(path), "run": about.run, "which": about.which}
+    return start(about.labels), _Scored(saved.batches(), about.labels, source)
 
 
 def _numbers(name: str, texts: Sequence[str], *, lowest: float = float("-inf")) -> list[float]:

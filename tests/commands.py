@@ -98,7 +98,8 @@ class Program:
 class Commands:
     """The server's other end."""
 
-    def __init__(self):
+    def __init__(self, **more):
+        """Starts the server; ``more``: its variables beside this process's and those of ``ENVIRONMENT``."""
         self._address = f"{tempfile.mkdtemp()}/socket"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(self._address)
@@ -107,13 +108,13 @@ class Commands:
                 [sys.executable, str(Path(__file__)), str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                env=os.environ | ENVIRONMENT,
+                env=os.environ | ENVIRONMENT | more,
                 cwd=ROOT,
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
             )
 
-    def start(self, program, *arguments, folder, out, err, environment=None, network=None):
+    def start(self, program, *arguments, folder, out, err, given=os.devnull, environment=None, network=None):
         """Starts a program in a session of its own.
 
         Args:
@@ -122,6 +123,7 @@ class Commands:
           folder: where it runs.
           out: an open file, its standard output.
           err: likewise its standard error.
+          given: path of its standard input.
           environment: variables beside this process's and those of ``ENVIRONMENT``; None removes one.
           network: a network namespace as ``ip netns`` names it; None takes this process's.
 
@@ -137,16 +139,16 @@ class Commands:
         }
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(self._address)
-        with Path(os.devnull).open("rb") as nothing:
-            files = [file.fileno() for file in (nothing, out, err)]
+        with Path(given).open("rb") as standard_input:
+            files = [file.fileno() for file in (standard_input, out, err)]
             socket.send_fds(connection, [json.dumps(order).encode()], files)
         return Program(connection)
 
-    def run(self, module, *arguments, folder, limit=120.0, environment=None):
-        """Runs ``python -m launch.MODULE ARGUMENTS`` in ``folder``; after ``limit`` seconds it is killed."""
+    def run(self, module, *arguments, folder, limit=120.0, given=os.devnull, environment=None):
+        """Runs ``python -m launch.MODULE ARGUMENTS < given`` in ``folder``; after ``limit`` seconds it is killed."""
         with (Path(folder) / ".out").open("wb") as out, (Path(folder) / ".err").open("wb") as err:
             program = self.start(
-                f"launch.{module}", *arguments, folder=folder, out=out, err=err, environment=environment
+                f"launch.{module}", *arguments, folder=folder, out=out, err=err, given=given, environment=environment
             )
             began = time.monotonic()
             try:
@@ -176,6 +178,7 @@ def commands():
 def _serve(listener):
     for name in PRELOADED:
         __import__(name)
+    sys.modules["jax"].config.update("jax_platforms", "cpu")  # as orbax_io does, which finds it imported
     gc.collect()
     gc.freeze()  # what is imported is not looked through again, and so stays shared
     woken, wake = os.pipe()
@@ -236,6 +239,8 @@ def _become(order, files):
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
+    if group := os.environ.pop("DS2F_TEST_CGROUP", None):  # a folder of tests/memory_groups.py
+        (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
     if order["network"]:
         namespace = os.open(f"/run/netns/{order['network']}", os.O_RDONLY)
         if ctypes.CDLL(None, use_errno=True).setns(namespace, NETWORK):

@@ -6,6 +6,8 @@ Several workers (``pytest -n 3``) run tests at the same time, but for those mark
 import contextlib
 import fcntl
 import os
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,11 @@ import soundfile
 from commands import commands
 
 RATE = 16000
+
+# Signals that a shell in the background, or nohup, has had ignored would be ignored by every program under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
 
 
 HERE = Path(__file__).parent
@@ -68,6 +75,13 @@ def write_tones(folder, name, text, seed):
     return f"{name}.wav,{name}.txt\n"
 
 
+@pytest.fixture
+def roomy_disk(tmp_path, monkeypatch):
+    """Nothing is left out for want of room, however full this machine's disk is."""
+    usage = shutil.disk_usage(tmp_path)._replace(total=10**12, free=10**12)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory):
     """Programs under test keep nothing in the user's cache folder and find nothing there."""
@@ -89,6 +103,17 @@ def tone_corpus(tmp_path_factory):
             rows.append(write_tones(folder, f"{split}{index}", text, index))
         (folder / f"tones_{split}_manifest.csv").write_text("".join(rows), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A running ``launch.serve`` of a unidirectional model, which tests leave as it is."""
+    from serving_process import serving, write_run
+
+    folder = tmp_path_factory.mktemp("server")
+    write_run(folder / "run")
+    with serving(folder) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

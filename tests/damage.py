@@ -196,7 +196,9 @@ def _odd_files() -> list[Case]:
     found.append(Case("audio-missing-val", "train", made(files["missing"], split="val"), REFUSED, "odd.wav"))
     found.append(Case("audio-raw", "train", _given(bytes(8000), "odd.raw"), REFUSED, "odd.raw"))
     spoken, nan = _encoded(_speech(), "WAV", "PCM_16"), _encoded(_speech() * np.nan, "WAV", "FLOAT")
-    found.append(Case("audio-nan-val", "train", _given(nan, "odd.wav", split="val"), REFUSED, "odd.wav"))
+    found.append(Case("audio-nan-val", "train", _given(nan, "odd.wav", split="val"), TOLD, "odd.wav"))
+    strict = _given(nan, "odd.wav", "--data.max_unreadable=0", split="val")
+    found.append(Case("audio-nan-val-not-allowed", "train", strict, REFUSED, "odd.wav"))
     found.append(
         Case("audio-nan-not-allowed", "train", _given(nan, "odd.wav", "--data.max_unreadable=0"), REFUSED, "odd.wav")
     )
@@ -278,18 +280,19 @@ def _manifests() -> list[Case]:
         "empty": ("", REFUSED),
         "blank": (" \n\n\t\n", REFUSED),
         "binary": (bytes(range(256)) * 4, REFUSED),
-        "utf-16": (row.encode("utf-16"), REFUSED),
+        "utf-16": (row.encode("utf-16"), FINE),
         "latin-1": ("träin0.wav,train0.txt\n".encode("latin-1"), REFUSED),
         "nul": ("train\0.wav,train0.txt\n", REFUSED),
         "nul-transcript": ("train0.wav,tr\0ain0.txt\n", REFUSED),
         "one-column": (row + "train1.wav\n", REFUSED),
         "three-columns": (row + "train1.wav,train1.txt,2.5\n", REFUSED),
-        "semicolons": (row.replace(",", ";"), REFUSED),
-        "tabs": (row.replace(",", "\t"), REFUSED),
+        "semicolons": (row.replace(",", ";"), FINE),
+        "tabs": (row.replace(",", "\t"), FINE),
         "open-quote": (row + '"train1.wav,train1.txt\n', REFUSED),
         "no-recording": (",train0.txt\n", REFUSED),
         "no-transcript": ("train0.wav,\n", REFUSED),
-        "heading": ("audio,transcript\n" + row, REFUSED),
+        "heading": ("audio,transcript\n" + row, FINE),
+        "odd-heading": ("audio,words\n" + row, REFUSED),
         "swapped": ("train0.txt,train0.wav\n", REFUSED),
         "itself": (f"{where},{where}\n", REFUSED),
         "absolute": ("/nowhere/a.wav,/nowhere/a.txt\n", REFUSED),
@@ -327,7 +330,7 @@ def _manifests() -> list[Case]:
         "empty": ("", REFUSED),
         "broken": ('{"samples": [', REFUSED),
         "csv": (row, REFUSED),
-        "list": (json.dumps([one]), REFUSED),
+        "list": (json.dumps([one]), FINE),
         "number": ("7", REFUSED),
         "nothing": ("{}", REFUSED),
         "none": ('{"samples": []}', REFUSED),
@@ -497,7 +500,8 @@ def _flags() -> list[Case]:
         "unknown": ("--data.batchsize=3\n", REFUSED, "data.batchsize"),
         "stray": ("data.batch_size=3\n", REFUSED, "data.batch_size"),
         "comment-behind": ("--data.batch_size=3  # small\n", REFUSED, "data.batch_size"),
-        "utf-16": ("--data.batch_size=3\n".encode("utf-16"), REFUSED, "flagfile"),
+        "utf-16": ("--data.batch_size=3\n".encode("utf-16"), FINE, ""),
+        "utf-16-cut": ("--data.batch_size=3\n".encode("utf-16")[:-1], REFUSED, "flagfile"),
         "nested-missing": ("--flagfile=nowhere.flags\n", REFUSED, "nowhere.flags"),
         "windows": ("# comment\r\n--data.batch_size=3\r\n", FINE, ""),
         "empty": ("", FINE, ""),

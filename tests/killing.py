@@ -173,8 +173,9 @@ class Run:
 
     def _folders(self):
         """The names of the checkpoints."""
-        folder = self.run_dir / "checkpoints"
-        return {path.name for path in folder.iterdir() if path.name[0].isdecimal()} if folder.exists() else set()
+        with contextlib.suppress(FileNotFoundError):  # a start tries to write, and removes what it has made for that
+            return {path.name for path in (self.run_dir / "checkpoints").iterdir() if path.name[0].isdecimal()}
+        return set()
 
     def _unfinished(self):
         """Checkpoints that are not whole: by name, what tells a folder from a later one of the same name."""
@@ -234,7 +235,7 @@ def last_checkpoint(run_dir):
         state, position = checkpoints.restore(checkpoints.find("last"), like)
     finally:
         checkpoints.close()
-    return tree.flatten_with_paths(state), position
+    return tree.flatten_with_names(state), position
 
 
 def timeless(record):

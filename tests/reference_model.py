@@ -76,7 +76,7 @@ def lively_model(cfg, *, key=0, dtype=torch.float32):
         return (0.2 * moved if path.endswith("var") else moved).to(dtype)
 
     params, stats = (
-        tree.unflatten_like(part, {path: shaken(path, leaf) for path, leaf in tree.flatten_with_paths(part).items()})
+        tree.unflatten_like(part, {path: shaken(path, leaf) for path, leaf in tree.flatten_with_names(part).items()})
         for part in deepspeech2.init(cfg, key=key)
     )
     return params, stats

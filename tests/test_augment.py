@@ -69,6 +69,23 @@ def test_speed_and_tempo_return_as_many_samples_as_announced(samples, factor):
     assert len(augment.perturb(waveform, both, 0, sample_rate=RATE)) == both.num_samples(samples)
 
 
+@settings(max_examples=100, deadline=None)
+@given(samples=st.integers(1, 3000), before=st.integers(0, 5000), after=st.integers(0, 5000))
+def test_silence_around_an_utterance_is_its_own_quietest_sound(samples, before, after):
+    waveform = _noise(samples)
+    how = augment.Perturbation(before=before, after=after)
+    found = augment.perturb(waveform, how, 0, sample_rate=RATE)
+    assert len(found) == how.num_samples(samples)
+    assert torch.equal(found[before : before + samples], waveform)
+    width = min(RATE // 10, samples)
+    powers = waveform.unfold(0, width, 1).double().square().mean(dim=1)  # the truth: every stretch on its own
+    quietest = waveform[int(powers.argmin()) :][:width]
+    for silence in (found[:before], found[before + samples :]):
+        for first in range(0, len(silence), 2 * width):
+            assert torch.equal(silence[first : first + width], quietest[: len(silence) - first])
+        assert torch.isin(silence, quietest).all()
+
+
 @pytest.mark.parametrize("change", [augment.speed, lambda x, factor: augment.tempo(x, factor, sample_rate=RATE)])
 def test_silence_stays_silent(change):
     assert change(torch.zeros(5000), 1.1).count_nonzero() == 0
@@ -112,11 +129,23 @@ def test_noise_that_is_wanted_and_not_given_is_an_error():
 
 def test_draws_stay_within_their_limits_and_cover_them():
     cfg = AugmentationConfig(
-        speeds=(0.9, 1.0, 1.1), tempo_min=0.85, tempo_max=1.15, gain_min=-6, gain_max=8, noise_dir="n", noise_prob=0.4
+        speeds=(0.9, 1.0, 1.1),
+        tempo_min=0.85,
+        tempo_max=1.15,
+        silence=0.5,
+        gain_min=-6,
+        gain_max=8,
+        noise_dir="n",
+        noise_prob=0.4,
     )
-    draws = [augment.draw(key, cfg) for key in range(2000)]
+    draws = [augment.draw(key, cfg, sample_rate=RATE) for key in range(2000)]
     assert all(abs(count - 2000 / 3) < 100 for count in Counter(how.speed for how in draws).values())
-    for name, low, high in (("tempo", 0.85, 1.15), ("gain", -6, 8)):
+    for name, low, high in (
+        ("tempo", 0.85, 1.15),
+        ("gain", -6, 8),
+        ("before", 0, RATE // 2),
+        ("after", 0, RATE // 2),
+    ):
         values = [getattr(how, name) for how in draws]
         assert low <= min(values) < low + 0.02 * (high - low)
         assert high - 0.02 * (high - low) < max(values) <= high
@@ -126,7 +155,7 @@ def test_draws_stay_within_their_limits_and_cover_them():
 
 
 def test_the_default_configuration_changes_nothing():
-    assert {augment.draw(key, AugmentationConfig()) for key in range(50)} == {augment.Perturbation()}
+    assert {augment.draw(key, AugmentationConfig(), sample_rate=RATE) for key in range(50)} == {augment.Perturbation()}
     waveform = _noise(1000)
     assert torch.equal(augment.perturb(waveform, augment.Perturbation(), 0, sample_rate=RATE), waveform)
 

@@ -71,6 +71,8 @@ def stand_in_cpu_ctc(
     assert not gradients.any(), "the library expects a zeroed gradient"
     for row, transcript in enumerate(labels.split(label_sizes.tolist())):
         length = int(sizes[row])
+        used = torch.softmax(activations[:length, row], dim=1)[:, [blank, *transcript.tolist()]]
+        assert used.min() >= torch.finfo(torch.float32).tiny, "the library would take its logarithm for -inf"
         cost, gradient = enumerated(activations[:length, row].numpy(), transcript.tolist(), blank)
         assert np.isfinite(cost), "the library answers 0 to what cannot fit, and nothing at all on a GPU"
         costs[row] = cost
@@ -424,3 +426,26 @@ def test_a_cost_that_the_library_never_wrote_is_not_taken_for_a_number(warpctc_b
     warpctc_binding.cpu_ctc = lambda *_: 1  # type: ignore[attr-defined]  # what the binding does when the library refuses
     losses = ctc.warpctc(Logits(random_values(1, 2, 3), torch.tensor([2])), torch.tensor([[1]]), torch.tensor([1]))
     assert losses.isnan().all()
+
+
+UNDERFLOWS = {  # logits [3, 3], transcript
+    "another label is certain": ([[0.0, 0.0, 120.0]] * 3, [1]),
+    "the blank is impossible at one frame": ([[0.0, 0.0, 0.0], [-95.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [1]),
+    "a repeated label": ([[0.0, -300.0, 1.0], [2.0, 0.0, 300.0], [0.0, 1.0, 2.0]], [1, 1]),
+    "each path has one improbable frame": ([[100.0, 0.0, 0.0], [0.0, 100.0, 0.0], [0.0, 0.0, 100.0]], [2, 1]),
+}
+
+
+@pytest.mark.parametrize("case", UNDERFLOWS)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_float32_cannot_hold_as_a_probability_has_its_loss(name: str, case: str) -> None:
+    rows, transcript = UNDERFLOWS[case]
+    usual = [[0.1, 0.2, 0.3], [0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]
+    values = torch.tensor([usual, rows])
+    labels, label_lengths = pad([[1], transcript])
+    loss, gradient = loss_and_gradient(name, values, torch.tensor([3, 3]), labels, label_lengths)
+    for row, wanted in enumerate(([1], transcript)):
+        exact, slope = enumerated(values[row].double().numpy(), wanted, 0)
+        assert np.isfinite(exact)
+        assert loss[row].item() == pytest.approx(exact, rel=1e-5)
+        np.testing.assert_allclose(gradient[row].numpy(), slope, atol=1e-4)

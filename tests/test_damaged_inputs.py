@@ -52,7 +52,7 @@ def test_damage_ends_in_words_and_in_nothing_that_looks_complete(launch, healthy
         assert ended.err.strip(), "a refusal goes to standard error"
         assert not list(folder.glob("*/results.json"))
         # An error in the first validation comes after the checkpoint of the epoch, which stays.
-        assert bool(list(folder.glob("new/checkpoints/*/*"))) == (case.id == "audio-nan-val")
+        assert bool(list(folder.glob("new/checkpoints/*/*"))) == (case.id == "audio-nan-val-not-allowed")
         assert not (folder / "saved.json").exists()
         assert not list(folder.glob("prepared/*"))
         assert not list(folder.parents[1].glob("**/evil*"))

@@ -64,8 +64,10 @@ def assert_same_end(one, other):
         assert bits(leaf) == bits(other_leaves[path]), path
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("lines", [0, 1])
+@pytest.mark.parametrize(
+    ("lines", "ranks"),
+    [(0, 1), (1, 2), pytest.param(0, 2, marks=pytest.mark.long), pytest.param(1, 1, marks=pytest.mark.long)],
+)
 def test_a_training_whose_reader_leaves_goes_on_to_its_end(tone_corpus, tmp_path, undisturbed, lines, ranks):
     reading, writing = os.pipe()
     flags = arguments(tone_corpus, tmp_path / "run", f"--nproc_per_node={ranks}", "--data.batch_size=2")
@@ -82,7 +84,7 @@ def test_a_training_whose_reader_leaves_goes_on_to_its_end(tone_corpus, tmp_path
         assert differences(undisturbed, tmp_path / "run") == []
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_training_whose_output_and_errors_go_to_a_full_disk_ends_well(tone_corpus, tmp_path, ranks):
     flags = arguments(tone_corpus, tmp_path / "run", f"--nproc_per_node={ranks}")
     with open("/dev/full", "wb") as full:  # noqa: PTH123

@@ -92,3 +92,47 @@ def test_a_bounded_read_takes_a_file_up_to_its_limit_through_links_too(tmp_path)
         files.read_bounded(tmp_path, 5, remedy="")
     with pytest.raises(FileNotFoundError):
         files.read_bounded(tmp_path / "b", 5, remedy="")
+
+
+def below(folder):
+    return [path.relative_to(folder).as_posix() for path in files.files_below(folder)]
+
+
+@pytest.mark.parametrize(
+    ("links", "found"),
+    [
+        ({}, ["a/1", "b/c/2", "b/c/3"]),
+        ({"top": "{other}"}, ["a/1", "b/c/2", "b/c/3", "top/x/4"]),
+        ({"b/deep": "{other}/x"}, ["a/1", "b/c/2", "b/c/3", "b/deep/4"]),
+        ({"t": "{other}", "u": "{other}"}, ["a/1", "b/c/2", "b/c/3", "t/x/4"]),  # once
+        ({"circle": ".", "b/c/up": "../.."}, ["a/1", "b/c/2", "b/c/3"]),
+        ({"A": "b"}, ["a/1", "b/c/2", "b/c/3"]),  # by its own name, though the link sorts first
+        ({"gone": "nowhere", "self": "self"}, ["a/1", "b/c/2", "b/c/3", "gone", "self"]),
+        ({"one": "b/c/2"}, ["a/1", "b/c/2", "b/c/3", "one"]),
+    ],
+)
+def test_the_files_below_a_folder_include_linked_folders_once_and_links_to_nothing(tmp_path, links, found):
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    for path in (folder / "a/1", folder / "b/c/2", folder / "b/c/3", other / "x/4"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for name, target in links.items():
+        (folder / name).symlink_to(target.format(other=other))
+    assert below(folder) == found
+    (tmp_path / "link").symlink_to(folder)
+    assert below(tmp_path / "link") == found
+    assert files.files_below(tmp_path / "missing") == []
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match="closed: Permission denied"):
+        files.files_below(tmp_path)

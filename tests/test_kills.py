@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
-from killing import ROOT, Moment, Run, differences, last_checkpoint, metrics, parent
-from training import run_training
+from killing import ROOT, Moment, Run, differences, last_checkpoint, metrics
+from training import claim_run, open_trainer, run_training
 from waiting import wait_for
 
 from ds2f import checkpoint
@@ -125,9 +126,11 @@ def test_killed_again_and_again_a_run_ends_with_the_bits_of_an_undisturbed_one(
     tone_corpus, tmp_path, launched, undisturbed_tones
 ):
     run, generator = launched(tmp_path / "killed", tone_corpus, TONES), random.Random(1)
-    moments = [Moment(generator.uniform(0, 0.03), "write") for _ in range(2)]
-    moments += [Moment(generator.uniform(0, 0.2), "write", generator.randint(2, 4)) for _ in range(2)]
-    moments += [Moment(generator.uniform(0, 0.002), "removal")]
+    moments = [
+        Moment(generator.uniform(0, 0.03), "write"),
+        Moment(generator.uniform(0, 0.2), "write", generator.randint(2, 4)),
+        Moment(generator.uniform(0, 0.002), "removal"),
+    ]
     for moment in moments:
         assert run.start().reaches(moment), run.said
         tell(f"killed {run.kill()}")
@@ -221,21 +224,32 @@ def test_a_signal_to_every_process_of_a_job_is_one_request(tone_corpus, tmp_path
     assert last_checkpoint(job.run_dir)[1]["iteration"] == job.iteration
 
 
-def test_a_second_ctrl_c_leaves_at_once(tone_corpus, tmp_path, launched):
-    run = launched(tmp_path / "run", tone_corpus, (*TONES, "--training.epochs=1000")).start()
-    assert run.reaches(Moment(0, "write")), run.said
-    loaders = [pid for pid in run.processes() if parent(pid) == run.process.pid]
-    assert loaders
-    for pid in loaders:
-        os.kill(pid, signal.SIGSTOP)  # so that the step under way never ends
-    assert wait_for(lambda: is_quiet(run)), run.said
-    run.process.send_signal(signal.SIGINT)
-    assert run.reaches(Moment(0.5)), run.said
-    run.process.send_signal(signal.SIGINT)
-    assert run.end(3) == 130, run.said
-    assert "stopped at once" in run.said
-    assert "Traceback" not in run.said
-    assert wait_for(lambda: run.processes() == []), "processes are left over"
+def test_a_second_ctrl_c_leaves_at_once(tone_corpus, tmp_path):
+    cfg = resolve(
+        Config(
+            data_path=str(tone_corpus),
+            device="cpu",
+            data=DataConfig(dataset="tones", batch_size=4, num_workers=0, cache_features=False),
+            model=ModelConfig(hidden_size=8, hidden_layers=1),
+            visualization=VisualizationConfig(tensorboard=False, progress=False),
+        )
+    )
+    claim_run(tmp_path / "run", cfg)
+    opened, step = open_trainer(cfg, tmp_path / "run"), "import os, signal, sys, time; time.sleep({}); {}"
+    again = "os.kill(int(sys.argv[1]), signal.SIGINT)"
+
+    def endless(*_, **__):
+        for seconds in (0.5, 1.5):
+            subprocess.Popen([sys.executable, "-c", step.format(seconds, again), str(os.getpid())])
+        time.sleep(60)
+
+    opened._program = SimpleNamespace(step=endless)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt, match="stopped at once"):
+        opened.run()
+    assert time.monotonic() - began < 10
+    for loader in opened._loaders.values():
+        loader.close()
 
 
 def test_a_request_during_any_evaluation_costs_nothing(tone_corpus, tmp_path, monkeypatch):

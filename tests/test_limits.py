@@ -26,6 +26,7 @@ from ds2f.checkpoint import Checkpoints, integrity, leaves
 from ds2f.checkpoint.orbax_io import ArrayStore
 from ds2f.config import Config, DataConfig, ModelConfig
 from ds2f.data import audio, dataset, manifests
+from ds2f.data.containers import mp3_frames
 from ds2f.data.corpora import an4, archives
 from ds2f.data.language_model import open_language_model
 from ds2f.errors import InputError
@@ -245,7 +246,20 @@ def test_an_ogg_file_of_gigabytes_is_checked_page_by_page(tmp_path):
     with path.open("r+b") as file:
         file.truncate(3 << 30)
     found = refusal(lambda: audio.load(path), within=16 * MB)
-    assert "a page is missing or broken" in found.message
+    assert "is missing or broken" in found.message
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff\xf3\x10\xc4" + bytes(20), b"\xff\xf3\x14\xc4" + bytes(20)])
+def test_a_large_mp3_that_is_none_or_has_tiny_frames_is_given_up(tmp_path, monkeypatch, filling):
+    monkeypatch.setattr(mp3_frames, "_MOST_FRAMES", 400_000)  # of 4,000,000, which take some seconds
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, np.zeros(16000), 16000, format="MP3")
+    frames = path.read_bytes()[1000:]  # without the index
+    path.write_bytes(frames[frames.index(b"\xff\xf3") :] + filling * (128 * MB // len(filling)))
+    for function in (audio.info, audio.load):
+        found = refusal(lambda function=function: function(path), within=64 * MB)
+        assert "a.mp3: " in found.message
+        assert found.message.endswith(("copy it again", "cut the recording"))
 
 
 # Texts

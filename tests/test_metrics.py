@@ -1,11 +1,13 @@
 import functools
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from ds2f.metrics import ErrorCounts, Operations, Pair, count_errors, count_operations, edit_path
+from ds2f.metrics import ErrorCounts, Operations, Pair, bootstrap, count_errors, count_operations, edit_path
 
 TEXTS = st.text(alphabet="AB' ", max_size=8)
 
@@ -139,3 +141,50 @@ def test_operations_of_nothing_and_of_insertions_alone() -> None:
     assert count_operations([]) == Operations()
     assert count_operations(edit_path([], ["A", "B"])) == Operations(insertions=2)
     assert count_operations(edit_path([], ["A"])).rate == float("inf")
+
+
+def test_a_score_is_finite_and_prefers_words_or_characters_as_asked() -> None:
+    fewer_words, fewer_characters = ErrorCounts(1, 10, 9, 40), ErrorCounts(2, 10, 3, 40)
+    assert fewer_words.score() < fewer_characters.score()
+    assert fewer_words.score(by_words=False) > fewer_characters.score(by_words=False)
+    assert ErrorCounts(1, 10, 2, 40).score() < ErrorCounts(1, 10, 3, 40).score()
+    assert ErrorCounts(2, 0, 7, 0).score() == 7.0, "no reference has a character"
+    assert ErrorCounts().score() == 0.0
+
+
+@pytest.mark.parametrize(("utterances", "wrong", "level"), [(200, 20, 0.95), (500, 250, 0.8), (50, 1, 0.95)])
+def test_the_interval_of_utterances_of_one_word_is_the_binomial_one(utterances: int, wrong: int, level: float) -> None:
+    counts = [ErrorCounts(1, 1, 3, 4)] * wrong + [ErrorCounts(0, 1, 0, 4)] * (utterances - wrong)
+    found = bootstrap(counts, level=level, resamples=20_000)
+    tails = (1 - level) / 2, (1 + level) / 2
+    exact = [100 * stats.binom.ppf(tail, utterances, wrong / utterances) / utterances for tail in tails]
+    assert found.wer == pytest.approx(exact, abs=1.01 * 100 / utterances), "within one utterance"
+    assert found.cer == pytest.approx([0.75 * rate for rate in exact], abs=1.01 * 75 / utterances)
+
+
+def test_the_interval_of_many_utterances_is_the_normal_one_of_a_ratio() -> None:
+    generator = np.random.default_rng(3)
+    words = generator.integers(1, 12, size=1000)
+    errors = generator.binomial(words, 0.1)
+    found = bootstrap([ErrorCounts(int(wrong), int(said), 0, 1) for wrong, said in zip(errors, words, strict=True)])
+    rate = errors.sum() / words.sum()
+    deviation = np.sqrt(((errors - rate * words) ** 2).sum()) / words.sum()  # the delta method
+    assert found.wer == pytest.approx(100 * (rate + 1.96 * deviation * np.array([-1, 1])), abs=25 * deviation)
+    assert found.cer == (0.0, 0.0)
+
+
+def test_an_interval_depends_on_its_seed_alone_and_not_on_the_size_of_the_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = [ErrorCounts(number % 3, 3, number % 5, 9) for number in range(40)]
+    found = bootstrap(counts)
+    assert found == bootstrap(counts) != bootstrap(counts, seed=1)
+    assert found.wer[0] < sum(counts, ErrorCounts()).wer < found.wer[1]
+    monkeypatch.setattr("ds2f.metrics._DRAWS", 7 * 40)
+    assert bootstrap(counts) == found
+
+
+def test_intervals_are_defined_without_utterances_and_without_references() -> None:
+    assert bootstrap([]) == ((0.0, 0.0), (0.0, 0.0))
+    assert bootstrap([ErrorCounts(1, 0, 2, 0)] * 3) == ((float("inf"),) * 2, (float("inf"),) * 2)
+    assert bootstrap([ErrorCounts(1, 4, 2, 8)]) == ((25.0, 25.0), (25.0, 25.0))

@@ -4,8 +4,12 @@ import io
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 import unicodedata
 
+import commands
 import numpy as np
 import pytest
 import soundfile
@@ -17,6 +21,7 @@ from rich.console import Console
 from ds2f import config, steps
 from ds2f.checkpoint import Checkpoints
 from ds2f.config import Config, ModelConfig, VisualizationConfig
+from ds2f.inference.formats import FORMATS
 from ds2f.optim import adamw
 from ds2f.runner import telemetry
 from ds2f.text import shown
@@ -98,6 +103,24 @@ def test_transcribe_writes_a_line_with_one_tab_per_recording(launch, run, encodi
     assert "\x1b" not in ended.out + ended.err
 
 
+@pytest.mark.parametrize("form", sorted(FORMATS))
+def test_every_format_is_printed_and_written_with_such_a_name(launch, run, form):
+    command = ("transcribe", "--run_dir=run", "--device=cpu", f"--format={form}", os.fsdecode(NAME))
+    printed = launch(*command, folder=run)
+    assert (printed.status, printed.err) == (0, "")
+    ended = launch(*command, "--output_dir=out", folder=run)
+    assert (ended.status, ended.out, ended.err) == (0, "", "")
+    (file,) = (run / "out").iterdir()
+    content = file.read_text(encoding="utf-8")
+    assert "\x1b" not in content + printed.out
+    if form in ("json", "jsonl"):
+        assert json.loads(content)["audio"] == json.loads(printed.out)["audio"] == os.fsdecode(NAME)
+    elif form == "tsv":
+        assert all(line.split("\t")[0] == SHOWN for line in content.splitlines()[1:])
+    elif form in ("ctm", "trn"):
+        assert SHOWN.removesuffix(".wav").replace(" ", "_") in content or not content
+
+
 def test_a_training_reads_such_a_name_and_logs_it_escaped(launch, tmp_path):
     for split in ("train", "val"):
         for kind in ("wav", "txt"):
@@ -126,6 +149,36 @@ def test_a_training_reads_such_a_name_and_logs_it_escaped(launch, tmp_path):
     assert "\x1b" not in log + ended.out + ended.err
     assert all(re.match(r"\d{4}-\d\d-\d\d |  ", line) for line in log.splitlines())
     assert "Infinity" not in (tmp_path / "run/metrics.jsonl").read_text()
+
+
+def test_a_training_on_a_terminal_that_shows_ascii_reads_names_and_noise_of_any_encoding(tmp_path):
+    names = (NAME.decode(errors="surrogateescape")[:-4], "é语")
+    for kind in ("train/wav", "train/txt", "noise"):
+        (tmp_path / kind).mkdir(parents=True)
+    for index, name in enumerate(names):
+        write_tones(tmp_path, "x", "ABÉ", index)
+        shutil.copy(tmp_path / "x.wav", tmp_path / "noise" / f"{name}.wav")
+        (tmp_path / "x.wav").rename(tmp_path / "train/wav" / f"{name}.wav")
+        (tmp_path / "x.txt").rename(tmp_path / "train/txt" / f"{name}.txt")
+    # A new interpreter: one that was forked would keep its encodings.
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "launch.train", "--device=cpu", "--run_dir=run", "--data.train_manifest=train"),
+            *("--data.val_manifest=train", "--notraining.evaluate_test", "--training.epochs=1"),
+            *("--data.unknown_characters=drop_character", "--augmentation.noise_dir=noise"),
+            *("--augmentation.noise_prob=1", "--data.batch_size=2", "--model.hidden_size=4", "--model.hidden_layers=1"),
+            *("--optim.schedule=constant", "--optim.learning_rate=0.001", "--novisualization.tensorboard"),
+        ],
+        cwd=tmp_path,
+        env=commands.variables({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (ended.stdout + ended.stderr).isascii()
+    assert b"\\xc9" in ended.stdout + ended.stderr, "the remark on the dropped character"
+    for file in ("log.txt", "metrics.jsonl", "data.json", "results.json", "config.json"):
+        (tmp_path / "run" / file).read_text(encoding="utf-8")
 
 
 def test_a_saved_evaluation_holds_the_name_that_was_read(launch, run):

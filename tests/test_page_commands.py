@@ -15,7 +15,7 @@ import soundfile
 from pages import README, ROOT
 
 PAGES = (README, ROOT / "configs/README.md", ROOT / "launch/README.md", ROOT / "launch/report/README.md")
-PROGRAMS = {"train", "splice", "evaluate", "transcribe", "build_lm", "tune_lm", "report"}
+PROGRAMS = {"train", "splice", "evaluate", "transcribe", "build_lm", "tune_lm", "calibrate", "report"}
 RATE = 16000
 TONES = {"A": 400, "B": 1500}  # hertz
 TINY = (
@@ -24,7 +24,7 @@ TINY = (
     *("--model.dropout=0", "--model.intermediate_ctc=0", "--spect.num_mels=0", "--augmentation.speeds=1"),
     *("--augmentation.frequency_masks=0", "--augmentation.time_masks=0", "--augmentation.warp_min=1"),
     *("--augmentation.warp_max=1", "--optim.name=adamw", "--optim.schedule=constant", "--optim.learning_rate=0.01"),
-    *("--optim.average_decay=0", "--optim.weight_decay=0", "--training.validate_every=99"),
+    *("--optim.average_decay=0", "--optim.weight_decay=0"),
     "--novisualization.tensorboard",
 )
 
@@ -74,11 +74,34 @@ def test_the_commands_run_in_their_order(launch, workplace):
 
 
 def commands(page):
-    """Program, flags and output file of each command in a page's blocks; neither quickstart nor eight ranks."""
+    """Program, flags and output file of the commands in a page's blocks, but those of quickstarts and large corpora."""
     for block in pages.blocks("bash"):
         if block.page != page:
             continue
         for command in pages.parsed(str(block), block.text):
             program, flags = pages.launcher(command)
-            if program.removeprefix("launch.") in PROGRAMS and not re.search("quickstart|8p", " ".join(flags)):
+            if program.removeprefix("launch.") in PROGRAMS and not re.search(
+                "quickstart|8p|librispeech", " ".join(flags)
+            ):
                 yield program.removeprefix("launch."), flags, command.output
+
+
+def test_the_commands_for_recordings_of_ones_own_run_in_their_order(launch, tmp_path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "data").mkdir()
+    for who in ("anna", "bob", "cid", "dee"):
+        (tmp_path / "recordings" / who).mkdir(parents=True)
+        for index in range(1, 4):
+            say(tmp_path / "recordings" / who, f"{index:04d}", "A B")
+    page = ROOT / "ds2f/data/README.md"
+    block = next(block for block in pages.blocks("bash") if block.page == page and "--output=data/mine" in block.text)
+    programs = []
+    for command in pages.parsed(str(block), block.text):
+        program, flags = pages.launcher(command)
+        if program:
+            small = (*TINY, "--training.max_steps=3") if program == "launch.train" else ()
+            ended = launch(program.removeprefix("launch."), *flags, *small, folder=tmp_path, limit=120)
+            assert ended.status == 0, f"{shlex.join(flags)}\n{ended.err}"
+            programs.append(program.removeprefix("launch."))
+    assert programs == ["prepare", "train", "evaluate", "transcribe"]
+    assert ended.out.startswith("recordings/anna/0001.wav\t")

@@ -23,16 +23,22 @@ import torch
 from pages import README, ROOT, Block, Command
 from torch.distributed import run as torchrun
 
-from ds2f.config import BeamConfig, Config, sections
+from ds2f.config import BeamConfig, Config, EndpointConfig, ServingConfig, sections
 from ds2f.config.settings import OneOf
 
+OWN_SECTIONS = {
+    "lm": BeamConfig,
+    "endpoint": EndpointConfig,
+    "serving": ServingConfig,
+}  # of commands over a trained run
 COMMANDS = ROOT / "launch/README.md"
 FLAGFILES = ROOT / "configs/README.md"
 RESULTS = ROOT / "configs/results/README.md"
 PAGES = pages.pages()
 README_BYTES = 8192
 
-FOREIGN = {"flagfile", "help", "index", "enable"}  # of absl, pip (--index-url) and etcd (--enable-v2)
+FOREIGN = {"flagfile", "help", "enable"}  # of absl and etcd (--enable-v2)
+FOREIGN |= {"index", "require", "no", "hash"}  # of pip (--index-url, --require-hashes, --no-deps, --hash)
 # Of CANN and of the system rebuilt here.
 FOREIGN_FILES = {"set_env.sh", "merge_manifests.py", "search_lm_params.py", "select_lm_params.py", "server.py"}
 
@@ -43,9 +49,14 @@ NOT_RUN = {
     "launch.train": ("trains for minutes or hours", "tests/test_page_commands.py"),
     "launch.evaluate": ("needs a trained run", "tests/test_page_commands.py"),
     "launch.transcribe": ("needs a trained run", "tests/test_page_commands.py"),
+    "launch.serve": ("needs a trained run, and does not end", "tests/serving/test_openai_routes.py"),
+    "launch.convert": ("needs weights from elsewhere", "tests/launch/test_convert_command.py"),
     "launch.splice": ("needs a trained run", "tests/test_page_commands.py"),
     "launch.build_lm": ("needs a corpus and irstlm", "tests/test_page_commands.py"),
     "launch.tune_lm": ("needs a trained run", "tests/test_page_commands.py"),
+    "launch.calibrate": ("needs a trained run", "tests/test_page_commands.py"),
+    "launch.load_test": ("measures for minutes", "tests/launch/test_load_test.py"),
+    "launch.longform": ("needs a trained run", "tests/launch/test_longform.py"),
     "launch.report": ("needs trained runs, with some flags", "tests/test_page_commands.py"),
     "launch.bench": ("measures for minutes", "tests/launch/test_bench.py"),
     "launch.bench.markdown": ("needs a file of launch.bench", "tests/launch/test_bench_markdown.py"),
@@ -55,9 +66,13 @@ NOT_RUN = {
 LISTED = {
     ("bash", "launch/quickstart.sh"): "minutes; tests/launch/test_quickstart.py runs its commands with -m long",
     ("bash", "launch/test.sh"): "runs these tests",
+    ("bash", "launch/lock.sh"): "asks a package index",
     ("python", "-c"): "reads files of the example; it is compiled",
     ("python", "tests/test_pages.py"): "writes the tables that the tests below compare",
     ("python3", "-m", "venv"): "makes an environment",
+    ("sed",): "filters a file",
+    ("curl",): "asks a server; tests/serving/test_serving_page.py runs it",
+    ("arecord",): "records from a microphone",
     ("chmod",): "changes the mode of a file that the reader has made",
     ("pip", "install"): "changes the environment; its extras are looked up",
     ("source",): "changes the shell; the file is looked up",
@@ -75,7 +90,7 @@ for line in lines:
     for name in absl_flags.FLAGS:
         absl_flags.FLAGS[name].unparse()
     try:
-        rest = absl_flags.FLAGS([program, *line])[1:]
+        rest = flags.parse([program, *line], positional=True)[1:]
         answer = {"rest": rest, "config": config.to_dict(flags.config_from_flags(config.Config()))}
     except Exception as error:
         answer = {"problem": f"{type(error).__name__}: {error}"}
@@ -93,7 +108,7 @@ def parsed(program: str, lines: list[list[str]]) -> list[dict[str, Any]]:
 
 
 def settings() -> Iterator[tuple[str, Any]]:
-    """Flag and field of every setting that has one, in the order of ``Config``; then the settings of decoding."""
+    """Flag and field of every setting that has one, in the order of ``Config``; then of decoding and streaming."""
     classes = sections()
     for field in attrs.fields(Config):
         if field.name not in classes:
@@ -102,7 +117,8 @@ def settings() -> Iterator[tuple[str, Any]]:
         for member in attrs.fields(classes[field.name]):
             if not member.metadata["derived"]:
                 yield f"{field.name}.{member.name}", member
-    yield from ((f"lm.{field.name}", field) for field in attrs.fields(BeamConfig))
+    for section, cls in OWN_SECTIONS.items():
+        yield from ((f"{section}.{field.name}", field) for field in attrs.fields(cls))
 
 
 def flags_table() -> str:
@@ -186,9 +202,10 @@ def update() -> None:
 
 
 def launcher_flags() -> set[str]:
-    """Flags that launchers define besides the settings."""
+    """Flags that launchers define besides the settings, and the negations of the boolean ones."""
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "launch").rglob("*.py"))
-    return set(re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source))
+    booleans = re.findall(r'flags\.DEFINE_boolean\(\s*"(\w+)"', source)
+    return {*re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source), *(f"no{name}" for name in booleans)}
 
 
 def invocations() -> dict[str, list[tuple[Command, list[str]]]]:
@@ -225,7 +242,8 @@ def test_the_flags_of_every_command_are_parsed_by_its_program(program: str) -> N
     lines = invocations()[program]
     for (command, _), answer in zip(lines, parsed(program, [flags for _, flags in lines]), strict=True):
         assert "problem" not in answer, f"{command}\n{answer}"
-        assert program == "launch.transcribe" or not answer["rest"], f"{command}\n{answer['rest']}"
+        positional = program in ("launch.transcribe", "launch.convert", "launch.load_test")
+        assert positional or not answer["rest"], f"{command}\n{answer['rest']}"
 
 
 def test_every_block_runs_or_stands_on_the_list() -> None:
@@ -265,7 +283,7 @@ def test_every_flag_that_is_mentioned_is_defined(page: Path) -> None:
     negated = {name for name in mentioned if name.startswith("no") and name.removeprefix("no") in booleans}
     assert mentioned - negated - defined - {"name", "noname"} == set()
     wildcards = set(re.findall(r"(?<![\w-])--(\w+)\.\*", pages.read(page)))
-    assert wildcards <= {*sections(), "lm"}
+    assert wildcards <= {*sections(), *OWN_SECTIONS}
 
 
 def test_the_search_finds_flags_files_commands_and_functions() -> None:

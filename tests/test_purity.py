@@ -26,8 +26,9 @@ from ds2f.types import Batch
 SPECT = SpectConfig(sample_rate=4000)
 MODEL = ModelConfig(hidden_size=6, hidden_layers=2, num_bins=SPECT.num_bins, labels=tuple("_AB "), dropout=0.2)
 AUGMENTATION = AugmentationConfig(
-    speeds=(0.9, 1.1), tempo_min=0.9, tempo_max=1.1, gain_min=-3, gain_max=3, noise_dir="n", noise_prob=1.0,
-    frequency_masks=1, frequency_width=4, time_masks=2, time_width=5, warp_min=0.9, warp_max=1.1,
+    speeds=(0.9, 1.1), tempo_min=0.9, tempo_max=1.1, silence=0.1, gain_min=-3, gain_max=3,
+    noise_dir="n", noise_prob=1.0, warp_min=0.9, warp_max=1.1,
+    frequency_masks=1, frequency_width=4, time_masks=2, time_width=5,
 )  # fmt: skip
 TRANSCRIPTS = ("AB A", "b", "")
 
@@ -54,7 +55,7 @@ def batch_of(given: Material) -> Batch:
     spectrograms = []
     for index, waveform in enumerate(given.waveforms):
         key = rng.fold_in(7, index)
-        how = augment.draw(key, AUGMENTATION)
+        how = augment.draw(key, AUGMENTATION, sample_rate=16000)
         perturbed = augment.perturb(waveform, how, key, sample_rate=SPECT.sample_rate, noise=given.noise)
         spectrogram = features.log_spectrogram(perturbed, SPECT)
         warped = augment.warp(spectrogram, augment.draw_warp(key, AUGMENTATION), features.frequencies(SPECT))

@@ -1,3 +1,5 @@
+# ruff: noqa: RUF001  # characters that look alike are the subject
+
 from collections import Counter
 
 import pytest
@@ -30,7 +32,10 @@ def test_decode_inverts_encode_for_any_order_of_the_labels(transcript: str, labe
     assert text.decode(ids, labels) == text.clean(transcript, labels) == " ".join(transcript.split())
 
 
-@given(st.text(), st.sampled_from(["_ABC ", "_abc ", "_aB ", "_ㄱㄴ ", "_一二", "_'ÄÖÜ "]))
+@given(
+    st.text(),
+    st.sampled_from(["_ABC ", "_abc ", "_aB ", "_ㄱㄴ ", "_一二", "_'ÄÖÜ ", "_IİKLY ", "_abıi ", "_σςδο ", '_Aß-"']),
+)
 def test_cleaning_twice_changes_nothing(transcript: str, labels: str) -> None:
     once = text.clean(transcript, tuple(labels))
     assert text.clean(once, tuple(labels)) == once
@@ -46,6 +51,23 @@ def test_cleaning_twice_changes_nothing(transcript: str, labels: str) -> None:
         ("\uff21\uff42\u3000\ufb01", "_ABC ", "AB FI"),
         ("A\u0308", "_ÄB", "Ä"),
         ("\u3131", "_\u3131\u3134 ", "\u3131"),
+        ("iyi ılık", "_ABCIİKLY ", "İYİ ILIK"),
+        ("İYİ ILIK", "_abciıkly ", "iyi ılık"),
+        ("istanbul I", "_ABILNSTU ", "ISTANBUL I"),
+        ("straße", "_ABEIRST ", "STRASSE"),
+        ("straße", "_ABEIRSTß ", "STRAßE"),
+        ("STRAẞE Straße", "_abeirstß ", "straße straße"),
+        ("ΟΔΟΣ Σ", "_δοσς ", "οδος σ"),
+        ("ΟΔΟΣ", "_δοσ ", "οδοσ"),
+        ("café CAFÉ", "_ACFé ", "CAFé CAFé"),
+        ("ŉ Ǆ", "_NDŽʼ ", "ʼN DŽ"),
+        ("Nein Ja", "_aJNein ", "Nein Ja"),
+        ("Q q", "_abAq ", "Q q"),
+        ("don’t ‘em rock ʼn´ roll", "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ ", "DON'T 'EM ROCK 'N' ROLL"),
+        ("don't", "_’ABCDNOT ", "DON’T"),
+        ("don't don’t", "_'’ABCDNOT ", "DON'T DON’T"),
+        ("„ja“ «oui»", '_"abcijou ', '"ja" "oui"'),
+        ("well–known — a‑b", "_-abeklnow ", "well-known - a-b"),
     ],
 )
 def test_a_transcript_is_spelt_as_the_labels_are(transcript: str, labels: str, expected: str) -> None:
@@ -93,6 +115,20 @@ def test_counts_of_unknown_characters_add_up() -> None:
     assert sum(counts, Counter()) == {"7": 3, "4": 1, "_": 1}
 
 
+@pytest.mark.parametrize("dash", "-–—−")
+def test_a_dash_between_words_is_punctuation_and_inside_a_word_a_hyphen(dash: str) -> None:
+    spoken = [f"{dash} Tak {dash} nie", f"Maria {dash}{dash} Ewa", f"no {dash}"]
+    found = text.characters([*spoken, f"bio{dash}herbata"])
+    assert (found["—"], found["-"]) == (4, 1)
+    assert text.characters(spoken)["-"] == 0
+
+
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(InputError, match="'ignore' is not one of"):
         text.encode("YES", DEFAULT_LABELS, unknown="ignore")
+
+
+def test_labels_with_both_cases_of_a_letter_tell_cases_apart() -> None:
+    assert text.tells_cases_apart("_aAb ")
+    assert not text.tells_cases_apart("_aBcß ")
+    assert not text.tells_cases_apart("_IİKL ")

@@ -66,22 +66,37 @@ def test_unflatten_gives_back_the_containers(example: object) -> None:
 
 
 def test_paths_name_keys_positions_and_fields() -> None:
-    assert list(tree.flatten_with_paths(numbered())) == ["a/x", "a/y", "b/0", "b/1/c", "b/1/d", "e/0"]
+    paths = [("a", "x"), ("a", "y"), ("b", 0), ("b", 1, "c"), ("b", 1, "d"), ("e", 0)]
+    assert list(tree.flatten_with_paths(numbered())) == paths
+    assert list(tree.flatten_with_names(numbered())) == ["a/x", "a/y", "b/0", "b/1/c", "b/1/d", "e/0"]
+
+
+@pytest.mark.parametrize("other", [{"fc": {"weight": 2}}, {"fc.weight": 2}, {"fc": [2]}, {"fc": {0: 2}}])
+def test_no_two_leaves_share_a_path(other: dict[str, object]) -> None:
+    paths = tree.flatten_with_paths({"fc/weight": 1, **other})
+    assert sorted(paths.values()) == [1, 2]
+
+
+@pytest.mark.parametrize("both", [{"a/b": 1, "a": {"b": 2}}, {"a": {1: 1, "1": 2}}, {"": {"a": 1}, "/a": 2}])
+def test_two_leaves_of_one_name_are_refused_where_names_are_needed(both: dict[str, object]) -> None:
+    assert len(tree.flatten_with_paths(both)) == 2
+    with pytest.raises(ValueError, match="two leaves are named"):
+        tree.flatten_with_names(both)
 
 
 def test_unflatten_like_takes_leaves_in_any_order() -> None:
-    by_path = dict(reversed(tree.flatten_with_paths(numbered()).items()))
-    copy = tree.unflatten_like(tree.zeros_like(numbered()), by_path)
+    by_name = dict(reversed(tree.flatten_with_names(numbered()).items()))
+    copy = tree.unflatten_like(tree.zeros_like(numbered()), by_name)
     assert isinstance(copy["a"], Point)
     assert [leaf.item() for leaf in by_hand(copy)] == [0, 1, 2, 3, 4, 5]
 
 
-def test_unflatten_like_names_every_missing_and_unknown_path() -> None:
-    by_path = tree.flatten_with_paths(numbered())
-    by_path["b/2"] = by_path.pop("b/0")
-    by_path["e/9"] = by_path.pop("e/0")
+def test_unflatten_like_names_every_missing_and_unknown_leaf() -> None:
+    by_name = tree.flatten_with_names(numbered())
+    by_name["b/2"] = by_name.pop("b/0")
+    by_name["e/9"] = by_name.pop("e/0")
     with pytest.raises(KeyError, match=r"missing \['b/0', 'e/0'\], unknown \['b/2', 'e/9'\]"):
-        tree.unflatten_like(numbered(), by_path)
+        tree.unflatten_like(numbered(), by_name)
 
 
 def test_map_takes_several_trees_and_leaves_them_alone() -> None:

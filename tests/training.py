@@ -3,6 +3,7 @@
 from ds2f.runner import program, splits
 from ds2f.runner.device.backend import open_backend
 from ds2f.runner.distributed.collectives import ALONE
+from ds2f.runner.first_state import first_state
 from ds2f.runner.rank0_checkpoints import RankZeroCheckpoints
 from ds2f.runner.run_dir import claim, settle
 from ds2f.runner.telemetry import Telemetry
@@ -22,15 +23,11 @@ def open_trainer(cfg, run_dir, telemetry=None, *, group=ALONE):
     telemetry = telemetry or Telemetry(run_dir, cfg)
     data, backend = splits.read_all(cfg), open_backend(cfg.device)
     loaders = splits.load_all(data, cfg, backend, group)
-    trainer = Trainer(
-        program.build(cfg, backend, group, steps_per_epoch=loaders["train"].steps),
-        data,
-        loaders,
-        run_dir=run_dir,
-        checkpoints=RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.log),
-        telemetry=telemetry,
-    )
-    trainer.restore()
+    step = program.build(cfg, backend, group, steps_per_epoch=loaders["train"].steps)
+    checkpoints = RankZeroCheckpoints(run_dir, cfg, group, warn=telemetry.log)
+    first = first_state(step, checkpoints, run_dir=run_dir, data_digests={})
+    trainer = Trainer(step, data, loaders, run_dir=run_dir, checkpoints=checkpoints, telemetry=telemetry)
+    trainer.begin(first)
     return trainer
 
 

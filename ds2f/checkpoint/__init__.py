@@ -1,7 +1,7 @@
 """Checkpoints of a run, and what evaluation needs of them: ``load_config`` and ``load_model``.
 
-``manager`` writes and reads checkpoints, ``retention`` decides which ones stay, ``integrity`` compares every file with
-its digest, and ``orbax_io`` stores the arrays.
+``manager`` writes and reads checkpoints, ``writing`` fills a folder, ``retention`` decides which ones stay,
+``integrity`` compares every file with its digest, and ``orbax_io`` stores the arrays.
 """
 
 import logging
@@ -10,12 +10,22 @@ from contextlib import suppress
 from pathlib import Path
 
 from ds2f import config, tree
-from ds2f.checkpoint.manager import Checkpoints, require_finite
+from ds2f.checkpoint.leaves import require_finite
+from ds2f.checkpoint.manager import Checkpoints
+from ds2f.checkpoint.storage import open_folder
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.types import Params, Stats
 
-__all__ = ["Checkpoints", "load_config", "load_model", "recover_config", "require_finite"]
+__all__ = [
+    "Checkpoints",
+    "load_config",
+    "load_model",
+    "newest_iteration",
+    "open_folder",
+    "recover_config",
+    "require_finite",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,6 +63,22 @@ def recover_config(run_dir: Path | str, *, folder: str = "") -> Config | None:
     return None
 
 
+def newest_iteration(run_dir: Path | str, *, folder: str = "") -> int:
+    """The iteration of the newest finished checkpoint, which is not read; -1 if there is none that can be seen.
+
+    Args:
+      run_dir: the run's folder.
+      folder: folder of the checkpoints; empty: ``run_dir/checkpoints``.
+    """
+    checkpoints = Checkpoints(run_dir, folder=folder, read_only=True)
+    try:
+        return checkpoints.newest()
+    except OSError:
+        return -1
+    finally:
+        checkpoints.close()
+
+
 def load_model(
     run_dir: Path | str, *, which: str | int = "best", warn: Callable[[str], None] = _LOG.warning
 ) -> tuple[Config, Params, Stats]:
@@ -83,7 +109,9 @@ def load_model(
         if not iterations:
             there = ", ".join(map(str, checkpoints.iterations()))
             why = f"there are {there}" if there else "the run has not finished its first epoch, or could not write one"
-            raise InputError(f"{run_dir} holds no checkpoint {which!r}: {why}.")
+            raise InputError(
+                f"{run_dir} holds no checkpoint {which!r}: {why}. Its checkpoints belong in {checkpoints.folder}."
+            )
         _, _, asked = str(which).partition(":")
         if asked and len(iterations) < int(asked):
             warn(f"{run_dir}: {which} is the mean of {len(iterations)} checkpoints; there are no more")

@@ -53,6 +53,14 @@ def finished(folder: epath.Path) -> bool:
     return (folder / FILE).exists()
 
 
+def gone(folder: epath.Path) -> bool:
+    """Whether somebody has removed a folder that was finished; false where the file system does not tell."""
+    try:
+        return not finished(folder)
+    except OSError:
+        return False
+
+
 def add(folder: epath.Path, values: dict[str, Any]) -> None:
     """Adds ``validated.json`` to a finished folder, in one atomic write, with a digest of its own.
 

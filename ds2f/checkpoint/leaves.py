@@ -1,11 +1,14 @@
 """The leaves of a checkpoint. Names, shapes, dtypes and sizes are compared before anything is allocated."""
 
+import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from etils import epath
 from torch import Tensor
 
+from ds2f import tree
 from ds2f.checkpoint import integrity, retention
 from ds2f.checkpoint.arrays import Form, to_tensor
 from ds2f.checkpoint.orbax_io import ArrayStore
@@ -30,9 +33,14 @@ def read_leaves(
     Raises:
       InputError: when the checkpoint holds other leaves, or they have other forms than it says.
     """
-    stored = {
-        name: Form.read(leaf) for name, leaf in retention.about(path)["leaves"].items() if name.startswith(prefixes)
+    leaves = retention.about(path)["leaves"]
+    dotted = {_dotted(name): name for name in wanted}
+    names = {  # in the checkpoint, by the name of today
+        name if name in wanted else dotted.get(_dotted(name), name): name
+        for name in leaves
+        if name.startswith(prefixes)
     }
+    stored = {name: Form.read(leaves[before]) for name, before in names.items()}
     wrong = [
         name
         for name in wanted.keys() | stored.keys()
@@ -40,13 +48,20 @@ def read_leaves(
     ]
     if wrong:
         raise InputError(another_model(path, sorted(wrong)))
-    filled = {name: form for name, form in stored.items() if form is not None and form.size}
+    filled = {names[name]: form for name, form in stored.items() if form is not None and form.size}
     _require_stored(store, path / STATE, filled)
     arrays = store.restore(path / STATE, filled)
     return {
-        name: to_tensor(arrays[name]).to(form.dtype) if name in arrays else torch.empty(form.shape, dtype=form.dtype)
+        name: to_tensor(arrays[names[name]]).to(form.dtype)
+        if names[name] in arrays
+        else torch.empty(form.shape, dtype=form.dtype)
         for name, form in wanted.items()
     }
+
+
+def _dotted(name: str) -> str:
+    """A name with dots for slashes, which older checkpoints have inside the state of a ``partition``."""
+    return name.replace("/", ".")
 
 
 def another_model(path: epath.Path, wrong: list[str]) -> str:
@@ -70,4 +85,27 @@ def _require_stored(store: ArrayStore, folder: epath.Path, forms: Mapping[str, F
     if size > most:
         raise InputError(
             f"{folder}: its arrays would take {size:,} bytes; files of this size hold {most:,} at most. {_REMEDY}"
+        )
+
+
+def require_finite(path: os.PathLike[str] | str, model: Any) -> None:
+    """Raises for NaN and infinite values of parameters or statistics, which turn every recording into an empty text.
+
+    Args:
+      path: the checkpoint, for the message.
+      model: a tree of tensors.
+
+    Raises:
+      InputError: the message names the leaves.
+    """
+    wrong = [
+        f"{name} ({int((~torch.isfinite(leaf)).sum()):,} of {leaf.numel():,} values)"
+        for name, leaf in tree.flatten_with_names(model).items()
+        if leaf.numel() and not torch.isfinite(torch.stack(torch.aminmax(leaf))).all()  # one pass, NaN included
+    ]
+    if wrong:
+        raise InputError(
+            f"{path}: NaN or infinite weights in {', '.join(wrong[:5])}"
+            f"{f' and {len(wrong) - 5} more leaves' if len(wrong) > 5 else ''}. "
+            "Take another checkpoint of the run (--which=NUMBER), or train again with a lower --optim.learning_rate."
         )

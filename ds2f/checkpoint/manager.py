@@ -2,11 +2,10 @@
 
 In a checkpoint's folder, ``state/`` holds every leaf under its path, ``position.json`` the progress, and ``run.json``
 the score, the version of the code, the configuration, and every leaf's dtype and shape. ``orbax_io`` imports orbax when
-a checkpoint is first written or read. ``retention`` decides which checkpoints are whole.
+a checkpoint is first written or read. ``writing`` fills a folder, and ``retention`` decides which ones are whole.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -20,10 +19,11 @@ from torch import Tensor
 
 import ds2f
 from ds2f import config, tree
-from ds2f.checkpoint import integrity, retention
+from ds2f.checkpoint import integrity, retention, storage, writing
 from ds2f.checkpoint.arrays import Form, from_tensor
-from ds2f.checkpoint.leaves import STATE, another_model, read_leaves
+from ds2f.checkpoint.leaves import another_model, read_leaves, require_finite
 from ds2f.checkpoint.orbax_io import ArrayStore
+from ds2f.checkpoint.proof import Proof
 from ds2f.config import Config, ModelConfig
 from ds2f.errors import InputError
 from ds2f.files import json_text
@@ -55,7 +55,7 @@ class Checkpoints:
         read_only: bool = False,
         warn: Callable[[str], None] = _LOG.warning,
     ) -> None:
-        """Opens the folder, and makes it if it is missing.
+        """Takes the folder, which ``prove`` or the first ``save`` makes if it is missing.
 
         Args:
           run_dir: the run's folder.
@@ -67,23 +67,54 @@ class Checkpoints:
           warn: called with a message for each failed write, on the writing thread, and for each skipped checkpoint.
 
         Raises:
-          InputError: when the folder cannot be written.
+          InputError: when a bucket cannot be reached.
         """
-        path = epath.Path(folder or Path(run_dir) / "checkpoints")
-        self._folder = path if path.is_absolute() else path.resolve()  # resolve() would change a bucket's name
+        self._folder = storage.open_folder(folder or Path(run_dir) / "checkpoints")
         self._cfg, self._warn = cfg, warn
         self._retention = retention.Retention(
             self._folder, keep=max(keep, 2), keep_best=max(keep_best, 1), read_only=read_only, warn=warn
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._under_way: Future[bool] | None = None
+        self._proof = Proof(self._folder)
         self._buffers: dict[str, Tensor] = {}
         self._current: epath.Path | None = None  # the checkpoint that was last written or restored
+
+    @property
+    def folder(self) -> epath.Path:
+        """The folder of the checkpoints, a whole path; it need not exist."""
+        return self._folder
 
     @cached_property
     def _store(self) -> ArrayStore:
         """Made at its first use, by the writing thread, or by a reader after waiting for that thread."""
         return ArrayStore()
+
+    def prove(self, *, wait: bool = True) -> None:
+        """Writes a small checkpoint to the folder as ``save`` does, reads it back, and removes it.
+
+        So a file system without room, rights or a call that is needed is found before an epoch is lost to it.
+
+        Args:
+          wait: false: only plain files are written at once. Arrays follow in the writing thread, beside the first
+            steps; ``require_proof``, called after every step, raises if they fail, and so does every other method.
+
+        Raises:
+          CheckpointError: when the checkpoint cannot be written or read; the message has the folder and the reason.
+        """
+        self.wait()
+        self._proof = Proof(self._folder)
+        self._proof.of_files(self._warn)
+        self._under_way = self._thread.submit(self._proof.of_arrays, lambda: self._store)
+        if wait:
+            self.wait()
+
+    def require_proof(self, *, begin: bool = True) -> None:
+        """Raises the error of a proof that ``prove`` left to the writing thread. ``begin``: it may begin now."""
+        if begin:
+            self._proof.begin()
+        if self._proof.failed:
+            self.wait()
 
     def save(self, iteration: int, state: TrainState, progress: Progress, *, score: float | None = None) -> None:
         """Copies the state and starts to write the copy; waits only for a write that is still running.
@@ -99,7 +130,7 @@ class Checkpoints:
             set gives later epochs lower scores.)
         """
         self.wait()
-        leaves = tree.flatten_with_paths(state)
+        leaves = tree.flatten_with_names(state)
         run = {
             "iteration": iteration,
             "score": score,
@@ -118,9 +149,9 @@ class Checkpoints:
         that goes on from it validates again. The score is written by the thread, like a checkpoint.
 
         Returns:
-          False if the checkpoint could not be written; ``save`` may try again, with the score.
+          False if the checkpoint was not written, or is gone since; ``save`` may try again, with the score.
         """
-        if not self.wait() or self._current is None:
+        if not self.wait() or self._current is None or integrity.gone(self._current):
             return False
         self._under_way = self._thread.submit(self._add, self._current, {"score": score, "position": progress})
         return True
@@ -131,6 +162,7 @@ class Checkpoints:
         Returns:
           Whether the checkpoint is whole; false after a failed write, whose reason ``warn`` got. True without a write.
         """
+        self._proof.begin()
         under_way, self._under_way = self._under_way, None
         return under_way is None or under_way.result()
 
@@ -184,6 +216,10 @@ class Checkpoints:
         """The numbers of all checkpoints, whole or not, the newest first."""
         return list(dict.fromkeys(entry.iteration for entry in self._retention.entries()))
 
+    def newest(self) -> int:
+        """The iteration of the newest finished checkpoint, -1 without one. Nothing but its name is read."""
+        return next((entry.iteration for entry in self._retention.entries() if integrity.finished(entry.path)), -1)
+
     def restore(self, iteration: int, like: TrainState) -> tuple[TrainState, Progress]:
         """Reads a checkpoint into the structure of ``like``, on the CPU.
 
@@ -201,7 +237,7 @@ class Checkpoints:
         """
         self.wait()
         path = self._retention.whole(iteration)
-        leaves = tree.flatten_with_paths(like)
+        leaves = tree.flatten_with_names(like)
         forms = {name: Form(tuple(leaf.shape), leaf.dtype) for name, leaf in leaves.items()}
         read = read_leaves(self._store, path, forms, prefixes=("",))
         self._current = path
@@ -225,12 +261,12 @@ class Checkpoints:
         forms = {
             prefix + name: Form(leaf.shape, torch.float32)
             for prefix, part in parts.items()
-            for name, leaf in tree.flatten_with_paths(part).items()
+            for name, leaf in tree.flatten_with_names(part).items()
         }
         read = read_leaves(self._store, path, forms, prefixes=tuple(parts))
         require_finite(path, read)
         params, stats = (
-            tree.unflatten_like(part, {name: read[prefix + name] for name in tree.flatten_with_paths(part)})
+            tree.unflatten_like(part, {name: read[prefix + name] for name in tree.flatten_with_names(part)})
             for prefix, part in parts.items()
         )
         return params, stats
@@ -247,7 +283,7 @@ class Checkpoints:
     def _add(self, path: epath.Path, values: dict[str, Any]) -> bool:
         """Adds a validation to a checkpoint, on the writing thread."""
         try:
-            integrity.add(path, values)
+            storage.twice(lambda: integrity.add(path, values), f"the score of {path}", self._warn)
         except OSError as error:
             self._warn(
                 f"the score of {path} was not written: {error.strerror or error}. Training goes on; a run that goes on "
@@ -259,12 +295,20 @@ class Checkpoints:
     def _write(self, iteration: int, arrays: dict[str, np.ndarray], texts: dict[str, str]) -> bool:
         """Writes a checkpoint, on the writing thread. Returns whether it is whole."""
         self._current = None
-        try:
+
+        def write() -> epath.Path:
             path = self._retention.new(iteration)
-            self._fill(path, arrays, texts)
+            try:
+                writing.write(self._store, path, arrays, texts)
+            except BaseException:
+                self._retention.discard(path)
+                raise
+            return path
+
+        try:
+            path = storage.twice(write, f"checkpoint {iteration}", self._warn)
         except Exception as error:
-            cause = retention.refusal(error)
-            if cause is None:
+            if (cause := storage.refusal(error)) is None:
                 raise
             self._warn(
                 f"checkpoint {iteration} was not written: {cause}. Training goes on, with the checkpoints before it. "
@@ -274,38 +318,3 @@ class Checkpoints:
         self._current = path
         self._retention.clear(path)
         return True
-
-    def _fill(self, path: epath.Path, arrays: dict[str, np.ndarray], texts: dict[str, str]) -> None:
-        try:
-            path.mkdir(parents=True)
-            retention.require_free(path, sum(array.nbytes for array in arrays.values()))
-            self._store.save(path / STATE, arrays)
-            for name, text in texts.items():
-                (path / name).write_text(text)
-            integrity.write(path)
-        except BaseException:
-            self._retention.discard(path)
-            raise
-
-
-def require_finite(path: os.PathLike[str] | str, model: Any) -> None:
-    """Raises for NaN and infinite values of parameters or statistics, which turn every recording into an empty text.
-
-    Args:
-      path: the checkpoint, for the message.
-      model: a tree of tensors.
-
-    Raises:
-      InputError: the message names the leaves.
-    """
-    wrong = [
-        f"{name} ({int((~torch.isfinite(leaf)).sum()):,} of {leaf.numel():,} values)"
-        for name, leaf in tree.flatten_with_paths(model).items()
-        if leaf.numel() and not torch.isfinite(torch.stack(torch.aminmax(leaf))).all()  # one pass, NaN included
-    ]
-    if wrong:
-        raise InputError(
-            f"{path}: NaN or infinite weights in {', '.join(wrong[:5])}"
-            f"{f' and {len(wrong) - 5} more leaves' if len(wrong) > 5 else ''}. "
-            "Take another checkpoint of the run (--which=NUMBER), or train again with a lower --optim.learning_rate."
-        )

@@ -7,9 +7,9 @@ gets a folder of its own, ``12.1`` beside ``12``, so that nothing whole is remov
 The algorithm::
 
     clear(written), after each write:
-        newest = the first ``keep`` whole checkpoints, from the highest iteration down
-        best   = the first ``keep_best`` whole checkpoints, from the lowest score up, the older of equals first
-        remove every checkpoint except newest, best and written
+        newest = the first ``keep`` whole checkpoints, from the highest iteration down;
+        best = the first ``keep_best`` whole checkpoints, from the lowest score up, the older of equals first;
+        remove every checkpoint except newest, best and written.
     find("best:N" or "last:N"), before a restore:
         candidates = checkpoints with a score, from the lowest up; for "last", from the highest iteration down
         found = the first N whole candidates of different iterations; for "best", if there are none, the last one
@@ -17,11 +17,8 @@ The algorithm::
         warn of every faulty candidate that was met, and remove it if found is not empty
 """
 
-import errno
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -30,12 +27,9 @@ from etils import epath
 
 from ds2f.checkpoint import integrity
 from ds2f.errors import InputError
-from ds2f.files import RECORD_BYTES, is_local, read_bounded
+from ds2f.files import RECORD_BYTES, read_bounded
 
 RUN = "run.json"  # a checkpoint's own description; the best checkpoint has the lowest "score", here or added later
-# tensorstore raises ValueErrors with the system's message in them, or for a bucket with a status.
-_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE)
-_STATUSES = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 _REMEDY = "Copy the checkpoint again from the run that wrote it."
 _NAME = re.compile(r"(\d+)(?:\.(\d+))?")
 _WHICH = re.compile(r"(best|last)(?::([1-9]\d*))?|\d+")
@@ -55,7 +49,7 @@ class Retention:
     def __init__(
         self, folder: epath.Path, *, keep: int, keep_best: int, read_only: bool, warn: Callable[[str], None]
     ) -> None:
-        """Makes the folder if it is missing, and tests that it can be written.
+        """Takes a folder, which need not exist yet.
 
         Args:
           folder: the folder of the checkpoints.
@@ -63,16 +57,11 @@ class Retention:
           keep_best: number of the whole checkpoints with the best scores to keep besides.
           read_only: change nothing.
           warn: called with a message for each checkpoint that is passed over.
-
-        Raises:
-          InputError: when the folder cannot be written; a run without checkpoints should not begin.
         """
         self._folder, self._keep, self._keep_best = folder, keep, keep_best
         self._read_only, self._warn = read_only, warn
         self._sound: set[epath.Path] = set()  # checkpoints that this process has written or found whole
         self._unreadable: set[epath.Path] = set()  # checkpoints that this process could not read
-        if not read_only:
-            _prove_writable(folder)
 
     def entries(self) -> list[StoredCheckpoint]:
         """All checkpoints, whole or not, the newest first."""
@@ -254,29 +243,6 @@ def record(path: epath.Path) -> dict[str, Any]:
     return stored
 
 
-def require_free(folder: epath.Path, size: int) -> None:
-    """Raises when the disk cannot hold ``size`` bytes more: on a full disk, other writers would fail, too.
-
-    Raises:
-      OSError: when fewer than ``size`` bytes are free. A bucket always has enough.
-    """
-    if is_local(folder) and shutil.disk_usage(folder).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(folder))
-
-
-def _prove_writable(folder: epath.Path) -> None:
-    probe = folder / ".writable"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"checkpoints cannot be written to {folder}: {error.strerror or error}. Give another "
-            "--checkpointing.folder or --run_dir."
-        ) from error
-
-
 def _parse(which: str | int) -> tuple[str, int]:
     """``best`` or ``last``, or a number without leading zeros, and the number of checkpoints."""
     match = _WHICH.fullmatch(str(which))
@@ -285,11 +251,3 @@ def _parse(which: str | int) -> tuple[str, int]:
             f"checkpoint {which!r}: choose best, last, best:N or last:N (the mean of that many), or a number"
         )
     return match[1] or str(int(match[0])), int(match[2] or 1)
-
-
-def refusal(error: Exception) -> str | None:
-    """The file system's reason for refusing a write; ``None`` when the error has another cause."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    words = (*map(os.strerror, _CODES), *_STATUSES)
-    return next((words for words in words if words in str(error)), None)

@@ -6,14 +6,16 @@ field. Nothing here imports torch, so ``--help`` is quick.
 
 import json
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from ds2f.config.data_sections import AugmentationConfig, DataConfig, SpectConfig
-from ds2f.config.model_sections import BLANK, DEFAULT_LABELS, BeamConfig, ModelConfig
-from ds2f.config.settings import build, one_of, setting, within
+from ds2f.config.model_sections import BLANK, DEFAULT_LABELS, BeamConfig, EndpointConfig, ModelConfig
+from ds2f.config.serving_section import ServingConfig
+from ds2f.config.settings import build, needs, one_of, setting, within
 from ds2f.config.training_sections import (
     ApexConfig,
     CheckpointingConfig,
@@ -33,14 +35,15 @@ __all__ = [
     "CheckpointingConfig",
     "Config",
     "DataConfig",
+    "EndpointConfig",
     "ModelConfig",
     "OptimConfig",
+    "ServingConfig",
     "SpectConfig",
     "TrainingConfig",
     "VisualizationConfig",
     "from_dict",
     "load",
-    "manifest_path",
     "read_labels",
     "resolve",
     "sections",
@@ -73,29 +76,70 @@ class Config:
         "Rendezvous backend, by which machines find each other; empty: c10d. etcd-v2 needs python-etcd and an etcd "
         "server with the v2 API.",
         one_of("", "c10d", "etcd-v2"),
+        needs=(needs("several_machines", flags="--nnodes above 1", decided_by=("nnodes",), lenient=True),),
     )
     rdzv_endpoint: str = setting(
-        "", "HOST:PORT of the rendezvous: one of the machines (c10d), or the etcd server (etcd-v2)."
+        "",
+        "HOST:PORT of the rendezvous: one of the machines (c10d), or the etcd server (etcd-v2).",
+        needs=(needs("several_machines", flags="--nnodes above 1", decided_by=("nnodes",), lenient=True),),
     )
-    rdzv_id: str = setting("", "Name of the job, the same on all its machines.")
+    rdzv_id: str = setting(
+        "",
+        "Name of the job, the same on all its machines.",
+        needs=(needs("several_machines", flags="--nnodes above 1", decided_by=("nnodes",), lenient=True),),
+    )
     rdzv_secret_file: str = setting(
         "",
         "File of the job's secret, with the same content on all its machines and for its user's eyes alone; several "
         "machines need one.",
+        needs=(needs("several_machines", flags="--nnodes above 1", decided_by=("nnodes",), lenient=True),),
     )
     rdzv_conf: str = setting(
         "",
         "Access to the etcd server, as KEY=VALUE,KEY=VALUE: protocol=https, ca_cert, ssl_cert and ssl_cert_key for "
         "TLS, username and password_file.",
+        needs=(
+            needs("several_machines", flags="--nnodes above 1", decided_by=("nnodes",), lenient=True),
+            needs("rdzv_backend", "etcd-v2"),
+        ),
     )
     rdzv_timeout: float = setting(
         600.0,
         "Timeout of the rendezvous, in which machines and processes find each other, seconds.",
         within(0, open_low=True),
     )
-    max_restarts: int = setting(3, "Maximum number of restarts of all processes after one of them dies.", within(0))
+    max_restarts: int = setting(
+        3,
+        "Maximum number of restarts of all processes after one of them dies.",
+        within(0),
+        needs=(
+            needs(
+                "starts_ranks",
+                flags="--nproc_per_node or --nnodes above 1",
+                decided_by=("nproc_per_node", "nnodes"),
+                lenient=True,
+            ),
+        ),
+    )
+    restart_window: float = setting(
+        3600.0,
+        "Seconds after a restart from which on a newer checkpoint gives all restarts back; 0: never.",
+        within(0),
+        needs=(
+            needs(
+                "starts_ranks",
+                flags="--nproc_per_node or --nnodes above 1",
+                decided_by=("nproc_per_node", "nnodes"),
+                lenient=True,
+            ),
+            needs("max_restarts"),
+        ),
+    )
     collective_timeout: float = setting(
         1800.0, "Timeout of a collective operation, seconds; afterwards the processes stop.", within(0, open_low=True)
+    )
+    probe_memory: bool = setting(
+        True, "Refuse a training that would need more memory than the machine, its cgroup or the device has left."
     )
     data: DataConfig = attrs.field(factory=DataConfig)
     model: ModelConfig = attrs.field(factory=ModelConfig)
@@ -112,6 +156,16 @@ class Config:
         """``nnodes`` as the smallest and the largest number of machines."""
         fewest, _, most = self.nnodes.partition(":")
         return int(fewest), int(most or fewest)
+
+    @property
+    def several_machines(self) -> bool:
+        """Whether the run is for several machines, or for a number that may change."""
+        return self.node_range != (1, 1)
+
+    @property
+    def starts_ranks(self) -> bool:
+        """Whether the command starts further processes, one per device."""
+        return self.nproc_per_node > 1 or self.several_machines
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -140,20 +194,6 @@ def sections() -> dict[str, type]:
     }
 
 
-def manifest_path(cfg: Config, split: str) -> Path:
-    """The manifest of a split: ``data.<split>_manifest``, or the corpus's own in ``data_path``.
-
-    Args:
-      cfg: the run.
-      split: ``train``, ``val`` or ``test``.
-
-    >>> str(manifest_path(Config(data_path="data"), "val"))
-    'data/an4_val_manifest.csv'
-    """
-    named = getattr(cfg.data, f"{split}_manifest")
-    return Path(named) if named else Path(cfg.data_path) / f"{cfg.data.dataset}_{split}_manifest.csv"
-
-
 def splits_of(cfg: Config) -> tuple[str, ...]:
     """The sets whose manifests a training reads: ``train``, then ``val`` and ``test`` where they are used."""
     return ("train", "val", "test") if cfg.training.evaluate_test else ("train", "val")
@@ -163,15 +203,13 @@ def resolve(cfg: Config) -> Config:
     """Sets the derived settings (labels, number of bins) and checks settings of different sections together.
 
     Raises:
-      InputError: if the file of labels cannot be read, or settings contradict each other; the message names the flag
-        and the remedy.
+      InputError: if the file of labels cannot be read and no run in ``run_dir`` or ``checkpointing.continue_from`` has
+        read it, or settings contradict each other; the message names the flag and the remedy.
 
     >>> resolve(Config(spect=SpectConfig(sample_rate=8000))).model.num_bins
     81
     """
-    labels = (
-        read_labels(cfg.data.labels_path, limit=cfg.data.max_text_bytes) if cfg.data.labels_path else cfg.model.labels
-    )
+    labels = _labels(cfg)
     optim = cfg.optim
     if optim.schedule == "noam" and optim.learning_rate < 0.01:
         raise InputError(
@@ -188,6 +226,18 @@ def resolve(cfg: Config) -> Config:
             "SpecAugment masks, such as --augmentation.frequency_masks=2 --augmentation.time_masks=2, or dropout."
         )
     return attrs.evolve(cfg, model=attrs.evolve(cfg.model, labels=labels, num_bins=cfg.spect.num_bins))
+
+
+def _labels(cfg: Config) -> tuple[str, ...]:
+    """The labels of the file; of a file that has gone, the labels that the run, or the run before it, read there."""
+    path = cfg.data.labels_path
+    if path and not Path(path).exists():
+        for run_dir in filter(None, (cfg.run_dir, cfg.checkpointing.continue_from)):
+            with suppress(InputError, OSError):
+                stored = load(Path(run_dir) / "config.json")
+                if stored.data.labels_path == path:
+                    return stored.model.labels
+    return read_labels(path, limit=cfg.data.max_text_bytes) if path else cfg.model.labels
 
 
 def read_labels(path: str, *, limit: int = DataConfig().max_text_bytes) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import attrs
 
-from ds2f.config.settings import one_of, setting, within
+from ds2f.config.settings import needs, one_of, setting, within
 from ds2f.errors import InputError
 
 
@@ -11,11 +11,19 @@ class DataConfig:
     """Recordings and batches."""
 
     dataset: str = setting(
-        "an4", "Corpus name: the manifests default to <data_path>/<dataset>_{train,val,test}_manifest.csv."
+        "",
+        "Corpus name: the manifests default to <data_path>/<dataset>_{train,val,test}_manifest.csv or .jsonl; empty: "
+        "an4, unless a manifest is named.",
     )
-    train_manifest: str = setting("", "Training manifest; empty: see data.dataset.")
-    val_manifest: str = setting("", "Validation manifest; empty: see data.dataset.")
-    test_manifest: str = setting("", "Test manifest; empty: see data.dataset.")
+    train_manifest: str = setting(
+        "", "Training manifest, a file or a folder; empty: beside another that is named, or see data.dataset."
+    )
+    val_manifest: str = setting(
+        "", "Validation manifest, a file or a folder; empty: beside another that is named, or see data.dataset."
+    )
+    test_manifest: str = setting(
+        "", "Test manifest, a file or a folder; empty: beside another that is named, or see data.dataset."
+    )
     train_on_val: bool = setting(
         False,
         "Train on the training and the validation manifest together, for a final model with a number of epochs fixed "
@@ -28,6 +36,7 @@ class DataConfig:
         "the run. When the number of devices changes, the global batch keeps its size; a device splits its shard into "
         "micro-batches of at most data.batch_size.",
         within(0),
+        yields_to="data.batch_size",
     )
     max_frames: int = setting(
         0,
@@ -44,6 +53,12 @@ class DataConfig:
         within(0),
     )
     num_workers: int = setting(1, "Loader processes per device; 0: the training process loads.", within(0))
+    loader_timeout: float = setting(
+        600.0,
+        "Longest wait for a batch of the loader processes, seconds; then the run ends and names them. 0: without end.",
+        within(0),
+        needs=(needs("data.num_workers"),),
+    )
     labels_path: str = setting(
         "", "File with a JSON list of the labels, blank '_' included; empty: blank, apostrophe, A-Z, space."
     )
@@ -79,11 +94,21 @@ class DataConfig:
         "Read every byte of the recordings at the start, and compare with the bytes that the run was begun with. "
         "Rows, transcripts, sizes, times and a sample of each recording are compared in any case.",
     )
-    allow_changes: bool = setting(False, "Go on with a run although rows, transcripts or recordings have changed.")
+    allow_changes: bool = setting(
+        False,
+        "Go on with a run although rows, transcripts or recordings have changed.",
+        needs=(needs("checkpointing.load_auto_checkpoint"),),
+    )
     cache_features: bool = setting(True, "Store features in <data_path>/cache and read them from there.")
+    max_unusable: int = setting(
+        0,
+        "Maximum number of rows of a manifest that are left out at the start, with a remark, because the recording or "
+        "the transcript cannot be used. With more, the command stops and lists them all.",
+        within(0),
+    )
     max_unreadable: int = setting(
         10,
-        "Maximum number of training utterances that become unreadable during a run; they are skipped, counted, listed.",
+        "Maximum number of utterances of a set that become unreadable during a run; they are skipped, counted, listed.",
         within(0),
     )
 
@@ -110,9 +135,16 @@ class SpectConfig:
     )
     normalize: str = setting(
         "utterance",
-        "Mean that is subtracted from a spectrogram before the division by its deviation: of the whole utterance, or "
-        "of each frequency bin, which removes the colour of microphone and voice.",
-        one_of("utterance", "bins"),
+        "Mean that is subtracted from a spectrogram before the division by its deviation: of the whole utterance, of "
+        "each frequency bin of the utterance, which removes the colour of microphone and voice, or of each bin over "
+        "the training set (global), with which streaming gives the same text as whole recordings.",
+        one_of("utterance", "bins", "global"),
+    )
+    mean: tuple[float, ...] = setting(
+        (), "Mean of each bin of the log spectrogram over the training set; measured by the training.", derived=True
+    )
+    deviation: float = setting(
+        0.0, "Deviation from these means, over all bins; 0: not measured.", within(0), derived=True
     )
 
     @property
@@ -140,12 +172,24 @@ class AugmentationConfig:
     )
     tempo_min: float = setting(1.0, "Lowest tempo factor; the pitch stays.", within(0.25, 4))
     tempo_max: float = setting(1.0, "Highest tempo factor.", within(0.25, 4))
+    silence: float = setting(
+        0.0,
+        "Longest silence before and after an utterance, seconds, of its own quietest sound: for recordings that are "
+        "cut in other places than the training's.",
+        within(0, 10),
+    )
     gain_min: float = setting(0.0, "Lowest gain, dB.", within(-60, 60))
     gain_max: float = setting(0.0, "Highest gain, dB.", within(-60, 60))
     noise_dir: str = setting("", "Folder of noise recordings to add; empty: none.")
-    noise_prob: float = setting(0.4, "Probability of noise in an utterance.", within(0, 1))
-    noise_min_snr: float = setting(5.0, "Lowest signal-to-noise ratio, dB.", within(-20, 100))
-    noise_max_snr: float = setting(30.0, "Highest signal-to-noise ratio, dB.", within(-20, 100))
+    noise_prob: float = setting(
+        0.4, "Probability of noise in an utterance.", within(0, 1), needs=(needs("augmentation.noise_dir"),)
+    )
+    noise_min_snr: float = setting(
+        5.0, "Lowest signal-to-noise ratio, dB.", within(-20, 100), needs=(needs("augmentation.noise_dir"),)
+    )
+    noise_max_snr: float = setting(
+        30.0, "Highest signal-to-noise ratio, dB.", within(-20, 100), needs=(needs("augmentation.noise_dir"),)
+    )
     warp_min: float = setting(
         1.0,
         "Lowest factor of the frequencies up to 60 % of the highest (vocal tract length perturbation); below 1: a "
@@ -154,9 +198,16 @@ class AugmentationConfig:
     )
     warp_max: float = setting(1.0, "Highest factor of the frequencies.", within(0.5, 2))
     frequency_masks: int = setting(0, "SpecAugment: frequency masks per utterance.", within(0))
-    frequency_width: int = setting(20, "SpecAugment: widest frequency mask, bins.", within(0))
+    frequency_width: int = setting(
+        20, "SpecAugment: widest frequency mask, bins.", within(0), needs=(needs("augmentation.frequency_masks"),)
+    )
     time_masks: int = setting(0, "SpecAugment: time masks per utterance.", within(0))
-    time_width: int = setting(20, "SpecAugment: widest time mask, frames; at most a fifth of the utterance.", within(0))
+    time_width: int = setting(
+        20,
+        "SpecAugment: widest time mask, frames; at most a fifth of the utterance.",
+        within(0),
+        needs=(needs("augmentation.time_masks"),),
+    )
 
     def __attrs_post_init__(self) -> None:
         for low, high in (

@@ -2,7 +2,7 @@
 
 import attrs
 
-from ds2f.config.settings import one_of, setting, within
+from ds2f.config.settings import needs, one_of, setting, within
 from ds2f.errors import InputError
 
 DEFAULT_LABELS = tuple("_'ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
@@ -29,7 +29,10 @@ class ModelConfig:
         True, "Two directions, whose outputs are summed; otherwise forward only, with a lookahead convolution."
     )
     lookahead_context: int = setting(
-        20, "Frames of the lookahead convolution of a unidirectional model.", within(1, 10000)
+        20,
+        "Frames of the lookahead convolution of a unidirectional model.",
+        within(1, 10000),
+        needs=(needs("model.bidirectional", False),),
     )
     time_stride: int = setting(
         2,
@@ -50,7 +53,9 @@ class ModelConfig:
         within(0, 0.95),
     )
     variational_dropout: bool = setting(
-        False, "Draw dropout per utterance and unit, the same at all frames, instead of per frame."
+        False,
+        "Draw dropout per utterance and unit, the same at all frames, instead of per frame.",
+        needs=(needs("model.dropout"),),
     )
     kernel: str = setting(
         "auto",
@@ -108,33 +113,122 @@ class ModelConfig:
             )
 
 
+# Width of the beam and labels a frame by default, without and with hot words, which are scored in Python.
+_PLAIN, _BOOSTED = (100, 12), (25, 6)
+_SEARCH = needs(
+    "lm.searches",
+    flags="--lm.path, --lm.hot_words or --lm.decoder=beam",
+    decided_by=("lm.path", "lm.hot_words", "lm.decoder"),
+)
+
+
 @attrs.frozen(kw_only=True)
 class BeamConfig:
     """Decoding, from logits to text: section ``lm`` of the commands that decode, no part of ``Config``."""
 
     decoder: str = setting(
         "auto",
-        "Greedy: the best path. Beam: a search for the best transcript. auto: beam with a language model, else greedy.",
+        "Greedy: the best path. Beam: a search for the best transcript. auto: beam with a language model or hot words, "
+        "else greedy.",
         one_of("auto", "greedy", "beam"),
     )
     path: str = setting(
-        "", "Language model of words or characters for the beam search, an ARPA file as written by launch.build_lm."
+        "",
+        "Language model of words or characters for the beam search, an ARPA file as written by launch.build_lm.",
+        needs=(needs("lm.decoder", "auto", "beam"),),
     )
-    weight: float = setting(0.5, "Weight of the language model's natural log-probability.", within(0, 100))
+    weight: float = setting(
+        0.5,
+        "Weight of the language model's natural log-probability.",
+        within(0, 100),
+        needs=(
+            needs("lm.path"),
+            needs("lm.decoder", "auto", "beam"),
+        ),
+    )
     word_score: float = setting(
         0.0,
         "Added to the score for every word of a transcript (with a language model of characters, for every character); "
         "it balances the language model's preference for short transcripts.",
         within(-100, 100),
+        needs=(_SEARCH,),
     )
-    beam_size: int = setting(100, "Maximum number of transcripts in the beam at every frame.", within(1))
+    hot_words: str = setting(
+        "",
+        "Words and phrases to prefer: a text file with one a line, or a list such as KOWALSKI,NEW YORK. In the file, a "
+        "tab and a number after a phrase are its own boost; lines that begin with # are comments.",
+        needs=(needs("lm.decoder", "auto", "beam"),),
+    )
+    hot_words_boost: float = setting(
+        1.5,
+        "Added to the score for every character of a hot word in a transcript, natural log.",
+        within(0, 100, open_low=True),
+        needs=(needs("lm.hot_words"), needs("lm.decoder", "auto", "beam")),
+    )
+    beam_size: int = setting(
+        0,
+        f"Maximum number of transcripts in the beam at every frame; 0: {_PLAIN[0]}, with hot words {_BOOSTED[0]}.",
+        within(0),
+        needs=(_SEARCH,),
+    )
+    beam_size_token: int = setting(
+        -1,
+        f"Labels that may follow at a frame, the most probable ones; 0: all; -1: {_PLAIN[1]}, with hot words "
+        f"{_BOOSTED[1]}. Few make the search fast.",
+        within(-1),
+        needs=(_SEARCH,),
+    )
     beam_threshold: float = setting(
         25.0,
         "Largest distance to the best score in the beam, natural log; other transcripts are dropped.",
         within(0, 1000, open_low=True),
+        needs=(_SEARCH,),
+    )
+    workers: int = setting(
+        0,
+        "Processes that search, each another utterance; 0: one per processor.",
+        within(0, 1024),
+        needs=(_SEARCH,),
     )
 
     @property
     def searches(self) -> bool:
         """Whether decoding is a beam search."""
-        return self.decoder == "beam" or (self.decoder == "auto" and bool(self.path))
+        return self.decoder == "beam" or (self.decoder == "auto" and bool(self.path or self.hot_words))
+
+    def width(self, *, boosted: bool | None = None) -> int:
+        """Maximum number of transcripts in the beam.
+
+        Args:
+          boosted: whether there are hot words; None: whether ``hot_words`` names some.
+        """
+        return self.beam_size or self._defaults(boosted)[0]
+
+    def labels_per_frame(self, *, boosted: bool | None = None) -> int:
+        """Labels that may follow at a frame, 0: all; ``boosted`` as for ``width``."""
+        return self._defaults(boosted)[1] if self.beam_size_token < 0 else self.beam_size_token
+
+    def _defaults(self, boosted: bool | None) -> tuple[int, int]:
+        return _BOOSTED if (bool(self.hot_words) if boosted is None else boosted) else _PLAIN
+
+
+@attrs.frozen(kw_only=True)
+class EndpointConfig:
+    """Where segments of a stream end: section ``endpoint`` of the commands that stream, no part of ``Config``."""
+
+    silence: float = setting(
+        1.0, "With --stream, silence after text that ends a segment, seconds.", within(0, 3600, open_low=True)
+    )
+    no_text: float = setting(
+        5.0,
+        "With --stream, time without text after which a segment is dropped and the next begins, seconds.",
+        within(0, 3600, open_low=True),
+    )
+    longest: float = setting(
+        20.0,
+        "With --stream, longest segment, seconds. A longer one is divided at the surest space of its last quarter.",
+        within(0, 3600, open_low=True),
+    )
+    blank: float = setting(
+        0.8, "With --stream, probability of the blank, or a space, above which a frame counts as silent.", within(0, 1)
+    )

@@ -65,7 +65,48 @@ def within(lowest: float, highest: float = float("inf"), *, open_low: bool = Fal
     return Within(lowest, highest, open_low)
 
 
-def setting(default: T, description: str, check: Check | None = None, *, derived: bool = False) -> T:
+@attrs.frozen
+class Needs:
+    """What gives a setting its effect: another setting, or a property of a section, with one of some values."""
+
+    setting: str  # with its section, such as optim.schedule
+    values: tuple[Any, ...]  # empty: any value that is neither zero, false nor empty
+    flags: str  # for the message, such as --lm.path; empty: made from the setting and its values
+    decided_by: tuple[str, ...]  # the settings that decide a property; the setting itself, unless it is a property
+    lenient: bool  # whether it is enough that one of these settings is named, with whatever value
+
+    def met(self, value: Any) -> bool:
+        """Whether ``value`` of the other setting gives the effect."""
+        return value in self.values if self.values else bool(value)
+
+    def __str__(self) -> str:
+        if self.flags:
+            return self.flags
+        if self.values == (False,):
+            return f"--no{self.setting}"
+        return f"--{self.setting}" + (f"={' or '.join(map(str, self.values))}" if self.values else "")
+
+
+def needs(
+    setting: str, *values: Any, flags: str = "", decided_by: tuple[str, ...] = (), lenient: bool = False
+) -> Needs:
+    """What gives a setting its effect; see ``Needs``.
+
+    >>> str(needs("optim.schedule", "exponential")), needs("model.dropout").met(0.0)
+    ('--optim.schedule=exponential', False)
+    """
+    return Needs(setting, values, flags, decided_by or (setting,), lenient)
+
+
+def setting(
+    default: T,
+    description: str,
+    check: Check | None = None,
+    *,
+    derived: bool = False,
+    needs: tuple[Needs, ...] = (),
+    yields_to: str = "",
+) -> T:
     """Makes an attrs field with a help text; a tuple may be given as a list, as in JSON.
 
     A value of another type than the default, or a value that ``check`` rejects, raises an InputError that starts with
@@ -76,6 +117,9 @@ def setting(default: T, description: str, check: Check | None = None, *, derived
       description: the help text, with the unit.
       check: the admissible values; None: all of the type.
       derived: whether ``config.resolve`` sets it from other settings; a derived setting has no flag.
+      needs: what gives the setting its effect, all of it together; empty: the setting always has one.
+      yields_to: a setting that a run makes this one from. A flagfile's value of this one gives way to that one on the
+        command line.
     """
     kind = type(default)
     converter: Callable[[Any], Any] | None = _to_tuple if kind is tuple else None
@@ -92,7 +136,7 @@ def setting(default: T, description: str, check: Check | None = None, *, derived
         if isinstance(value, str) and {"\n", "\r"} & set(value):
             raise InputError(f"{attribute.name}: {value!r} has a line break and could not be written to flags.txt")
 
-    metadata = {"help": description, "check": check, "derived": derived}
+    metadata = {"help": description, "check": check, "derived": derived, "needs": needs, "yields_to": yields_to}
     return attrs.field(default=default, validator=validate, converter=converter, metadata=metadata)
 
 

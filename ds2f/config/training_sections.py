@@ -2,7 +2,7 @@
 
 import attrs
 
-from ds2f.config.settings import one_of, setting, within
+from ds2f.config.settings import needs, one_of, setting, within
 from ds2f.errors import InputError
 
 
@@ -20,12 +20,27 @@ class OptimConfig:
         within(0, open_low=True),
     )
     warmup: float = setting(
-        4000.0, "Warm-up of noam, one_cycle and cosine: number of steps, or below 1 a fraction of all steps.", within(0)
+        -1.0,
+        "Warm-up of noam, one_cycle and cosine: number of steps, or below 1 a fraction of all steps; -1: a tenth of "
+        "all steps for one_cycle and cosine, 4,000 steps for noam.",
+        within(-1),
+        needs=(needs("optim.schedule", "noam", "one_cycle", "cosine"),),
     )
-    learning_anneal: float = setting(0.99, "Factor of the exponential schedule per epoch.", within(0, 1, open_low=True))
+    learning_anneal: float = setting(
+        0.99,
+        "Factor of the exponential schedule per epoch.",
+        within(0, 1, open_low=True),
+        needs=(needs("optim.schedule", "exponential"),),
+    )
     weight_decay: float = setting(1e-5, "Weight decay.", within(0))
     decay_matrices_only: bool = setting(
-        False, "Apply weight decay and lamb's trust ratio to matrices only, not to biases and batch norm."
+        False,
+        "Apply weight decay and lamb's trust ratio to matrices only, not to biases and batch norm.",
+        needs=(
+            needs(
+                "optim.decays", flags="--optim.weight_decay above 0", decided_by=("optim.weight_decay", "optim.name")
+            ),
+        ),
     )
     average_decay: float = setting(
         0.0,
@@ -36,11 +51,56 @@ class OptimConfig:
     max_norm: float = setting(
         400.0, "Maximum global norm of the gradients; larger gradients are clipped.", within(0, open_low=True)
     )
-    momentum: float = setting(0.9, "Momentum of sgd and muon; 0.95 is usual for muon.", within(0, 1))
-    nesterov: bool = setting(True, "Nesterov momentum for sgd and muon.")
-    beta1: float = setting(0.9, "First-moment decay of adamw, lamb, muon and novograd.", within(0, 1))
-    beta2: float = setting(0.999, "Second-moment decay of adamw, lamb, muon and novograd.", within(0, 1))
-    eps: float = setting(1e-8, "Added to the denominator of adamw, lamb, muon and novograd.", within(0))
+    momentum: float = setting(
+        0.9,
+        "Momentum of sgd and muon; 0.95 is usual for muon.",
+        within(0, 1),
+        needs=(needs("optim.name", "sgd", "muon"),),
+    )
+    nesterov: bool = setting(
+        True,
+        "Nesterov momentum for sgd and muon.",
+        needs=(
+            needs("optim.name", "sgd", "muon"),
+            needs("optim.momentum"),
+        ),
+    )
+    beta1: float = setting(
+        0.9,
+        "First-moment decay of adamw, lamb, muon and novograd.",
+        within(0, 1),
+        needs=(needs("optim.name", "adamw", "lamb", "muon", "novograd"),),
+    )
+    beta2: float = setting(
+        0.999,
+        "Second-moment decay of adamw, lamb, muon and novograd.",
+        within(0, 1),
+        needs=(needs("optim.name", "adamw", "lamb", "muon", "novograd"),),
+    )
+    eps: float = setting(
+        1e-8,
+        "Added to the denominator of adamw, lamb, muon and novograd.",
+        within(0),
+        needs=(needs("optim.name", "adamw", "lamb", "muon", "novograd"),),
+    )
+
+    @property
+    def decays(self) -> bool:
+        """Whether some leaves are treated otherwise than matrices when ``decay_matrices_only`` is set."""
+        return self.weight_decay > 0 or self.name == "lamb"
+
+    def warmup_steps(self, total_steps: int) -> float:
+        """Steps of the warm-up in a run of so many steps.
+
+        >>> OptimConfig(schedule="cosine").warmup_steps(500), OptimConfig(schedule="noam").warmup_steps(500)
+        (50.0, 4000.0)
+        """
+        given = self.warmup if self.warmup >= 0 else 4000.0 if self.schedule == "noam" else 0.1
+        return given * total_steps if given < 1 else given
+
+    def __attrs_post_init__(self) -> None:
+        if -1 < self.warmup < 0:
+            raise InputError(f"warmup: {self.warmup:g} is no number of steps, a fraction of all steps, nor -1")
 
 
 @attrs.frozen(kw_only=True)
@@ -50,13 +110,33 @@ class ApexConfig:
     opt_level: str = setting(
         "O2", "O0: fp32. O1: matrix products in half precision. O2: activations too.", one_of("O0", "O1", "O2")
     )
-    dtype: str = setting("auto", "Half-precision type; auto asks the device.", one_of("auto", "bf16", "fp16"))
+    dtype: str = setting(
+        "auto",
+        "Half-precision type; auto asks the device.",
+        one_of("auto", "bf16", "fp16"),
+        needs=(needs("apex.opt_level", "O1", "O2"),),
+    )
     loss_scale: str = setting("dynamic", "Loss scale: a number, or dynamic.")
-    initial_scale: float = setting(32768.0, "Initial dynamic loss scale.", within(0, open_low=True))
-    min_scale: float = setting(1.0, "Minimum of the dynamic loss scale.", within(0, open_low=True))
-    max_scale: float = setting(16777216.0, "Maximum of the dynamic loss scale.", within(0, open_low=True))
+    initial_scale: float = setting(
+        32768.0, "Initial dynamic loss scale.", within(0, open_low=True), needs=(needs("apex.loss_scale", "dynamic"),)
+    )
+    min_scale: float = setting(
+        1.0,
+        "Minimum of the dynamic loss scale.",
+        within(0, open_low=True),
+        needs=(needs("apex.loss_scale", "dynamic"),),
+    )
+    max_scale: float = setting(
+        16777216.0,
+        "Maximum of the dynamic loss scale.",
+        within(0, open_low=True),
+        needs=(needs("apex.loss_scale", "dynamic"),),
+    )
     growth_interval: int = setting(
-        2000, "Consecutive finite steps after which the dynamic loss scale doubles.", within(1)
+        2000,
+        "Consecutive finite steps after which the dynamic loss scale doubles.",
+        within(1),
+        needs=(needs("apex.loss_scale", "dynamic"),),
     )
     reduce_dtype: str = setting(
         "fp32",
@@ -90,11 +170,15 @@ class TrainingConfig:
     evaluate_test: bool = setting(
         False, "Evaluate the best model on the test manifest at the end; not for runs that tune settings."
     )
-    validate_every: int = setting(1, "Epochs between validations.", within(1))
+    validate_every: int = setting(
+        1, "Epochs between validations.", within(1), needs=(needs("data.train_on_val", False),)
+    )
     log_every: int = setting(10, "Steps between the lines of metrics.jsonl.", within(1))
     finetune: bool = setting(
         False,
-        "With checkpointing.continue_from: allow another label set; the output layer gets new rows for new labels.",
+        "With checkpointing.continue_from: allow another label set (the output layer gets new rows for new labels), "
+        "one direction in place of two (the backward layers are left out), and another spect.normalize or full_scale.",
+        needs=(needs("checkpointing.continue_from"),),
     )
     max_skipped_steps: int = setting(
         50,
@@ -122,7 +206,8 @@ class CheckpointingConfig:
     checkpoint_per_minutes: float = setting(0.0, "Minutes between checkpoints, besides the others; 0: none.", within(0))
     folder: str = setting(
         "",
-        "Folder of the checkpoints; empty: run_dir/checkpoints. Any path that orbax takes, such as gs://bucket/name.",
+        "Folder of the checkpoints, of no other run; empty: run_dir/checkpoints. A bucket too, such as "
+        "gs://bucket/name (needs gcsfs) or s3://bucket/name (s3fs).",
     )
     save_n_recent_models: int = setting(
         2,

@@ -1,9 +1,8 @@
 """Recordings from disk: decoded by libsndfile, mixed down to one channel, resampled to one rate."""
 
-import os
-import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -11,19 +10,15 @@ import soxr
 from numpy.typing import NDArray
 
 from ds2f.config import DataConfig
-from ds2f.data import containers
+from ds2f.data import containers, mixing
+from ds2f.data.sound_files import RATES, Source, opened
 from ds2f.errors import InputError
 
 _BLOCK = 1 << 22  # samples of all channels read at a time: a damaged header may promise more than memory holds
 _FASTEST = 192_000  # hertz; the limit of the length counts faster recordings as if they had this rate
 MAX_SECONDS = DataConfig().max_recording_seconds
-_UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's length of a FLAC file whose header gives none
-_RATES = (1000, 1_000_000)  # hertz; a header with another rate is damaged, and resampling would fill the memory
+_MP3_FRAME = 1152  # samples of a channel, or half as many
 _LOUDEST = 1e9  # full scale is 1; programs that forget to scale write 2**31 at most
-SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".sph"}  # of files that count as recordings in a folder
-_READABLE = "readable are WAV, FLAC, OGG, MP3 and NIST SPHERE"
-
-Source = str | Path | BinaryIO
 
 
 class Audio(NamedTuple):
@@ -34,9 +29,9 @@ class Audio(NamedTuple):
 
 
 class Info(NamedTuple):
-    """Length of a recording, from its header alone."""
+    """Length of a recording, without decoding it."""
 
-    samples: int  # at the rate asked for: the length of ``load(...).samples`` (an estimate for MP3)
+    samples: int  # at the rate asked for: the length of ``load(...).samples``
     duration: float  # seconds
 
 
@@ -49,7 +44,7 @@ def load(
     so that a caller who reads many files can report each conversion once.
 
     Args:
-      source: a path, or a binary file opened for reading (an upload, a member of an archive).
+      source: a path, or a binary file opened for reading (an upload, a member of an archive, a pipe).
       sample_rate: the rate wanted, hertz.
       name: what messages call the recording; by default its path.
       max_seconds: limit of the length (``data.max_recording_seconds``). It is compared with the header before any
@@ -59,44 +54,99 @@ def load(
       InputError: the file is missing, empty, cut short, too long or not audio, or it has no samples, an absurd header,
         NaN or infinite samples. Silence is a note, not an error.
     """
-    label = name or _label(source)
-    with _open(source, label, whole=True) as sound:
-        most = int(max_seconds * min(sound.samplerate, _FASTEST))  # samples of a channel
-        if len(sound) > most:
-            raise InputError(too_long(label, len(sound) / most * max_seconds, max_seconds))
-        try:
-            samples = _read(sound, most)
-        except soundfile.LibsndfileError as error:
-            raise InputError(f"{label}: broken audio ({error.error_string}); copy or record it again") from error
-        declared, rate, channels, container = len(sound), sound.samplerate, sound.channels, sound.format
-    if len(samples) > most:
-        raise InputError(too_long(label, max_seconds, max_seconds))
-    # The length of an MP3 without an index is an estimate: fewer samples prove nothing.
-    if len(samples) < declared and container != "MP3":
-        raise InputError(containers.cut_short(label, f"its header says {declared} samples, {len(samples)} are there"))
-    samples, notes = _convert(samples, channels, rate, sample_rate)
-    if not len(samples):
-        raise InputError(_no_samples(label))
-    peak = float(np.abs(samples).max())
-    if not peak < _LOUDEST:  # true for NaN too
-        raise InputError(f"{label}: contains NaN, infinite or absurdly large samples; write it again as 16-bit PCM")
-    if not peak:
-        notes += ("silent: every sample is zero",)
-    return Audio(samples, notes)
+    label = name or label_of(source)
+    pieces: list[NDArray[np.float32]] = []
+    notes: dict[str, None] = {}  # in their order, each once
+    left = max_seconds
+    with opened(source, label, whole=True, max_seconds=max_seconds) as (streams, oddities):
+        for sound in streams:
+            most = int(left * min(sound.samplerate, _FASTEST))  # samples of a channel
+            if len(sound) > most:
+                promised = len(sound) / min(sound.samplerate, _FASTEST)
+                raise InputError(too_long(label, max_seconds - left + promised, max_seconds))
+            mono, remarks = _read(sound, most, label)
+            if len(mono) > most:
+                raise InputError(too_long(label, max_seconds, max_seconds))
+            left -= len(mono) / min(sound.samplerate, _FASTEST)
+            mono, remarks = _at_rate(mono, sound.samplerate, sample_rate, remarks)
+            pieces.append(mono)
+            notes.update(dict.fromkeys(remarks))
+    return _checked(pieces, (*notes, *oddities), label)
+
+
+def of_array(
+    samples: NDArray[Any],
+    rate: int,
+    *,
+    sample_rate: int = 16000,
+    name: str = "array",
+    max_seconds: float = MAX_SECONDS,
+) -> Audio:
+    """Converts a recording in memory to one channel of float32 at ``sample_rate``.
+
+    Args:
+      samples: [N] or [N, channels]; floating point with full scale 1, or integers of 8, 16 or 32 bits, which are scaled
+        to [-1, 1).
+      rate: their sampling rate, hertz.
+      sample_rate: the rate wanted, hertz.
+      name: what messages call the recording.
+      max_seconds: limit of the length.
+
+    Raises:
+      InputError: another shape, dtype or rate; and as ``load``.
+    """
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > max(1, samples.shape[0])):
+        raise InputError(f"{name}: samples of shape {samples.shape}; give [N], or [N, channels]")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise InputError(f"{name}: {rate} samples a second; give the rate in hertz")
+    if len(samples) > max_seconds * min(rate, _FASTEST):
+        raise InputError(too_long(name, len(samples) / rate, max_seconds))
+    table = scaled(samples[:, None] if samples.ndim == 1 else samples, name)
+    mono, remarks = mixing.mono(lambda: iter((table,)), table.shape[1])
+    mono, remarks = _at_rate(mono, rate, sample_rate, remarks)
+    return _checked([mono], remarks, name)
+
+
+def scaled(samples: NDArray[Any], name: str) -> NDArray[np.float32]:
+    """Samples of any shape as float32 with full scale 1: integers are scaled to [-1, 1).
+
+    Raises:
+      InputError: samples of another dtype than floating-point numbers and integers of at most 32 bits; ``name`` is the
+        recording's. Integers of 64 bits do not tell their full scale: mostly they have the values of 16 bits.
+    """
+    if samples.dtype.kind not in "fiu":
+        raise InputError(f"{name}: samples of dtype {samples.dtype}; give floating-point numbers or integers")
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32)
+    if samples.dtype.itemsize > 4:
+        raise InputError(f"{name}: samples of dtype {samples.dtype}; give int16 or int32: their full scale is known")
+    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    return ((samples - (half if samples.dtype.kind == "u" else 0.0)) / half).astype(np.float32)
+
+
+def _at_rate(
+    mono: NDArray[np.float32], rate: int, target: int, remarks: tuple[str, ...]
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    if rate == target:
+        return mono, remarks
+    return resample(mono, rate, target), (*remarks, f"resampled from {rate} Hz to {target} Hz")
 
 
 def info(source: Source, *, sample_rate: int = 16000, name: str | None = None) -> Info:
-    """Reads a recording's length at ``sample_rate`` from its header, in well under a millisecond.
+    """Reads a recording's length at ``sample_rate`` without decoding it, in about a millisecond.
 
     Raises:
       InputError: as ``load``, as far as the header tells.
     """
-    label = name or _label(source)
-    with _open(source, label, whole=False) as sound:
-        samples = resampled_length(len(sound), sound.samplerate, sample_rate)
-        if not samples:
-            raise InputError(_no_samples(label))
-        return Info(samples, len(sound) / sound.samplerate)
+    label = name or label_of(source)
+    samples, duration = 0, 0.0
+    with opened(source, label, whole=False, max_seconds=MAX_SECONDS) as (streams, _):
+        for sound in streams:
+            samples += resampled_length(len(sound), sound.samplerate, sample_rate)
+            duration += len(sound) / sound.samplerate
+    if not samples:
+        raise InputError(no_samples(label))
+    return Info(samples, duration)
 
 
 def resample(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:
@@ -113,66 +163,76 @@ def resampled_length(samples: int, rate: int, target: int) -> int:
     return (2 * samples * target + rate) // (2 * rate)
 
 
-def _convert(
-    mono: NDArray[np.float32], channels: int, rate: int, target: int
-) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    notes: tuple[str, ...] = (f"mixed {channels} channels down to one",) if channels > 1 else ()
-    if rate != target:
-        mono = resample(mono, rate, target)
-        notes += (f"resampled from {rate} Hz to {target} Hz",)
-    return np.ascontiguousarray(mono), notes
-
-
-def _read(sound: soundfile.SoundFile, most: int) -> NDArray[np.float32]:
-    """The mean of the channels, [N], whatever number the header promises; ends soon after ``most`` samples."""
-    size = max(1, _BLOCK // sound.channels)
-    blocks: list[NDArray[np.float32]] = []
-    read = 0
-    while not blocks or (len(blocks[-1]) == size and read <= most):
-        block = sound.read(size, dtype="float32", always_2d=True)
-        blocks.append(block[:, 0] if sound.channels == 1 else block.mean(axis=1, dtype=np.float32))
-        read += len(block)
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-
-
-def _open(source: Source, label: str, *, whole: bool) -> soundfile.SoundFile:
-    if isinstance(source, str | Path):
-        path = Path(source)
-        if path.suffix.lower() == ".raw":
-            raise InputError(
-                f"{label}: headerless samples tell neither their rate nor their format; convert the file to WAV"
-            )
-        try:
-            kind = path.stat().st_mode
-            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # reading a pipe would wait; opening a folder raises
-                raise InputError(f"{label}: neither file nor folder; check the path, or the manifest that names it")
-            with path.open("rb") as file:
-                containers.check(file, label, whole=whole)
-        except OSError as error:
-            raise InputError(f"{label}: {error.strerror}; check the path, or the manifest that names it") from error
-        # libsndfile opens a path itself several times faster than it reads a Python file. A path that is not UTF-8 is
-        # passed as bytes.
-        opened: str | bytes | BinaryIO = os.fsencode(path)
-    else:
-        containers.check(source, label, whole=whole)
-        opened = source
+def _read(sound: soundfile.SoundFile, most: int, label: str) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """One channel, [N], whatever number the header promises, and remarks; ends soon after ``most`` samples."""
     try:
-        sound = soundfile.SoundFile(opened)
+        samples, remarks = mixing.mono(lambda: _blocks(sound, most), sound.channels)
     except soundfile.LibsndfileError as error:
-        raise InputError(f"{label}: not audio that can be read ({error.error_string}); {_READABLE}") from error
-    if len(sound) == _UNKNOWN_LENGTH:
-        sound.close()
-        raise InputError(
-            f"{label}: its header does not say how long it is, as in output to a pipe; encode it to a file"
-        )
-    lowest, highest = _RATES
-    if not lowest <= sound.samplerate <= highest:
-        sound.close()
-        raise InputError(f"{label}: its header says {sound.samplerate} samples a second; copy or record it again")
-    return sound
+        raise broken(error, label) from error
+    require_whole(sound, len(samples), label)
+    return samples, remarks
 
 
-def _label(source: Source) -> str:
+def broken(error: soundfile.LibsndfileError, label: str) -> InputError:
+    """The error to raise for one of the decoder's."""
+    return InputError(f"{label}: broken audio ({error.error_string}); copy or record it again")
+
+
+def require_whole(sound: soundfile.SoundFile, read: int, label: str) -> None:
+    """Compares the samples that were read of a stream with its header.
+
+    Raises:
+      InputError: samples are missing.
+    """
+    # Decoders leave out frames of an MP3 that they cannot decode, and some indexes count themselves.
+    if read < len(sound) and sound.format != "MP3":
+        raise InputError(containers.cut_short(label, f"its header says {len(sound)} samples, {read} are there"))
+
+
+def block_size(samples: int) -> int:
+    """The number of samples to read at a time: at most ``samples``, a multiple of an MP3 frame's.
+
+    soundfile seeks after every block. A seek into an MP3 frame makes the decoder lose the bits that earlier frames hold
+    for it: the next samples are wrong.
+    """
+    return max(1, samples // _MP3_FRAME) * _MP3_FRAME
+
+
+def _blocks(sound: soundfile.SoundFile, most: int) -> Iterator[NDArray[np.float32]]:
+    """Blocks of samples from the beginning, [n, channels], at least one; they end soon after ``most`` samples."""
+    if sound.tell():
+        sound.seek(0)
+    size = block_size(_BLOCK // sound.channels)
+    read, last = 0, size
+    while last == size and read <= most:
+        block = sound.read(size, dtype="float32", always_2d=True)
+        last = len(block)
+        read += last
+        yield block
+
+
+def _checked(pieces: list[NDArray[np.float32]], notes: Iterable[str], label: str) -> Audio:
+    """The recording, with remarks about its samples; raises if they are none, or no sound."""
+    samples = np.ascontiguousarray(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+    if not len(samples):
+        raise InputError(no_samples(label))
+    sizes = np.abs(samples)
+    require_sound(sizes, label)
+    return Audio(samples, (*notes, *mixing.oddities(samples, sizes)))
+
+
+def require_sound(sizes: NDArray[np.float32], label: str) -> None:
+    """Checks the absolute values of samples, at least one.
+
+    Raises:
+      InputError: some are NaN, infinite or absurdly large.
+    """
+    if not sizes.max() < _LOUDEST:  # true for NaN too
+        raise InputError(f"{label}: contains NaN, infinite or absurdly large samples; write it again as 16-bit PCM")
+
+
+def label_of(source: Source) -> str:
+    """What messages call a recording without another name: its path."""
     return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "recording"))
 
 
@@ -184,5 +244,6 @@ def too_long(label: str, seconds: float, limit: float) -> str:
     )
 
 
-def _no_samples(label: str) -> str:
-    return f"{label}: the recording has no samples; remove it from the manifest or record it again"
+def no_samples(label: str) -> str:
+    """The message for a recording without samples."""
+    return f"{label}: the recording has no samples; remove it or record it again"

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ds2f.config import SpectConfig
-from ds2f.files import write_atomically
+from ds2f.errors import InputError
+from ds2f.files import open_regular, write_atomically
 
-_FORMAT = 1  # increase it when the features of the same settings change, even by one bit
-_RESERVE = 0.05  # fraction of the disk that the cache leaves free
+_FORMAT = 2  # increase it when the features of the same settings change, even by one bit
+_RESERVE = 0.05  # fraction of the disk that the cache leaves free,
+_LARGEST_RESERVE = 2 * 2**30  # and the most bytes of it
 _CHECKSUM_BYTES = 4
 _PREAMBLE = 10  # bytes of an .npy file before its header; the last two are the header's length
 
@@ -26,9 +28,10 @@ _PREAMBLE = 10  # bytes of an .npy file before its header; the last two are the 
 class FeatureCache:
     """Features of recordings under ``root/<digest of the spect section>/``.
 
-    A file's name is a digest of the recording's path, size, time of change and speed, so a changed recording gets a new
-    file. The content is an ``.npy`` file followed by its CRC-32; features that fail the check are computed and written
-    again. Any number of processes may share the folder: files appear whole or not at all.
+    A file's name is a digest of the recording's bytes and the speed. So a recording that is replaced gets a new file,
+    whatever its size and time, and a recording that is moved or copied keeps its file. The content is an ``.npy`` file
+    followed by its CRC-32; features that fail the check are computed and written again. Any number of processes may
+    share the folder: files appear whole or not at all.
 
     Attributes:
       problem: why the cache has stopped writing (a full disk, a folder without permission), or None.
@@ -50,7 +53,7 @@ class FeatureCache:
         """
         try:
             path = self.path(recording, speed)
-        except OSError:
+        except (OSError, InputError):
             return compute()  # reads the recording too, and its error names the fault
         cached = _read(path, self._num_bins)
         if cached is not None:
@@ -61,9 +64,15 @@ class FeatureCache:
         return features
 
     def path(self, recording: Path, speed: float) -> Path:
-        """The file for the features of ``recording``, in its present state, at ``speed``."""
-        status = recording.stat()
-        name = _digest(repr((str(recording.absolute()), status.st_size, status.st_mtime_ns, float(speed))))
+        """The file for the features of ``recording``, as its bytes are now, at ``speed``.
+
+        Raises:
+          InputError: the path is neither a file nor a link to a file.
+          OSError: the recording cannot be read.
+        """
+        with open_regular(recording) as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        name = _digest(f"{content} {float(speed)!r}")
         return self.directory / f"{name[:2]}/{name}.npy"
 
     def _write(self, path: Path, features: Tensor) -> None:
@@ -73,7 +82,7 @@ class FeatureCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             disk = shutil.disk_usage(path.parent)
-            if disk.free < _RESERVE * disk.total:
+            if disk.free < min(_RESERVE * disk.total, _LARGEST_RESERVE):
                 self.problem = f"the disk of {self.directory} is nearly full"
                 return
             write_atomically(path, buffer.getbuffer())  # without fsync: the checksum tells after a power cut

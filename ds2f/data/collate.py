@@ -46,7 +46,7 @@ def _received(features: Tensor, small: list[NDArray[Any]], *remarks: list[tuple[
 
 
 def load(dataset: Dataset, shard: Shard) -> Loaded:
-    """Loads, augments and pads one shard of a global batch; training leaves out recordings that cannot be read.
+    """Loads, augments and pads one shard of a global batch; recordings that cannot be read are left out.
 
     The utterances that are left share the weight of the whole shard. So the weights of the global batch still add up to
     1, although no rank knows the unreadable recordings of another (unless a shard loses all its utterances). With a
@@ -58,9 +58,6 @@ def load(dataset: Dataset, shard: Shard) -> Loaded:
 
     Returns:
       A batch on the CPU, and remarks; features are padded to the length that ``padding.padded`` gives.
-
-    Raises:
-      InputError: in evaluation, when a recording cannot be loaded; the message names it.
     """
     notes: list[tuple[Path, str]] = []
     unreadable: list[tuple[Path, str]] = []
@@ -70,8 +67,6 @@ def load(dataset: Dataset, shard: Shard) -> Loaded:
             spectra.append(_features(dataset, index, shard.epoch, notes, unreadable))
             members.append(index)
         except InputError as error:
-            if not dataset.train:
-                raise
             unreadable.append((dataset.examples[index].audio, str(error)))
     examples = [dataset.examples[index] for index in members]
     labels = [torch.tensor(example.labels, dtype=torch.int64) for example in examples]

@@ -11,17 +11,24 @@ import attrs
 from ds2f import augment, features, rng, text
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
 from ds2f.convolutions import output_lengths
-from ds2f.data import audio, padding
+from ds2f.data import audio, padding, problems, suffixes
 from ds2f.data.cache import FeatureCache
 from ds2f.data.manifests import Utterance
+from ds2f.data.problems import Checked, Problem, Remark
 from ds2f.errors import InputError
+from ds2f.files import files_below
 
 _SHOWN = 5  # recordings that a remark names
 _CHARACTERS = 50  # characters outside the labels that a remark names
+_QUOTED = 200  # characters of a transcript that a message quotes
 _STRANGE = {
     "drop_character": "used without their characters outside the labels ({characters})",
     "drop_utterance": "left out for characters outside the labels ({characters})",
 }
+
+
+class NothingLeftError(InputError):
+    """No utterance of a manifest can be used; the message gives the reasons for which utterances were left out."""
 
 
 class Example(NamedTuple):
@@ -32,18 +39,6 @@ class Example(NamedTuple):
     num_samples: int  # at the rate of the spectrogram, before any augmentation
     labels: tuple[int, ...]
     min_frames: int  # frames of logits that the transcript needs at least
-
-
-class Remark(NamedTuple):
-    """A fact about the data for the user, with the number of utterances and some of their recordings."""
-
-    what: str
-    utterances: int
-    recordings: tuple[str, ...]
-
-    def __str__(self) -> str:
-        more = ", ..." if self.utterances > len(self.recordings) else ""
-        return f"{self.utterances} utterance(s) {self.what}: {', '.join(self.recordings)}{more}"
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -68,7 +63,9 @@ class Dataset:
 
     def perturbation(self, index: int, epoch: int) -> augment.Perturbation:
         """The perturbation of one example's waveform in one epoch; none in evaluation."""
-        return augment.draw(self.key(index, epoch), self.augmentation) if self.train else augment.Perturbation()
+        if not self.train:
+            return augment.Perturbation()
+        return augment.draw(self.key(index, epoch), self.augmentation, sample_rate=self.spect.sample_rate)
 
     def num_frames(self, epoch: int, indices: Iterable[int] | None = None) -> list[int]:
         """Spectrogram frames of some examples (None: of all) in an epoch, computed without reading audio."""
@@ -79,13 +76,19 @@ class Dataset:
             for index in (range(len(self.examples)) if indices is None else indices)
         ]
 
+    def with_statistics(self, mean: tuple[float, ...], deviation: float) -> "Dataset":
+        """The dataset with the statistics of its features, ``feature_statistics.measure``, in its settings."""
+        spect = attrs.evolve(self.spect, mean=mean, deviation=deviation)
+        cache = FeatureCache(self.cache.directory.parent, spect) if self.cache else None
+        return attrs.evolve(self, spect=spect, cache=cache)
+
     def longest(self) -> list[int]:
         """The greatest number of spectrogram frames of each example, over all epochs."""
-        slowest = _perturbations(self.augmentation if self.train else None)[0]
+        slowest = _perturbations(self.augmentation if self.train else None, self.spect.sample_rate)[0]
         return [features.num_frames(slowest.num_samples(each.num_samples), self.spect) for each in self.examples]
 
 
-def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Dataset:
+def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool, found: list[Problem] | None = None) -> Dataset:
     """Makes the dataset of a manifest.
 
     Training leaves out utterances by ``data.min_duration`` and ``data.max_duration``, and augments the others.
@@ -96,24 +99,26 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Datas
       utterances: from ``manifests.read``.
       cfg: a resolved configuration.
       train: whether to leave out by duration, to augment and to shuffle.
+      found: takes the problems of single utterances, which are left out: characters outside the labels under
+        ``data.unknown_characters=error``, recordings that are too long; None: up to ``data.max_unusable`` are left out.
 
     Raises:
-      InputError: a character outside the labels under ``data.unknown_characters=error``, a noise folder without
-        recordings, or no utterance left.
+      InputError: a noise folder without recordings, no utterance left, or without ``found`` more utterances than
+        ``data.max_unusable`` that cannot be used.
     """
     examples: list[Example] = []
     seen: dict[str, list[str]] = defaultdict(list)
     strange: Counter[str] = Counter()
-    for utterance in utterances:
+    faults: list[Problem] = []
+    rows = list(utterances)
+    for utterance in rows:
         recording = str(utterance.audio)
         if train and (why := _pruned(utterance.duration, cfg.data)):
             seen[why].append(recording)
             continue
-        if utterance.duration > cfg.data.max_recording_seconds:
-            raise InputError(
-                audio.too_long(recording, utterance.duration, cfg.data.max_recording_seconds)
-                + (", or leave long recordings out, --data.max_duration=SECONDS" if train else "")
-            )
+        if problem := _problem(utterance, cfg, train=train):
+            faults.append(problem)
+            continue
         labels, unknown = _encode(utterance, cfg)
         if unknown:
             strange += unknown
@@ -124,13 +129,22 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool) -> Datas
         if not _fits(example, cfg):
             seen["too short for their transcripts, so that they have no finite loss"].append(recording)
         examples.append(example)
+    if found is not None:
+        found += faults
+    else:
+        left_out = problems.require_few([Checked("", "", len(rows), faults)], limit=cfg.data.max_unusable)
+        seen |= {remark.what: [str(fault) for fault in faults] for remark in left_out.values()}
+    if examples and not any(example.labels for example in examples):
+        seen["with empty transcripts, and no other: there is nothing to learn and no error rate"] = [
+            str(example.audio) for example in examples
+        ]
     characters = ", ".join(f"{character!r} {number}" for character, number in strange.most_common(_CHARACTERS))
     characters += ", ..." if len(strange) > _CHARACTERS else ""
     remarks = tuple(
         Remark(what.format(characters=characters), len(names), tuple(names[:_SHOWN])) for what, names in seen.items()
     )
     if not examples:
-        raise InputError("\n  ".join(["the manifest leaves no utterance to use", *map(str, remarks)]))
+        raise NothingLeftError("\n  ".join(["the manifest leaves no utterance to use", *map(str, remarks)]))
     dataset = Dataset(
         examples=tuple(examples),
         remarks=remarks,
@@ -155,16 +169,22 @@ def _augmentation(cfg: Config) -> AugmentationConfig:
     return attrs.evolve(cfg.augmentation, frequency_masks=0, time_masks=0)
 
 
-def _perturbations(cfg: AugmentationConfig | None) -> list[augment.Perturbation]:
-    """Typical perturbations of an utterance's length, the slowest first; None: no augmentation.
+def _perturbations(cfg: AugmentationConfig | None, sample_rate: int) -> list[augment.Perturbation]:
+    """Typical perturbations of an utterance's length, the longest first; None: no augmentation.
 
-    Every speed, each at the lowest, the mean and the highest tempo.
+    Every speed, each at the lowest, the mean and the highest tempo, with the longest silence and with none.
     """
     if cfg is None:
         return [augment.Perturbation()]
     tempos = sorted({cfg.tempo_min, (cfg.tempo_min + cfg.tempo_max) / 2, cfg.tempo_max})
     speeds = sorted(cfg.speeds or (1.0,))
-    return [augment.Perturbation(speed=speed, tempo=tempo) for speed in speeds for tempo in tempos]
+    silences = sorted({round(cfg.silence * sample_rate), 0}, reverse=True)
+    return [
+        augment.Perturbation(speed=speed, tempo=tempo, before=silence, after=silence)
+        for silence in silences
+        for speed in speeds
+        for tempo in tempos
+    ]
 
 
 def _shapes(examples: list[Example], cfg: Config, *, train: bool) -> tuple[int, ...]:
@@ -172,7 +192,7 @@ def _shapes(examples: list[Example], cfg: Config, *, train: bool) -> tuple[int, 
         return ()
     lengths = (
         features.num_frames(how.num_samples(example.num_samples), cfg.spect)
-        for how in _perturbations(cfg.augmentation if train else None)
+        for how in _perturbations(cfg.augmentation if train else None, cfg.spect.sample_rate)
         for example in examples
     )
     return padding.choose(lengths, count=cfg.data.padded_shapes)
@@ -202,13 +222,26 @@ def _pruned(duration: float, cfg: DataConfig) -> str | None:
     return None
 
 
+def _problem(utterance: Utterance, cfg: Config, *, train: bool) -> Problem | None:
+    """Why an utterance cannot be used, or None."""
+    recording, limit = str(utterance.audio), cfg.data.max_recording_seconds
+    if utterance.duration > limit:
+        others = ", or leave long recordings out, --data.max_duration=SECONDS" if train else ""
+        return Problem(recording, audio.too_long("", utterance.duration, limit).removeprefix(": ") + others)
+    if cfg.data.unknown_characters != "error":
+        return None
+    if unknown := text.unknown_characters(utterance.transcript, cfg.model.labels):
+        named, quoted = " ".join(map(repr, sorted(unknown)[:_CHARACTERS])), utterance.transcript[:_QUOTED]
+        other_case = any(each.swapcase() in cfg.model.labels for each in unknown)
+        why = " (the labels tell upper and lower case apart)" if other_case else ""
+        return Problem(recording, f"characters outside the labels: {named} in {quoted!r}{why}", unknown)
+    return None
+
+
 def _encode(utterance: Utterance, cfg: Config) -> tuple[list[int] | None, Counter[str]]:
     """The labels of a transcript (None: leave it out), and the counts of its characters outside the labels."""
     policy = cfg.data.unknown_characters
-    try:
-        encoded = text.encode(utterance.transcript, cfg.model.labels, unknown=policy)
-    except InputError as error:
-        raise InputError(f"{utterance.audio}: {error}") from error
+    encoded = text.encode(utterance.transcript, cfg.model.labels, unknown=policy)
     return encoded, Counter() if policy == "error" else text.unknown_characters(utterance.transcript, cfg.model.labels)
 
 
@@ -228,10 +261,12 @@ def _noises(cfg: AugmentationConfig) -> tuple[Path, ...]:
     if not cfg.noise_dir:
         return ()
     folder = Path(cfg.noise_dir)
-    found = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in audio.SUFFIXES))
+    files = files_below(folder)
+    found = tuple(path for path in files if suffixes.is_recording(path))
     if not found:
         raise InputError(
-            f"augmentation.noise_dir={folder}: no recordings ({', '.join(sorted(audio.SUFFIXES))}) in it or below it; "
-            "name a folder that holds some, or leave the flag out"
+            f"augmentation.noise_dir={folder}: no recordings in a format that soundfile reads ("
+            f"{suffixes.convertible(files) or 'such as .wav'}) in it or below it; name a folder that holds "
+            "some, or leave the flag out"
         )
     return found

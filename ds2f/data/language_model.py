@@ -1,12 +1,14 @@
 """n-gram language models: an ARPA file, opened by the KenLM that flashlight-text carries."""
 
+import math
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ds2f.decode.beam import LanguageModel, flashlight_decoders
+from ds2f.decode.flashlight_text import LanguageModel, import_flashlight
 from ds2f.errors import InputError
 from ds2f.files import open_regular
 
@@ -15,6 +17,7 @@ _LONGEST_WORD = 1000  # characters; the decoder's trie calls itself once per cha
 _LINE = 1 << 16  # bytes of an ARPA file without the end of a line, at most
 _SHORTEST = 4  # bytes of an n-gram's line: a digit, a tab, a character, the end of the line
 _COUNT = re.compile(r"ngram\s+(\d{1,2})\s*=\s*(\d{1,18})\s*")
+_CHARACTERS, _WORDS = 0.5, 0.1  # the least share of what a model expects that the labels can spell
 _MARKS = {"<s>", "</s>", "<unk>"}  # tokens of every ARPA file that are neither words nor characters
 
 
@@ -29,43 +32,45 @@ def open_language_model(path: Path | str, labels: Sequence[str]) -> LanguageMode
       labels: characters of the acoustic model, the blank among them.
 
     Raises:
-      InputError: the file cannot be read, is not ARPA, or has no word that the labels can spell; or flashlight-text is
-        missing.
+      InputError: the file cannot be read, is not ARPA, or is of another language or script: the labels spell less than
+        half of the characters that it expects, or less than a tenth of the words; or flashlight-text is missing.
     """
-    flashlight_decoders()
-    from flashlight.lib.text.decoder.kenlm import KenLM
-    from flashlight.lib.text.dictionary import Dictionary
+    kenlm, dictionary = import_flashlight("decoder.kenlm"), import_flashlight("dictionary")
 
     entries = unigrams(path)
-    words = []
-    if SPACE not in entries:
-        words = [word for word in entries if word not in _MARKS and set(word) <= set(labels)]
-        if not words or " " not in labels:
-            raise InputError(
-                f"{path}: none of its {len(entries)} words can be spelled with the labels {''.join(labels)!r}; are "
-                "upper and lower case alike, and is there a label for the space? A model of characters has "
-                f"{SPACE} among its unigrams."
-            )
+    said = {entry: weight for entry, weight in entries.items() if entry not in _MARKS and entry != SPACE}
+    spelt = [entry for entry in said if set(entry) <= set(labels)]
+    words = [] if SPACE in entries else spelt
+    share = sum(said[entry] for entry in spelt) / max(sum(said.values()), sys.float_info.min)
+    unit, least = ("characters", _CHARACTERS) if SPACE in entries else ("words", _WORDS)
+    if not spelt or " " not in labels or share < least:
+        others = ", ".join(map(repr, said.keys() - set(spelt)))[:80]
+        raise InputError(
+            f"{path}: {len(spelt)} of its {len(said)} {unit}, {share:.0%} of what it expects to be said, can be "
+            f"spelled with the labels {''.join(labels)!r}{f', but not {others}' if others else ''}. Take a model of "
+            "their language and script: are upper and lower case alike, and is there a label for the space? A model of "
+            f"characters has {SPACE} among its unigrams."
+        )
     # flashlight scores by index into this list: words in the file's order, or characters in the labels' order.
     spoken = words or [SPACE if label == " " else label for label in labels]
+    unknown = len(spoken)
     try:
-        scorer = KenLM(str(path), Dictionary(spoken))
+        scorer = kenlm.KenLM(str(path), dictionary.Dictionary([*spoken, "<unk>"]))
     except RuntimeError as error:
         raise InputError(f"{path}: KenLM cannot read it: {' '.join(str(error).split())}") from error
-    if not words:
-        return LanguageModel("characters", scorer, None, 0)
-    unspellable = len(set(entries) - _MARKS) - len(words)
-    return LanguageModel("words", scorer, _lexicon(words, scorer, labels), unspellable)
+    lexicon = _lexicon(words, scorer, labels) if words else None
+    rarest = math.log10(max(min(said[entry] for entry in spelt), sys.float_info.min))
+    return LanguageModel(unit, scorer, lexicon, len(said) - len(spelt), unknown, rarest)
 
 
-def unigrams(path: Path | str) -> list[str]:
-    """The entries of an ARPA file's section ``\\1-grams:``, in the file's order, marks such as ``<s>`` included.
+def unigrams(path: Path | str) -> dict[str, float]:
+    """The entries of an ARPA file's section ``\\1-grams:``, with their probabilities, marks such as ``<s>`` included.
 
     Raises:
       InputError: when the file cannot be read, has no such section, or has counts or words that would end the process
         in KenLM or in the decoder.
     """
-    found: list[str] = []
+    found: dict[str, float] = {}
     inside = False
     try:
         with open_regular(Path(path)) as file:
@@ -76,14 +81,19 @@ def unigrams(path: Path | str) -> list[str]:
                         return found
                     inside = line.strip() == "\\1-grams:"
                 elif inside and line.strip():
-                    found.append(line.split()[1])
-                    if len(found[-1]) > _LONGEST_WORD:
+                    logarithm, word = line.split()[:2]
+                    found[word] = 10.0 ** min(float(logarithm), 0.0)
+                    if len(word) > _LONGEST_WORD:
                         raise InputError(
-                            f"{path}: a word of {len(found[-1]):,} characters, {found[-1][:40]!r}…; the limit is "
+                            f"{path}: a word of {len(word):,} characters, {word[:40]!r}…; the limit is "
                             f"{_LONGEST_WORD:,}. Remove it from the model's text"
                         )
-    except (OSError, UnicodeDecodeError, IndexError) as error:
-        raise InputError(f"{path}: cannot be read as an ARPA file: {error}") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path}: cannot be read as an ARPA file: {getattr(error, 'strerror', None) or error}"
+        ) from error
     raise InputError(f"{path}: not a whole ARPA file in plain text; python -m launch.build_lm writes one")
 
 
@@ -126,7 +136,7 @@ def _require_readable(path: Path | str, file: BinaryIO) -> None:
 
 def _lexicon(words: Sequence[str], scorer: Any, labels: Sequence[str]) -> Any:
     """A trie of spellings; each node holds the best unigram score of the words below it, for the beam's look-ahead."""
-    flashlight = flashlight_decoders()
+    flashlight = import_flashlight("decoder")
     index = {label: position for position, label in enumerate(labels)}
     trie = flashlight.Trie(len(labels), index[" "])
     start = scorer.start(False)

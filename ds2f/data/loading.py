@@ -14,7 +14,8 @@ Random numbers depend on (seed, epoch, utterance, use), so the loader processes 
 
 import contextlib
 import logging
-from collections.abc import Generator, Iterator
+import warnings
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Loader:
     Attributes:
       steps: global batches in an epoch, the same number in every epoch.
       notes: remarks from loading (resampled, silent, cache not writable), each with its recordings.
-      unreadable: recordings that training left out on this rank, with the reasons. Every epoch tries them again.
+      unreadable: recordings that were left out on this rank, with the reasons. Every epoch tries them again.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Loader:
         micro_batches: int = 1,
         pin_memory: bool = False,
         start_method: str = "fork",
+        max_unreadable: int | None = None,
     ) -> None:
         """Starts the loader processes.
 
@@ -67,36 +69,41 @@ class Loader:
           micro_batches: number of consecutive batches into which this rank's shard is divided.
           pin_memory: put batches into page-locked memory, from which copies to a device do not wait.
           start_method: ``fork``, or ``spawn``, which some devices need.
+          max_unreadable: how many recordings may be left out because they cannot be read. None:
+            ``data.max_unreadable`` in training, no recording in evaluation.
         """
         self.dataset = dataset
         self.batch_size = batch_size
         self.steps = len(slots(dataset, batch_size))
         self.notes: dict[str, set[Path]] = {}
         self.unreadable: dict[Path, str] = {}
+        self._max_unreadable = dataset.data.max_unreadable if dataset.train else max_unreadable or 0
         self._mine = [rank + ranks * index for index in range(micro_batches)]
         self._count = ranks * micro_batches
         self._shards: list[Shard] = []
         self._running: Generator[Batch, None, None] | None = None
         self._loads_ahead = dataset.train and num_workers > 0
         self._ahead: tuple[int, Iterator[Loaded | InputError]] | None = None  # the next epoch, not yet asked for
-        self._watch = loader_processes.Watch()
-        self._loader: torch_data.DataLoader[Loaded | InputError] | None = torch_data.DataLoader(
-            _Shards(dataset),
-            batch_size=None,
-            sampler=self._shards,
-            num_workers=num_workers,
-            collate_fn=_as_it_is,
-            pin_memory=pin_memory,
-            multiprocessing_context=start_method if num_workers else None,
-            generator=torch.Generator(),  # torch would draw unused seeds from the global generator
-            prefetch_factor=_PREFETCH if num_workers else None,
-            persistent_workers=num_workers > 0,
-            worker_init_fn=loader_processes.begin,
-        )
-        with self._watch.starting():
-            iter(self._loader)
+        self._watch = loader_processes.Watch(timeout=dataset.data.loader_timeout)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than processors
+            self._loader: torch_data.DataLoader[Loaded | InputError] | None = torch_data.DataLoader(
+                _Shards(dataset),
+                batch_size=None,
+                sampler=self._shards,
+                num_workers=num_workers,
+                collate_fn=_as_it_is,
+                pin_memory=pin_memory,
+                multiprocessing_context=start_method if num_workers else None,
+                generator=torch.Generator(),  # torch would draw unused seeds from the global generator
+                prefetch_factor=_PREFETCH if num_workers else None,
+                persistent_workers=num_workers > 0,
+                worker_init_fn=self._watch.begin,
+            )
+            with self._watch.starting(num_workers):
+                iter(self._loader)
 
-    def epoch(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int = 0, *, start: int = 0, meanwhile: Callable[[], None] | None = None) -> Iterator[Batch]:
         """Begins to load an epoch; ends an epoch that is still loading.
 
         After the last batch of a training epoch, the loader processes go on with the first batches of the next epoch,
@@ -105,15 +112,16 @@ class Loader:
         Args:
           epoch: counted from 0; it decides batches and augmentation in training, and nothing in evaluation.
           start: global batches to skip at the beginning, to resume in the middle of an epoch.
+          meanwhile: called several times a second while a loader process is waited for; what it raises ends the wait.
 
         Returns:
           An iterator over this rank's batches on the CPU, ``micro_batches`` per step. A batch is empty (B = 0) when the
           global batch has fewer utterances than shards.
 
         Raises:
-          InputError: from the iterator, when a recording cannot be loaded in evaluation, or more of them than
-            ``data.max_unreadable`` in training; the message names them.
-          WorkerDied: from the iterator, when a loader process has died.
+          InputError: from the iterator, when more recordings than ``max_unreadable`` cannot be read; the message names
+            them.
+          WorkerDied: from the iterator, when a loader process has died, or no batch came for ``data.loader_timeout``.
         """
         if self._loader is None:
             raise RuntimeError("the loader is closed")
@@ -121,12 +129,13 @@ class Loader:
         if start or self._ahead is None or self._ahead[0] != epoch:
             self._ahead = None
             self._schedule(epoch, start)
-        self._running = self._batches(epoch)
+        self._running = self._batches(epoch, meanwhile)
         return self._running
 
     def close(self) -> None:
         """Ends a running epoch and stops the loader processes."""
         self._end_epoch()
+        self._watch.release()
         self._loader = self._ahead = None  # torch's workers end with these last references
         self._watch.stop()
 
@@ -147,9 +156,14 @@ class Loader:
         ahead, self._ahead = self._ahead, None
         return ahead[1] if ahead else iter(self._loader or ())
 
-    def _batches(self, epoch: int) -> Generator[Batch, None, None]:
+    def _batches(self, epoch: int, meanwhile: Callable[[], None] | None) -> Generator[Batch, None, None]:
+        taken = 0
+
+        def awaited() -> str:
+            return self._describe(taken)
+
         try:
-            self._watch.wait()
+            self._watch.wait(awaited, meanwhile)
             # Only the loop holds torch's iterator: an error's traceback would keep a variable, and with it the workers.
             for item in self._begin():
                 self._watch.rest()
@@ -157,7 +171,8 @@ class Loader:
                     raise item
                 self._take_note(item)
                 yield item.batch
-                self._watch.wait()
+                taken += 1
+                self._watch.wait(awaited, meanwhile)
             if self._loads_ahead:
                 self._schedule(epoch + 1)
                 self._ahead = (epoch + 1, self._begin())
@@ -167,14 +182,24 @@ class Loader:
         finally:
             self._watch.rest()
 
+    def _describe(self, taken: int) -> str:
+        """The recordings of the batch that follows so many others."""
+        members = self._shards[taken].members if taken < len(self._shards) else ()
+        names = [str(self.dataset.examples[index].audio) for index in members]
+        return (
+            " to ".join([f"a batch of {len(names)}: {names[0]}", *names[1:][-1:]]) if names else "the end of the epoch"
+        )
+
     def _take_note(self, loaded: Loaded) -> None:
         """Logs new remarks, and raises when too many recordings cannot be read."""
         for recording, note in loaded.notes:
             if note not in self.notes:
                 _log.warning("%s: %s", recording, note)
             self.notes.setdefault(note, set()).add(recording)
-        limit = self.dataset.data.max_unreadable
+        limit = self._max_unreadable
         for recording, why in loaded.unreadable:
+            if not (limit or self.dataset.train):
+                raise InputError(why)
             if recording not in self.unreadable:
                 self.unreadable[recording] = why
                 _log.warning("left out (%d of at most %d): %s", len(self.unreadable), limit, why)

@@ -1,20 +1,22 @@
-"""Manifests: the recordings of a split, and their transcripts."""
+"""Manifests: the recordings of a split, and their transcripts. Read in every form that people have, written as CSV."""
 
-import csv
-import io
-import json
 import logging
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ds2f.config import DataConfig
-from ds2f.data import audio
+from ds2f.config import Config, DataConfig
+from ds2f.data import audio, problems
+from ds2f.data.manifest_folders import read_folder
+from ds2f.data.manifest_json import LINES, read_json
+from ds2f.data.manifest_paths import manifest_path
+from ds2f.data.manifest_rows import Listing, Row
+from ds2f.data.manifest_tables import read_table, table_text
+from ds2f.data.problems import Checked, Problem
 from ds2f.errors import InputError
 from ds2f.files import read_bounded, write_atomically
 
-_SHOWN = 5  # problems of one manifest that a message lists
+_SLACK = 0.5  # seconds by which a manifest's duration may differ from the recording's: programs round it
 
 _DEFAULTS = DataConfig()
 _log = logging.getLogger(__name__)
@@ -27,74 +29,101 @@ class Utterance(NamedTuple):
     audio: Path
     transcript: str  # as written, runs of white space made one space
     duration: float  # seconds
+    start: float | None = None  # of a part of the recording, seconds; None: the whole recording
 
 
-class _Row(NamedTuple):
-    where: str  # manifest and line, for messages
-    audio: Path
-    transcript: Path
-
-
-def read(path: str | Path, *, cfg: DataConfig = _DEFAULTS) -> list[Utterance]:
+def read(
+    path: str | Path, *, cfg: DataConfig = _DEFAULTS, found: list[Problem] | None = None, parts: bool = False
+) -> list[Utterance]:
     """Reads a manifest and checks every file that it names.
 
-    Three forms are understood: CSV with two columns, the audio file and the transcript file, as deepspeech.pytorch V2
-    writes it; its V3 JSON, ``{"root_path": ..., "samples": [{"wav_path": ..., "transcript_path": ...}]}``; and a
-    folder with ``wav/`` and ``txt/``. Relative paths count from the manifest's own folder (JSON: from ``root_path``).
-    A byte-order mark and Windows line ends are accepted. Repeated rows are dropped. The numbers of dropped rows and of
-    empty transcripts are logged.
+    Understood are: CSV and TSV, with a header row or with two columns, the recording and its transcript or the
+    transcript's file; JSON of deepspeech.pytorch V3; JSON lines with NeMo's fields; folders with ``wav/`` and ``txt/``,
+    with recordings and ``.txt`` files side by side, or with Kaldi's ``wav.scp`` and ``text``. Relative paths count from
+    the manifest's own folder (JSON: from ``root_path``). A byte-order mark, UTF-16 with one, and Windows line ends are
+    accepted. Repeated rows are dropped. The numbers of dropped rows and of empty transcripts are logged.
 
     Args:
       path: the manifest file, or the folder.
-      cfg: the limits of sizes are read.
+      cfg: the limits are read.
+      found: takes the problems of single rows, which are left out; None: up to ``cfg.max_unusable`` rows are left out
+        with a warning.
+      parts: whether rows may name parts of recordings, by offset and duration or in Kaldi's ``segments``; otherwise
+        such rows are problems, since recordings are read whole (``launch.prepare --source`` cuts parts out).
 
     Returns:
       The utterances in the order of the manifest, with durations from the recordings' headers.
 
     Raises:
-      InputError: the manifest is missing, empty, too large or malformed, or files that it names are missing, too large
-        or unusable; the message lists the first of them with their lines.
+      InputError: the manifest is missing, empty, too large or malformed, or without ``found`` more rows than
+        ``cfg.max_unusable`` are malformed or name files that are missing, too large or unusable; the message lists them
+        by kind.
     """
     path = Path(path)
-    rows, repeated = _require_rows(path, cfg)
+    listing = _require_rows(path, cfg)
+    faults = list(listing.problems)
+    utterances: list[Utterance] = []
+    rows, repeated = _distinct(listing.rows)
     if repeated:
         _log.warning("%s: %d repeated row(s) dropped", path, repeated)
-    utterances: list[Utterance] = []
-    problems: list[str] = []
     for row in rows:
         try:
-            transcript = _read_transcript(row, cfg.max_text_bytes)
-            utterances.append(Utterance(len(utterances), row.audio, transcript, audio.info(row.audio).duration))
+            transcript = _transcript(row, cfg.max_text_bytes)
+            start, duration = _extent(row, parts=parts)
+            utterances.append(Utterance(len(utterances), row.audio, transcript, duration, start))
         except InputError as error:
-            problems.append(f"{row.where}: {error}")
-    if problems:
-        raise InputError(_listed(f"{path}: {len(problems)} of {len(rows)} rows cannot be used", problems))
+            faults.append(Problem.of(row.where, error))
+    if found is not None:
+        found += faults
+    else:
+        checked = Checked("", str(path), len(rows) + len(listing.problems), faults)
+        for left_out in problems.require_few([checked], limit=cfg.max_unusable).values():
+            _log.warning("%s: %s", path, left_out)
+        if not utterances:
+            raise InputError(f"{path}: the manifest leaves no recordings")
+    for remark in listing.remarks:
+        _log.warning("%s", remark)
     if silent := sum(not utterance.transcript for utterance in utterances):
-        _log.warning("%s: %d transcript(s) are empty", path, silent)
+        _log.warning("%s: %s%d transcript(s) are empty", path, "all " * (silent == len(utterances)), silent)
     return utterances
 
 
-def require(path: str | Path, *, cfg: DataConfig = _DEFAULTS) -> None:
-    """Reads the rows of a manifest, but none of the files that they name: a quick check before slow work.
+def require(cfg: Config, splits: Iterable[str]) -> None:
+    """Reads the rows of manifests, but none of the files that they name: a quick check before slow work.
+
+    Args:
+      cfg: the run.
+      splits: ``train``, ``val``, ``test``.
 
     Raises:
-      InputError: the manifest is missing, empty, too large or malformed.
+      InputError: a manifest is missing, empty, too large or malformed; the message lists the faults of all.
     """
-    _require_rows(Path(path), cfg)
+    checked, broken = [], []
+    for split in splits:
+        try:
+            path = manifest_path(cfg, split)
+            listing = _require_rows(path, cfg.data)
+            checked.append(Checked(split, str(path), len(listing.rows) + len(listing.problems), listing.problems))
+        except InputError as error:
+            broken.append(str(error))
+    problems.require_few(checked, limit=cfg.data.max_unusable, broken=broken)
 
 
-def _require_rows(path: Path, cfg: DataConfig) -> tuple[list[_Row], int]:
-    """The distinct rows of a manifest, at least one, and the number of repeated ones."""
-    rows, repeated = _distinct(_rows(path, cfg.max_manifest_bytes))
-    if not rows:
-        raise InputError(f"{path}: the manifest names no recordings; write it again with python -m launch.prepare")
-    return rows, repeated
+def _require_rows(path: Path, cfg: DataConfig) -> Listing:
+    """The rows of a manifest, at least one."""
+    listing = _listing(path, cfg.max_manifest_bytes)
+    if not listing.rows and not listing.problems:
+        reasons = "".join(f" {remark}" for remark in listing.remarks)
+        raise InputError(
+            f"{path}: the manifest names no recordings; write it again with python -m launch.prepare.{reasons}"
+        )
+    return listing
 
 
 def write(path: str | Path, rows: Iterable[tuple[Path, Path]]) -> None:
     """Writes a CSV manifest of (audio, transcript) paths: all of it or, when interrupted, none of it."""
     path = Path(path)
-    content = text(rows, folder=path.parent)
+    content = text(rows, folder=path.parent).encode(errors="surrogateescape")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content, fsync=True)
 
@@ -104,22 +133,23 @@ def text(rows: Iterable[tuple[Path, Path]], *, folder: Path) -> str:
 
     Paths below the folder are relative, so that it can be moved with its recordings; other paths are absolute.
     """
-    folder = folder.absolute()
-
-    def shown(file: Path) -> str:
-        file = file.absolute()
-        return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
-
-    lines = io.StringIO()
-    csv.writer(lines, lineterminator="\n").writerows((shown(sound), shown(words)) for sound, words in rows)
-    return lines.getvalue()
+    return table_text((shown_from(folder, sound), shown_from(folder, words)) for sound, words in rows)
 
 
-def _rows(path: Path, limit: int) -> Iterator[_Row]:
+def shown_from(folder: Path, file: Path) -> str:
+    """The path of a file as a manifest in ``folder`` names it."""
+    folder, file = folder.absolute(), file.absolute()
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
+
+
+def _listing(path: Path, limit: int) -> Listing:
+    """Reads a manifest by its kind: a folder, JSON by its suffix or first character, or else a table."""
+    if path.suffix == ".scp" and path.is_file():
+        raise InputError(f"{path}: a part of a data folder of Kaldi's; name the folder, {path.parent}")
     try:
         if path.is_dir():
-            return _folder_rows(path)
-        content = read_bounded(path, limit, remedy="Raise it with --data.max_manifest_bytes.").decode("utf-8-sig")
+            return read_folder(path, limit=limit)
+        content = _decoded(read_bounded(path, limit, remedy="Raise it with --data.max_manifest_bytes."))
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such manifest. Make the data with python -m launch.prepare --dataset=an4 (or synthetic), or "
@@ -127,91 +157,46 @@ def _rows(path: Path, limit: int) -> Iterator[_Row]:
             f"writes joined utterances).{_other_corpora(path)}"
         ) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the manifest as UTF-8") from error
+        raise InputError(f"{path}: byte {error.start} is not {error.encoding}; save the manifest as UTF-8") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; check the path and its permissions") from error
-    return _json_rows(path, content) if path.suffix.lower() == ".json" else _csv_rows(path, content)
+    if path.suffix.lower() in (".json", *LINES) or content.lstrip()[:1] == "{":
+        return read_json(path, content)
+    return read_table(path, content)
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a manifest. Bytes that are not UTF-8 may belong to the name of a file, and become surrogates."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    return content.decode("utf-8-sig", errors="surrogateescape")
 
 
 def _other_corpora(path: Path) -> str:
     """Says which corpora lie in the folder where the manifest of a corpus is missing."""
-    split = path.name.partition("_")[2]
-    found = sorted(other.name.removesuffix(f"_{split}") for other in path.parent.glob(f"*_{split}") if other != path)
+    split = path.stem.partition("_")[2]
+    others = {other.name.partition(f"_{split}.")[0] for other in path.parent.glob(f"*_{split}.*")}
+    found = sorted(others - {path.stem.partition("_")[0]})
     names = ", ".join(f"--data.dataset={name}" for name in found[:3])
     return f" {path.parent} holds another corpus: {names}." if names and split else ""
 
 
-def _csv_rows(path: Path, content: str) -> Iterator[_Row]:
-    reader = csv.reader(content.splitlines(), strict=True)
-    try:
-        for columns in reader:
-            if not any(column.strip() for column in columns):
-                continue
-            where = f"{path}:{reader.line_num}"
-            if len(columns) != 2 or not all(column.strip() for column in columns):
-                raise InputError(
-                    f"{where}: {len(columns)} column(s): {','.join(columns)[:80]!r}. A row is the path of a recording, "
-                    "a comma and the path of its transcript; put a path that contains a comma in double quotes."
-                )
-            sound, transcript = (_below(path.parent, column.strip(), where) for column in columns)
-            yield _Row(where, sound, transcript)
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: {error}; check the quotes of that row") from error
-
-
-def _json_rows(path: Path, content: str) -> Iterator[_Row]:
-    try:
-        listing: Any = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        where = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else str(path)
-        raise InputError(f"{where}: not JSON: {error}; write the manifest again") from error
-    samples = listing.get("samples") if isinstance(listing, dict) else None
-    if not isinstance(samples, list):
-        raise InputError(f'{path}: no list "samples"; a JSON manifest is {{"root_path": ..., "samples": [...]}}')
-    root = path.parent / str(listing.get("root_path") or "")
-    for index, sample in enumerate(samples):
-        try:
-            sound, transcript = str(sample["wav_path"]), str(sample["transcript_path"])
-        except (KeyError, TypeError, IndexError) as error:
-            raise InputError(f'{path}: samples[{index}]: needs "wav_path" and "transcript_path"') from error
-        where = f"{path}: samples[{index}]"
-        yield _Row(where, _below(root, sound, where), _below(root, transcript, where))
-
-
-def _below(folder: Path, name: str, where: str) -> Path:
-    """The path that a row names; raises if it cannot be the path of a file."""
-    try:
-        spelt = os.fsencode(name)
-    except UnicodeEncodeError:
-        spelt = b"\0"
-    if b"\0" in spelt:
-        raise InputError(f"{where}: {ascii(name)[:200]} cannot be a path; write the manifest again")
-    return folder / name
-
-
-def _folder_rows(folder: Path) -> Iterator[_Row]:
-    if not (folder / "wav").is_dir() or not (folder / "txt").is_dir():
-        raise InputError(f"{folder}: a folder given as manifest must contain wav/ and txt/; or name a manifest file")
-    sounds = sorted(file for file in (folder / "wav").rglob("*") if file.suffix.lower() in audio.SUFFIXES)
-    words = [folder / "txt" / sound.relative_to(folder / "wav").with_suffix(".txt") for sound in sounds]
-    unspoken = len(set((folder / "txt").rglob("*.txt")).difference(words))
-    if unspoken:
-        _log.warning("%s: %d transcript(s) without a recording are left out", folder, unspoken)
-    for sound, transcript in zip(sounds, words, strict=True):
-        yield _Row(str(sound), sound, transcript)
-
-
-def _distinct(rows: Iterable[_Row]) -> tuple[list[_Row], int]:
+def _distinct(rows: Iterable[Row]) -> tuple[list[Row], int]:
     """The rows without repetitions, and the number of repetitions."""
-    first: dict[tuple[Path, Path], _Row] = {}
+    first: dict[Row, Row] = {}
     count = 0
     for row in rows:
         count += 1
-        first.setdefault((row.audio, row.transcript), row)
+        first.setdefault(row._replace(where=""), row)
     return list(first.values()), count - len(first)
 
 
-def _read_transcript(row: _Row, limit: int) -> str:
+def _transcript(row: Row, limit: int) -> str:
+    """The text of a row, or of the file that it names."""
+    if isinstance(row.transcript, str):
+        if not _is_unicode(row.transcript):
+            raise InputError("the text is not UTF-8; save the manifest as UTF-8")
+        return " ".join(row.transcript.split())
     try:
         content = read_bounded(row.transcript, limit, remedy="Raise it with --data.max_text_bytes.")
         return " ".join(content.decode("utf-8-sig").split())
@@ -221,6 +206,34 @@ def _read_transcript(row: _Row, limit: int) -> str:
         raise InputError(f"{row.transcript}: {error.strerror}; add the transcript or remove the row") from error
 
 
-def _listed(headline: str, problems: list[str]) -> str:
-    more = len(problems) - _SHOWN
-    return "\n  ".join([f"{headline}:", *problems[:_SHOWN], *([f"... and {more} more"] if more > 0 else [])])
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _extent(row: Row, *, parts: bool) -> tuple[float | None, float]:
+    """The beginning of a row's part (None: the whole recording) and its length, seconds.
+
+    Raises:
+      InputError: the recording cannot be read, ends before the part, or the row names a part where none is allowed.
+    """
+    if not _is_unicode(str(row.audio)) and not row.audio.exists():
+        raise InputError(f"{row.audio}: no such file, and the name is not UTF-8; save the manifest as UTF-8")
+    seconds = audio.info(row.audio).duration
+    end = seconds if row.seconds is None else row.start + row.seconds
+    if end > seconds + _SLACK or row.start >= seconds:
+        raise InputError(
+            f"{row.audio}: {seconds:.1f} s long, the row says {max(end, row.start):.1f} s; copy the recording again or "
+            "correct the row"
+        )
+    if not row.start and end >= seconds - _SLACK:
+        return None, seconds
+    if not parts:
+        raise InputError(
+            f"{row.audio}: the row names a part, from {row.start:g} to {end:g} s of {seconds:.1f} s, and recordings "
+            "are read whole. Cut the parts out: python -m launch.prepare --source=MANIFEST --output=FOLDER"
+        )
+    return row.start, min(end, seconds) - row.start

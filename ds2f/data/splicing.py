@@ -84,6 +84,36 @@ def recombined(
             yield joined(spoken, words=words, draw=draw, sample_rate=sample_rate)
 
 
+def strung(
+    utterances: Sequence[Piece], *, seconds: float, longest: float, draw: random.Random, sample_rate: int
+) -> Iterator[Piece]:
+    """Makes recordings of several whole utterances of any speakers, end to end, as in long recordings without pauses.
+
+    A model that knows single utterances only expects a beginning and an end in every recording.
+
+    Args:
+      utterances: to draw from; those longer than half of ``longest`` are not drawn.
+      seconds: duration of all recordings together, at least.
+      longest: duration of one recording, at most, seconds.
+      draw: the source of random numbers.
+      sample_rate: hertz.
+
+    Yields:
+      Recordings of two utterances or more; none where fewer than two can be drawn.
+    """
+    limit = round(longest * sample_rate)
+    usable = [each for each in utterances if each.text and 0 < len(each.samples) <= limit // 2]
+    left = seconds * sample_rate
+    while left > 0 and len(usable) > 1:
+        drawn = draw.sample(usable, 2)
+        size, wanted = sum(len(each.samples) for each in drawn), draw.uniform(0, limit)
+        while size + len((following := draw.choice(usable)).samples) <= wanted:
+            drawn.append(following)
+            size += len(following.samples)
+        yield _joined(drawn)
+        left -= size
+
+
 def _joined(neighbours: Sequence[Piece]) -> Piece:
     return Piece(" ".join(piece.text for piece in neighbours), np.concatenate([piece.samples for piece in neighbours]))
 

@@ -2,45 +2,28 @@
 
 import math
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ds2f import text
 from ds2f.config import BLANK, BeamConfig
+from ds2f.decode.flashlight_text import NEVER, LanguageModel, import_flashlight
 from ds2f.decode.greedy import Hypothesis
+from ds2f.decode.hot_word_search import hot_word_scorer
+from ds2f.decode.hot_words import HotWords
 from ds2f.errors import InputError
 from ds2f.types import Logits
 
-_NEVER = -1e4  # natural log of a negligible probability; with -inf, flashlight would subtract infinities
-
-
-class LanguageModel(NamedTuple):
-    """A language model for the labels of one acoustic model; ``ds2f.data.language_model`` opens it."""
-
-    unit: str  # of the n-grams: "words" or "characters"
-    scorer: Any  # flashlight's KenLM; its scores are decimal logarithms
-    lexicon: Any  # flashlight's Trie of the words' spellings, each with a space at its end; None for characters
-    unspellable: int  # number of words of the file that the labels cannot spell; decoding never finds these words
-
-
-def flashlight_decoders() -> ModuleType:
-    """Imports flashlight-text's module of decoders.
-
-    Raises:
-      InputError: if the package is not installed.
-    """
-    try:
-        from flashlight.lib.text import decoder
-    except ImportError as error:
-        raise InputError(f"beam search needs flashlight-text ({error}): pip install 'ds2f[lm]'") from error
-    return decoder
-
 
 def beam(
-    logits: Logits, labels: Sequence[str], *, cfg: BeamConfig, lm: LanguageModel | None = None
+    logits: Logits,
+    labels: Sequence[str],
+    *,
+    cfg: BeamConfig,
+    lm: LanguageModel | None = None,
+    hot_words: HotWords | None = None,
 ) -> list[list[Hypothesis]]:
     """Finds the most probable transcripts of every utterance.
 
@@ -53,25 +36,38 @@ def beam(
     none. Spaces elsewhere are not written. With a language model of characters, any spelling can be found; its
     ``cfg.word_score`` is added after the search, since flashlight offers no bonus per character.
 
+    With hot words, the score also has their boosts; see ``make_hot_words``. Hot words outside a language model of words
+    are found, too: they count as its unknown word, but not less than its least probable word.
+
     Args:
       logits: values [B, T', V] float, unnormalised; lengths [B] int64 on the CPU, frames.
       labels: the V characters, the blank among them at any index.
       cfg: beam size and weights, the ``lm`` section.
       lm: the language model, opened for the same labels; None: no language model.
+      hot_words: made for the same labels; None: none.
 
     Returns:
-      For each utterance, 1 to ``cfg.beam_size`` hypotheses with different texts, best first; their frames belong to
+      For each utterance, 1 to ``cfg.width`` hypotheses with different texts, best first; their frames belong to
       the best path to the text. If no path is finite, the text is empty and its score minus infinity. If no hypothesis
       ends with a whole word, the last word of the result is unfinished and its score is below -9000.
 
     Raises:
-      InputError: if flashlight-text is not installed, or ``cfg.path`` names a language model and ``lm`` is None.
+      InputError: if flashlight-text is not installed, or ``cfg`` names a language model or hot words and they are not
+        given.
+      ValueError: the hot words were made for other labels.
     """
     if cfg.path and lm is None:
         raise InputError(
             f"lm.path={cfg.path} is not opened: pass lm=ds2f.data.language_model.open_language_model(path, labels)"
         )
-    search = _decoder(labels, cfg, lm)
+    if cfg.hot_words and hot_words is None:
+        raise InputError(
+            f"lm.hot_words={cfg.hot_words} are not read: pass hot_words=ds2f.data.hot_word_lists.read_hot_words(...)"
+        )
+    if hot_words and hot_words.labels != tuple(labels):
+        raise ValueError("the hot words were made for other labels")
+    scorer = hot_word_scorer(hot_words, cfg, lm) if hot_words else None  # flashlight does not keep it alive
+    search = _decoder(labels, cfg, lm, scorer)
     log_probs = logits.values.float().log_softmax(dim=2).cpu()
     found = [
         _search(row[:length], search, labels, lm)
@@ -82,20 +78,24 @@ def beam(
     return [_with_bonus(hypotheses, cfg.word_score) for hypotheses in found]
 
 
-def _decoder(labels: Sequence[str], cfg: BeamConfig, lm: LanguageModel | None) -> Any:
-    flashlight = flashlight_decoders()
-    blank = labels.index(BLANK)
+def _decoder(labels: Sequence[str], cfg: BeamConfig, lm: LanguageModel | None, hot_words: Any) -> Any:
+    """A decoder of flashlight; ``hot_words`` is the scorer of the hot words, if there are any."""
+    flashlight = import_flashlight("decoder")
+    blank, boosted = labels.index(BLANK), hot_words is not None
     options: dict[str, Any] = {
-        "beam_size": cfg.beam_size,
-        "beam_size_token": len(labels),
+        "beam_size": cfg.width(boosted=boosted),
+        "beam_size_token": min(cfg.labels_per_frame(boosted=boosted) or len(labels), len(labels)),
         "beam_threshold": cfg.beam_threshold,
         "lm_weight": cfg.weight * math.log(10) if lm else 0.0,  # KenLM's logarithms are decimal
         "sil_score": 0.0,
         "log_add": True,
         "criterion_type": flashlight.CriterionType.CTC,
     }
+    # The blank as the label before the first frame: a text may then begin with any label.
+    if hot_words:
+        free = flashlight.LexiconFreeDecoderOptions(**options | {"lm_weight": 1.0})
+        return flashlight.LexiconFreeDecoder(free, hot_words, blank, blank, [])
     if lm is None or lm.lexicon is None:
-        # The blank as the label before the first frame: a text may then begin with any label.
         free = flashlight.LexiconFreeDecoderOptions(**options)
         return flashlight.LexiconFreeDecoder(free, lm.scorer if lm else flashlight.ZeroLM(), blank, blank, [])
     bound = flashlight.LexiconDecoderOptions(word_score=cfg.word_score, unk_score=-math.inf, **options)
@@ -107,7 +107,7 @@ def _search(log_probs: Tensor, search: Any, labels: Sequence[str], lm: LanguageM
     spelling = lm is not None and lm.lexicon is not None
     if spelling:
         # An additional last frame of a certain space: the last word of a recording has no space of its own.
-        end = torch.full((1, len(labels)), _NEVER, device="cpu", dtype=torch.float32)
+        end = torch.full((1, len(labels)), NEVER, device="cpu", dtype=torch.float32)
         end[0, labels.index(" ")] = 0.0
         log_probs = torch.cat((log_probs, end))
     emissions = log_probs.contiguous()

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ds2f.config import BeamConfig
-from ds2f.decode.beam import LanguageModel, beam
+from ds2f.decode.beam import beam
+from ds2f.decode.flashlight_text import LanguageModel
 from ds2f.decode.greedy import Hypothesis, greedy
+from ds2f.decode.hot_words import HotWords
+from ds2f.errors import InputError
 from ds2f.types import Logits
 
 
@@ -24,23 +27,31 @@ class Decoder(Protocol):
         """
 
 
-def best_of_beam(cfg: BeamConfig, lm: LanguageModel | None = None) -> Decoder:
+def best_of_beam(cfg: BeamConfig, lm: LanguageModel | None = None, *, hot_words: HotWords | None = None) -> Decoder:
     """Makes a decoder that returns the best hypothesis of ``beam``.
 
     Args:
       cfg: beam size and weights, the ``lm`` section.
       lm: the language model, opened for the same labels that the decoder gets; None: no language model.
+      hot_words: made for the same labels; None: none. Decoders with other hot words share the language model.
 
     Raises:
       InputError: from the decoder, as from ``beam``.
     """
 
     def decode(logits: Logits, labels: Sequence[str], /) -> list[Hypothesis]:
-        return [hypotheses[0] for hypotheses in beam(logits, labels, cfg=cfg, lm=lm)]
+        return [found[0] for found in beam(logits, labels, cfg=cfg, lm=lm, hot_words=hot_words)]
 
     return decode
 
 
-def from_config(cfg: BeamConfig, lm: LanguageModel | None = None) -> Decoder:
-    """Makes the decoder of the ``lm`` section: ``best_of_beam(cfg, lm)`` if ``cfg.searches``, else ``greedy``."""
-    return best_of_beam(cfg, lm) if cfg.searches else greedy
+def from_config(cfg: BeamConfig, lm: LanguageModel | None = None, *, hot_words: HotWords | None = None) -> Decoder:
+    """Makes the decoder of the ``lm`` section: ``best_of_beam`` if ``cfg.searches`` or there are hot words, else
+    ``greedy``.
+
+    Raises:
+      InputError: there are hot words, and ``cfg.decoder`` is greedy.
+    """
+    if hot_words and cfg.decoder == "greedy":
+        raise InputError("lm.decoder=greedy takes the best path and knows no hot words; take auto or beam")
+    return best_of_beam(cfg, lm, hot_words=hot_words) if cfg.searches or hot_words else greedy

@@ -19,6 +19,29 @@ class Hypothesis(NamedTuple):
     score: float  # natural log; higher is better
 
 
+class BestPath(NamedTuple):
+    """The best path of an utterance that is still going on; the default is its beginning."""
+
+    tokens: tuple[int, ...] = ()  # label indices, one per character
+    last: int | None = None  # label of the last frame; None before the first
+
+
+def extend(path: BestPath, best: Sequence[int], *, blank: int) -> BestPath:
+    """Adds frames to a path: afterwards, its tokens are those of ``greedy`` for all frames at once.
+
+    Args:
+      path: the path so far.
+      best: the most probable label of each further frame.
+      blank: the index of CTC's blank.
+
+    >>> extend(extend(BestPath(), [0, 1, 1], blank=0), [1, 0, 1, 2], blank=0)
+    BestPath(tokens=(1, 1, 2), last=2)
+    """
+    before = (path.last, *best)
+    begun = tuple(label for label, last in zip(best, before, strict=False) if label not in (last, blank))
+    return BestPath(path.tokens + begun, before[-1])
+
+
 def greedy(logits: Logits, labels: Sequence[str]) -> list[Hypothesis]:
     """Returns the transcript of the most probable path of every utterance.
 

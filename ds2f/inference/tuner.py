@@ -29,11 +29,13 @@ class Trial(NamedTuple):
     weight: float  # of the language model
     word_score: float
     counts: ErrorCounts
+    by_words: bool = True
 
     @property
     def sort_key(self) -> tuple[float, ...]:
-        """Lower is better: word errors, then character errors, then the sizes of the weights."""
-        return self.counts.word_errors, self.counts.char_errors, self.weight, abs(self.word_score)
+        """Lower is better: word errors, character errors (without ``by_words`` these first), sizes of the weights."""
+        errors = self.counts.word_errors, self.counts.char_errors
+        return *(errors if self.by_words else errors[::-1]), self.weight, abs(self.word_score)
 
 
 def compute_logits(
@@ -70,6 +72,7 @@ def search(
     weights: Sequence[float],
     word_scores: Sequence[float],
     refinements: int,
+    by_words: bool = True,
 ) -> list[Trial]:
     """Tries a grid of weights and word scores, then refines the grid around the best trial.
 
@@ -88,6 +91,7 @@ def search(
       weights: weights of the language model in the grid.
       word_scores: word scores in the grid.
       refinements: the number of refinements.
+      by_words: whether word errors decide; false for texts without spaces, whose words are whole utterances.
 
     Returns:
       All trials, the best first.
@@ -97,7 +101,7 @@ def search(
     def attempt(weight: float, word_score: float) -> None:
         pair = round(weight, 6), round(word_score, 6)
         if weight >= 0 and pair not in trials:
-            trials[pair] = Trial(*pair, measure(*pair))
+            trials[pair] = Trial(*pair, measure(*pair), by_words)
 
     for weight, word_score in itertools.product(weights, word_scores):
         attempt(weight, word_score)

@@ -59,7 +59,8 @@ def stages(
       policy: dtypes of the forward pass.
       kernel: a recurrent kernel; ``None`` for the kernel ``cfg.kernel``.
       reduce_moments: a differentiable all-reduce, for synchronised batch norm.
-      frames: padded length to compute with; features are cut or padded to it. ``None``: the longest utterance.
+      frames: padded length to compute with; features are cut or padded to it. ``None``: the longest utterance. Inside
+        ``torch.func.vmap`` it has to be given, and no length may exceed it; the recurrent kernel is ``scan``.
       split_first: split the first recurrent layer into stages ``rnn_0/forward`` and ``rnn_0/backward``, with parameters
         ``params["rnn_0"]["forward"]`` and so on. Only the convolutions are differentiated after that
         layer. With the split, one direction's all-reduce starts before the other direction is differentiated.
@@ -72,14 +73,11 @@ def stages(
       tree, detached; ``{}`` in evaluation.
 
     Raises:
-      ValueError: when dropout has no key, or a length exceeds ``frames``.
+      ValueError: when dropout has no key, or a length exceeds ``frames``, or inside vmap without ``frames``.
     """
     if train and cfg.dropout > 0 and key is None:
         raise ValueError("dropout draws from a key and got none: pass key=rng.fold_in(seed, step), new every step")
-    longest = int(lengths.max()) if lengths.numel() else 0  # lengths are on the CPU: no wait for the device
-    frames = longest if frames is None else frames
-    if longest > frames:
-        raise ValueError(f"an utterance of {longest} frames does not fit into features of {frames}")
+    frames = _padded(lengths, frames)
     size = max(frames, 1)  # a batch of empty utterances has one frame of padding
     device = tree.leaves(stats)[0].device
     shorter = partial(output_lengths, time_stride=cfg.time_stride)
@@ -115,6 +113,18 @@ def stages(
     return chain
 
 
+def _padded(lengths: Tensor, frames: int | None) -> int:
+    """The number of frames to compute with: ``frames``, if all utterances fit, or the longest utterance's."""
+    if recurrent.inside_vmap():  # no length can be read there
+        if frames is None:
+            raise ValueError("inside vmap the longest utterance is unknown: pass frames=features.shape[-1]")
+        return frames
+    longest = int(lengths.max()) if lengths.numel() else 0  # lengths are on the CPU: no wait for the device
+    if frames is not None and longest > frames:
+        raise ValueError(f"an utterance of {longest} frames does not fit into features of {frames}")
+    return longest if frames is None else frames
+
+
 def apply(
     params: Params,
     stats: Stats,
@@ -129,6 +139,9 @@ def apply(
     reduce_moments: Callable[[Tensor], Tensor] = identity,
 ) -> tuple[Logits, Stats]:
     """Computes the logits of a batch, and in training new running statistics.
+
+    ``torch.func.vmap`` over batches, lengths included, or over parameters gives what a loop would give. Inside it the
+    recurrent kernel is ``scan``, and lengths are not checked.
 
     Args:
       params: parameters, nested as in the module's docstring.

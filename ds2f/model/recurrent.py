@@ -125,8 +125,20 @@ KERNELS: dict[str, Callable[[str], Kernel]] = {"fused": fused, "hoisted": hoiste
 
 
 def named(name: str, rnn_type: str) -> Kernel:
-    """The kernel by its name in ``model.kernel``; ``auto`` is ``fused``, unless the runner has chosen a kernel."""
+    """The kernel by its name in ``model.kernel``; ``auto`` is ``fused``, unless the runner has chosen a kernel.
+
+    Inside ``torch.func.vmap`` it is ``scan``: the others' operators have no batching rules.
+    """
+    if inside_vmap():
+        return scan(rnn_type)
     return KERNELS["fused" if name == "auto" else name](rnn_type)
+
+
+def inside_vmap() -> bool:
+    """Whether the code runs inside ``torch.func.vmap``."""
+    functorch = torch._C._functorch
+    transforms = functorch.get_interpreter_stack() or ()
+    return any(transform.key() == functorch.TransformType.Vmap for transform in transforms)
 
 
 def _of_directions(direction: Direction, rnn_type: str) -> Kernel:

@@ -59,7 +59,7 @@ def init(cfg: ModelConfig, *, key: int) -> tuple[Params, Stats]:
 
     Args:
       cfg: the ``model`` section.
-      key: random key. Each leaf is drawn from (key, path of the leaf), so leaves do not depend on each other.
+      key: random key. Each leaf is drawn from (key, name of the leaf), so leaves do not depend on each other.
 
     Returns:
       ``(params, stats)``, float32 on the CPU.
@@ -69,13 +69,13 @@ def init(cfg: ModelConfig, *, key: int) -> tuple[Params, Stats]:
     (['conv', 'rnn_0', 'rnn_1', 'output'], torch.Size([29, 8]))
     """
 
-    def draw(path: str, leaf: Leaf) -> Tensor:
+    def draw(name: str, leaf: Leaf) -> Tensor:
         return torch.empty(leaf.shape, dtype=torch.float32, device="cpu").uniform_(
-            leaf.low, leaf.high, generator=rng.generator(rng.fold_in(key, path))
+            leaf.low, leaf.high, generator=rng.generator(rng.fold_in(key, name))
         )
 
     params, stats = (
-        tree.unflatten_like(part, {path: draw(path, leaf) for path, leaf in tree.flatten_with_paths(part).items()})
+        tree.unflatten_like(part, {name: draw(name, leaf) for name, leaf in tree.flatten_with_names(part).items()})
         for part in spec(cfg)
     )
     return params, stats

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ds2f import tree
-from ds2f.tree import Tree
+from ds2f.tree import Path, Tree
 from ds2f.types import OptState, Params
 
 Init = Callable[[Params], OptState]
 Update = Callable[[Tree, OptState, Params], tuple[Tree, OptState]]
-Mask = Callable[[str, Tensor], bool]  # (path such as "rnn_0/forward/w_ih", leaf) -> whether a transform applies
+Mask = Callable[[Path, Tensor], bool]  # (path such as ("rnn_0", "forward", "w_ih"), leaf) -> does a transform apply?
 Schedule = Callable[[Tensor], Tensor]  # number of applied updates, [] int64 -> learning rate, [] float32
 
 
@@ -108,36 +108,37 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
 def partition(mask: Mask, chosen: GradientTransformation, others: GradientTransformation) -> GradientTransformation:
     """Applies ``chosen`` to the leaves selected by ``mask`` and ``others`` to the rest.
 
-    Each transform sees only its own leaves, as a flat dictionary. The keys are the leaves' paths with dots for slashes;
-    every mask, also inside, still gets the paths with slashes. The state is the pair of the two states; the state of a
-    transform without leaves is ``()``.
+    Each transform sees the tree with its own leaves alone; the others are ``None``, which is a tree without leaves. So
+    paths stay as they are. The state is the pair of the two states; the state of a transform without leaves is ``()``.
     """
 
-    def parts(grads: Tree, params: Params) -> list[dict[str, Tensor]]:
-        leaves = zip(tree.flatten_with_paths(params).items(), tree.leaves(grads), strict=True)
-        halves: list[dict[str, Tensor]] = [{}, {}]
-        for (path, leaf), grad in leaves:
-            halves[not selects(mask, path, leaf)][path.replace("/", ".")] = grad
-        return halves
+    def halves(leaves: Tree, params: Params) -> tuple[list[bool], list[Tree]]:
+        flat, rebuild = tree.flatten(leaves)
+        chooses = selected(params, mask)
+        both = [
+            rebuild([leaf if one is half else None for leaf, one in zip(flat, chooses, strict=True)])
+            for half in (True, False)
+        ]
+        return chooses, both
 
     def init(params: Params) -> OptState:
-        both = zip((chosen, others), parts(params, params), strict=True)
-        return tuple(tx.init(part) if part else () for tx, part in both)
+        both = zip((chosen, others), halves(params, params)[1], strict=True)
+        return tuple(tx.init(half) if tree.leaves(half) else () for tx, half in both)
 
     def update(updates: Tree, state: OptState, params: Params) -> tuple[Tree, OptState]:
-        both = zip((chosen, others), parts(updates, params), state, parts(params, params), strict=True)
-        done = [tx.update(grads, old, own) if own else (grads, old) for tx, grads, old, own in both]
-        by_path = {path: leaf for updates, _ in done for path, leaf in updates.items()}
-        _, rebuild = tree.flatten(updates)
-        ordered = [by_path[path.replace("/", ".")] for path in tree.flatten_with_paths(params)]
-        return rebuild(ordered), tuple(part for _, part in done)
+        chooses, parts = halves(updates, params)
+        both = zip((chosen, others), parts, state, halves(params, params)[1], strict=True)
+        done = [tx.update(grads, old, own) if tree.leaves(own) else (grads, old) for tx, grads, old, own in both]
+        first, second = (iter(tree.leaves(half)) for half, _ in done)
+        rebuilt = tree.flatten(updates)[1]([next(first if one else second) for one in chooses])
+        return rebuilt, tuple(part for _, part in done)
 
     return GradientTransformation(init, update)
 
 
-def selects(mask: Mask, path: str, leaf: Tensor) -> bool:
-    """Whether ``mask`` selects a leaf; ``path`` may have dots for slashes, as inside ``partition``."""
-    return mask(path.replace(".", "/"), leaf)
+def selected(params: Params, mask: Mask | None) -> list[bool]:
+    """Whether ``mask`` selects each leaf, in flat order; ``None`` selects all."""
+    return [mask is None or bool(mask(path, leaf)) for path, leaf in tree.flatten_with_paths(params).items()]
 
 
 def foreign_state(difference: str) -> ValueError:

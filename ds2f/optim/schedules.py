@@ -113,7 +113,7 @@ def from_config(cfg: OptimConfig, *, steps_per_epoch: int, total_steps: int, hid
     """Makes the schedule of ``optim.schedule``.
 
     Args:
-      cfg: the ``optim`` section; ``warmup`` is a number of steps, or below 1 a fraction of ``total_steps``.
+      cfg: the ``optim`` section.
       steps_per_epoch: optimizer steps in an epoch.
       total_steps: optimizer steps of all epochs, even if ``training.max_steps`` ends the run earlier.
       hidden_size: of the model, for Noam's schedule.
@@ -121,7 +121,7 @@ def from_config(cfg: OptimConfig, *, steps_per_epoch: int, total_steps: int, hid
     Raises:
       InputError: if the warm-up of ``one_cycle`` or ``cosine`` would not end within the run.
     """
-    warmup = cfg.warmup * total_steps if cfg.warmup < 1 else cfg.warmup
+    warmup = cfg.warmup_steps(total_steps)
     if cfg.schedule in ("one_cycle", "cosine") and warmup >= total_steps:
         raise InputError(
             f"optim.warmup={cfg.warmup:g} with optim.schedule={cfg.schedule}: the run has {total_steps} steps, so the "
@@ -140,3 +140,25 @@ def from_config(cfg: OptimConfig, *, steps_per_epoch: int, total_steps: int, hid
         case "cosine":
             return cosine(cfg.learning_rate, total_steps=total_steps, warmup=warmup)
     raise ValueError(f"no schedule is called {cfg.schedule!r}")
+
+
+def warmup_problem(cfg: OptimConfig, *, total_steps: int, steps: int) -> str:
+    """A warning about a run that ends before the learning rate has reached its peak; empty if it reaches it.
+
+    Args:
+      cfg: the ``optim`` section.
+      total_steps: optimizer steps of all epochs.
+      steps: optimizer steps of the run, which ``training.max_steps`` may end earlier.
+
+    >>> warmup_problem(OptimConfig(), total_steps=280, steps=280)[:81]
+    'optim.schedule=noam warms up for 4,000 steps, and the run has 280: the learning r'
+    """
+    warmup = cfg.warmup_steps(total_steps)
+    if cfg.schedule in ("constant", "exponential") or steps >= warmup:
+        return ""
+    schedule = from_config(cfg, steps_per_epoch=1, total_steps=total_steps, hidden_size=1)
+    reached, peak = (float(schedule(torch.tensor(max(0, math.ceil(n) - 1)))) for n in (steps, warmup))
+    return (
+        f"optim.schedule={cfg.schedule} warms up for {warmup:,.0f} steps, and the run has {steps:,}: the learning rate "
+        f"ends at {100 * reached / peak:.2g} % of its peak. Give --optim.warmup=0.1, a tenth of the run, or train on"
+    )

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ds2f import tree
 from ds2f.optim import schedules
-from ds2f.optim.base import GradientTransformation, Mask, Schedule, foreach, pass_through, selects, stateless
-from ds2f.tree import Tree
+from ds2f.optim.base import GradientTransformation, Mask, Schedule, foreach, pass_through, selected, stateless
+from ds2f.tree import Path, Tree
 from ds2f.types import Params
 
 
@@ -128,7 +128,8 @@ def scale_by_novograd(b2: float = 0.98, eps: float = 1e-8) -> GradientTransforma
     """Divides each leaf's gradient by the root of its mean squared norm; the first squared norm starts the mean.
 
     The normalisation of NovoGrad, Ginsburg et al. 2019 (https://arxiv.org/abs/1905.11286), algorithm 1. NovoGrad's
-    weight decay and momentum follow in the chain.
+    weight decay and momentum follow in the chain. A gradient whose squared norm float32 cannot hold becomes zero, as in
+    optax, and leaves the mean as it is.
     """
 
     def init(params: Params) -> ScaleByNovogradState:
@@ -137,15 +138,20 @@ def scale_by_novograd(b2: float = 0.98, eps: float = 1e-8) -> GradientTransforma
     def squared_norms(grads: list[Tensor]) -> Sequence[Tensor]:
         return torch._foreach_pow(torch._foreach_norm(grads), 2)
 
-    def normalised(grads: list[Tensor], nu: list[Tensor]) -> Sequence[Tensor]:
-        return torch._foreach_div(grads, torch._foreach_add(torch._foreach_sqrt(nu), eps))
+    def next_nu(first: Tensor, old: Tensor, square: Tensor) -> Tensor:
+        return torch.where(square.isinf(), old, torch.where(first, square, torch.lerp(square, old, b2)))
+
+    def normalised(grads: list[Tensor], nu: list[Tensor], squares: list[Tensor]) -> Sequence[Tensor]:
+        roots = torch._foreach_add(torch._foreach_sqrt(nu), eps)
+        pairs = zip(squares, roots, strict=True)
+        return torch._foreach_div(grads, [torch.where(square.isinf(), square, root) for square, root in pairs])
 
     def update(updates: Tree, state: ScaleByNovogradState, params: Params) -> tuple[Tree, ScaleByNovogradState]:
         del params
         first = state.step == 0
         squares = foreach(squared_norms, updates)
-        nu = tree.map(lambda old, square: torch.where(first, square, torch.lerp(square, old, b2)), state.nu, squares)
-        return foreach(normalised, updates, nu), ScaleByNovogradState(state.step + 1, nu)
+        nu = tree.map(lambda old, square: next_nu(first, old, square), state.nu, squares)
+        return foreach(normalised, updates, nu, squares), ScaleByNovogradState(state.step + 1, nu)
 
     return GradientTransformation(init, update)
 
@@ -203,20 +209,15 @@ def leaf_decays(params: Params, weight_decay: float, mask: Mask | None) -> list[
     return [weight_decay if applies else 0.0 for applies in selected(params, mask)]
 
 
-def selected(params: Params, mask: Mask | None) -> list[bool]:
-    """Whether ``mask`` selects each leaf, in flat order; ``None`` selects all."""
-    return [mask is None or selects(mask, path, leaf) for path, leaf in tree.flatten_with_paths(params).items()]
-
-
-def matrices_only(path: str, leaf: Tensor) -> bool:
+def matrices_only(path: Path, leaf: Tensor) -> bool:
     """A ``mask`` without biases and without the scales and shifts of batch norm."""
     del path
     return leaf.ndim > 1
 
 
-def hidden_matrices(path: str, leaf: Tensor) -> bool:
+def hidden_matrices(path: Path, leaf: Tensor) -> bool:
     """A ``mask`` of the matrices that Muon orthogonalizes: convolutions and recurrent layers, not the output layers."""
-    return leaf.ndim > 1 and not path.startswith(("output/", "intermediate/"))
+    return leaf.ndim > 1 and path[0] not in ("output", "intermediate")
 
 
 def scale(factor: float) -> GradientTransformation:

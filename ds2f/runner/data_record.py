@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ds2f.config import Config, manifest_path
+from ds2f.config import Config
+from ds2f.data.manifest_paths import manifest_path
 from ds2f.errors import InputError
 from ds2f.files import json_text, write_atomically
 from ds2f.processes import cpu_count
@@ -115,7 +116,8 @@ def refusal(run_dir: str, changes: Iterable[str]) -> str:
     """The message about a run that would go on with other data."""
     lines = [f"{run_dir} was begun with other data:", *changes]
     return (
-        "\n  ".join(lines) + "\nRestore the data, begin another run with --run_dir=OTHER, or go on with the new data: "
+        "\n  ".join(lines)
+        + "\n  Restore the data, begin another run with --run_dir=OTHER, or go on with the new data: "
         "--data.allow_changes."
     )
 
@@ -133,14 +135,18 @@ def write(run_dir: Path, now: DataRecord) -> list[str]:
         splits[name] = [
             row._replace(content=row.content or known.get(row._replace(time=0, content=""), "")) for row in rows
         ]
-    content = json_text({"host": now.host, "splits": splits})
-    text = f'{{"content": {content},\n"sha256": "{_digest(content.encode())}"}}\n'
     try:
         if before is None or splits != before.splits:
-            write_atomically(run_dir / FILE, text, fsync=True)
+            write_atomically(run_dir / FILE, text(DataRecord(now.host, splits)), fsync=True)
     except OSError as error:
         return [f"{run_dir / FILE} cannot be written: {error.strerror or error}. Training goes on."]
     return []
+
+
+def text(record: DataRecord) -> str:
+    """The content of ``data.json``."""
+    content = json_text(record._asdict())
+    return f'{{"content": {content},\n"sha256": "{_digest(content.encode())}"}}\n'
 
 
 def _row(audio: Path, transcript: str, folder: Path, *, whole: bool) -> _Row:
@@ -153,8 +159,8 @@ def _row(audio: Path, transcript: str, folder: Path, *, whole: bool) -> _Row:
             content = hashlib.file_digest(file, "sha256").hexdigest()[:32] if whole else ""
     except OSError as error:
         raise InputError(f"{audio}: {error.strerror or error}; restore the recording or remove its row") from error
-    text = _digest(transcript.encode(errors="surrogateescape"))
-    return _Row(name, text, status.st_size, status.st_mtime_ns, _digest(sample), content)
+    said = _digest(transcript.encode(errors="surrogateescape"))
+    return _Row(name, said, status.st_size, status.st_mtime_ns, _digest(sample), content)
 
 
 def _digest(content: bytes) -> str:

@@ -5,13 +5,16 @@ from typing import NamedTuple
 
 from ds2f import decode, metrics
 from ds2f.config import ModelConfig
-from ds2f.decode import Decoder
+from ds2f.decode import Decoder, Hypothesis
+from ds2f.errors import InputError
 from ds2f.metrics import ErrorCounts
 from ds2f.precision import Policy
 from ds2f.runner.device.backend import Backend
 from ds2f.runner.distributed.collectives import ALONE, Group
 from ds2f.steps import eval_step
-from ds2f.types import Batch, Criterion, Params, Stats
+from ds2f.types import Batch, Criterion, Logits, Params, Stats
+
+Observe = Callable[[Batch, Logits, list[Hypothesis]], None]
 
 
 class Evaluation(NamedTuple):
@@ -20,6 +23,7 @@ class Evaluation(NamedTuple):
     counts: ErrorCounts  # summed over all utterances
     loss: float  # mean over the feasible utterances (long enough for the transcript), natural log
     transcripts: dict[int, str]  # hypothesis by the utterance's id
+    unreadable: int = 0  # utterances left out because their recordings could not be read
 
 
 def evaluate(
@@ -35,6 +39,7 @@ def evaluate(
     decoder: Decoder = decode.greedy,
     group: Group = ALONE,
     between: Callable[[], None] = lambda: None,
+    observe: Observe = lambda batch, logits, hypotheses: None,
 ) -> Evaluation:
     """Transcribes every utterance and counts the errors. All ranks call this function.
 
@@ -50,17 +55,23 @@ def evaluate(
       decoder: turns logits into a hypothesis per utterance.
       group: the ranks.
       between: called after every batch. All ranks have the same number of batches.
+      observe: called with every batch, its logits on the device and its hypotheses.
 
     Returns:
       Error counts of the whole split (no average over batches or ranks), mean loss and transcripts; the same on every
-      rank.
+      rank. Recordings that the loader left out do not count.
+
+    Raises:
+      InputError: on every rank, when the loader has left out every recording.
     """
     total, losses = ErrorCounts(0, 0, 0, 0), []
     transcripts: dict[int, str] = {}
     for batch in batches:
         logits, loss = eval_step(params, stats, backend.place(batch), cfg=cfg, policy=policy, criterion=criterion)
         losses.append(loss.cpu())
-        for utterance, hypothesis in zip(batch.ids.tolist(), decoder(logits, cfg.labels), strict=True):
+        hypotheses = decoder(logits, cfg.labels)
+        observe(batch, logits, hypotheses)
+        for utterance, hypothesis in zip(batch.ids.tolist(), hypotheses, strict=True):
             transcripts[utterance] = hypothesis.text
             total += metrics.count_errors(references[utterance], hypothesis.text)
         between()
@@ -68,9 +79,17 @@ def evaluate(
     counts, sums, sizes, texts = zip(*group.gather((total, sum(finite), len(finite), transcripts)), strict=True)
     loss = sum(sums) / max(sum(sizes), 1)
     total = sum((ErrorCounts(*rank_counts) for rank_counts in counts), ErrorCounts(0, 0, 0, 0))
-    return Evaluation(total, loss, {row: text for part in texts for row, text in part.items()})
+    transcripts = {row: text for part in texts for row, text in part.items()}
+    if references and not transcripts:
+        raise InputError(f"none of the {len(references)} recordings to evaluate can be read: the log above names them")
+    return Evaluation(total, loss, transcripts, len(references) - len(transcripts))
 
 
 def as_results(counts: ErrorCounts) -> dict[str, float | int]:
-    """The entry of ``results.json`` for one split; rates in percent."""
+    """The errors of one split for a JSON file; rates in percent."""
     return {"wer": round(counts.wer, 4), "cer": round(counts.cer, 4), **counts._asdict()}
+
+
+def split_results(found: Evaluation) -> dict[str, float | int]:
+    """The errors of one split, and how many utterances were left out: an entry of ``results.json``."""
+    return as_results(found.counts) | {"unreadable": found.unreadable}

@@ -25,9 +25,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ds2f.errors import InputError
-from ds2f.files import flush
+from ds2f.files import flush, fsync
 from ds2f.runner.distributed.signals import REQUESTS
 from ds2f.runner.lease_record import Record, parse
 
@@ -77,7 +78,8 @@ class Lease:
             self._thread.join(INTERVAL)
         self.remove()
         if self._thread is None or not self._thread.is_alive():  # a write to a dead disk may never return
-            os.close(self._descriptor)
+            with suppress(OSError):
+                os.close(self._descriptor)
 
     def remove(self) -> None:
         """Removes the lease, unless another job holds it or this process was forked off the holder."""
@@ -113,12 +115,12 @@ class Lease:
             heartbeat=self._record.heartbeat + 1, seconds=round(time.monotonic() - self._began, 1)
         )
         os.pwrite(self._descriptor, self._record.to_bytes(), 0)
-        os.fsync(self._descriptor)
+        fsync(self._descriptor)
 
 
 @contextmanager
-def hold(run_dir: Path, *, job: str = "") -> Iterator[Lease]:
-    """Holds the lease of a run's folder inside a ``with`` statement; makes the folder if it is missing.
+def hold(run_dir: Path, *, job: str = "", flag: str = "--run_dir") -> Iterator[Lease]:
+    """Holds the lease of a folder that a run writes inside a ``with`` statement; makes the folder if it is missing.
 
     The lease is released at the end of the block, and before a signal ends the process. If the folder is still empty
     then, and was made here, it is removed.
@@ -126,6 +128,7 @@ def hold(run_dir: Path, *, job: str = "") -> Iterator[Lease]:
     Args:
       run_dir: the folder.
       job: a name that all starts of one job share; empty without a job. A restarted job takes over its own lease.
+      flag: which names the folder, for messages.
 
     Raises:
       InputError: another job holds the folder, or the folder cannot be written.
@@ -133,13 +136,13 @@ def hold(run_dir: Path, *, job: str = "") -> Iterator[Lease]:
     made = [each for each in (run_dir, *run_dir.parents) if not each.exists()]
     lease = None
     try:
-        lease = _take(run_dir / FILE, Record.own(job))
+        lease = _take(run_dir / FILE, Record.own(job), flag)
         with _releasing_on_signals(lease):
             yield lease
     except OSError as error:
         if lease is not None or error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise InputError(f"--run_dir={run_dir} cannot be written: {error}. Give another folder.") from error
+        raise InputError(f"{flag}={run_dir} cannot be written: {error}. Give another folder.") from error
     finally:
         if lease is not None:
             lease.release()
@@ -148,10 +151,10 @@ def hold(run_dir: Path, *, job: str = "") -> Iterator[Lease]:
                 each.rmdir()
 
 
-def _take(path: Path, own: Record) -> Lease:
+def _take(path: Path, own: Record, flag: str) -> Lease:
     """Takes the lease as soon as no living process holds it."""
     messages: list[str] = []
-    watched = _Watched(path.parent)
+    watched = _Watched(path.parent, flag)
     while True:
         found = _try(path, own)
         if found is None:  # released in between
@@ -176,8 +179,8 @@ def _take(path: Path, own: Record) -> Lease:
 class _Watched:
     """The lease of another process, watched until it is clear whether the process lives."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
+    def __init__(self, run_dir: Path, flag: str) -> None:
+        self._run_dir, self._flag = run_dir, flag
         self._content, self._since, self._said = b"", 0.0, False
 
     def verdict(self, content: bytes, holder: Record | None) -> str:
@@ -192,11 +195,11 @@ class _Watched:
             return f"{holder} has ended without releasing it"
         if content != self._content:
             if holder is not None and before is not None and holder.token == before.token:  # a heartbeat
-                raise InputError(_refusal(self._run_dir, holder))
+                raise InputError(_refusal(self._run_dir, holder, self._flag))
             self._content, self._since, self._said = content, now, False
         silence = now - self._since
         if holder is not None and holder.here and silence > _PATIENCE:
-            raise InputError(_refusal(self._run_dir, holder))
+            raise InputError(_refusal(self._run_dir, holder, self._flag))
         if silence >= STALE:
             return f"{holder or 'its holder'} has given no sign for {STALE:.0f} seconds"
         if silence >= NOTICE and not self._said:
@@ -214,18 +217,22 @@ def _try(path: Path, own: Record) -> bytes | None:
     found = _read(path)
     if found is not None:
         return found
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):  # another start has removed a folder that it had made
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:
+            if path.parent.parent.exists():
+                raise PermissionError(errno.EPERM, "no folder can be made", str(path.parent)) from None  # as in /proc
+            raise
         _link(path, own)
-    except FileNotFoundError:  # another start has removed the folder that it had made
-        return None
-    return _read(path)
+        return _read(path)
+    return None
 
 
-def _refusal(run_dir: Path, holder: Record) -> str:
+def _refusal(run_dir: Path, holder: Record, flag: str) -> str:
     return (
         f"{run_dir} is in use by {holder}, a training that has been running for {_age(holder.age)}. "
-        "Wait for its end, or give another --run_dir."
+        f"Wait for its end, or give another {flag}."
     )
 
 
@@ -261,7 +268,7 @@ def _link(path: Path, record: Record) -> None:
         try:
             os.link(temporary, path)
         except FileExistsError:
-            pass
+            pass  # another process was first: the caller reads whose lease it is
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -282,20 +289,27 @@ def _read(path: Path) -> bytes | None:
 @contextmanager
 def _releasing_on_signals(lease: Lease) -> Iterator[None]:
     """Removes the lease before a signal ends the process."""
-
-    def handler(number: int, _: FrameType | None) -> None:
-        lease.remove()
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ending = [number for number in REQUESTS if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ending:
-        signal.signal(number, handler)
+    before = {number: signal.getsignal(number) for number in REQUESTS}
+    ending = {number: then for number, then in before.items() if then is signal.SIG_DFL or isinstance(then, _Release)}
+    for number, then in ending.items():
+        signal.signal(number, _Release(lease, then))
     try:
         yield
     finally:
-        for number in ending:
-            signal.signal(number, signal.SIG_DFL)
+        for number, then in ending.items():
+            signal.signal(number, then)
+
+
+class _Release:
+    """A signal's handler that removes a lease, and leaves the signal to the handler before."""
+
+    def __init__(self, lease: Lease, then: Any) -> None:
+        self._lease, self._then = lease, then
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        self._lease.remove()
+        signal.signal(number, self._then)
+        os.kill(os.getpid(), number)

@@ -1,8 +1,11 @@
 """The files of a run's log: ``log.txt``, ``metrics.jsonl``, TensorBoard. Training goes on without them."""
 
+import errno
 import json
 import os
+import shutil
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -12,6 +15,7 @@ from typing import Any
 from ds2f.files import json_text, write_atomically
 
 Report = Callable[[str], None]
+_APPENDING = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
 
 
 class LineFile:
@@ -29,6 +33,7 @@ class LineFile:
           report: called with a message when lines are dropped.
           mark_gaps: write a line into the file, too, that tells the number of dropped lines.
         """
+        self.name = path.name
         self._path, self._report, self._mark_gaps = path, report, mark_gaps
         self._descriptor: int | None = None
         self._dropped, self._cause, self._torn = 0, "", False
@@ -51,13 +56,41 @@ class LineFile:
 
     def _write(self, content: bytes) -> None:
         if self._descriptor is None:
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._descriptor = os.open(self._path, _APPENDING | os.O_CREAT, 0o666)
         if self._torn:
             content = b"\n" + content
         while content:
             written = os.write(self._descriptor, content)
             content = content[written:]
             self._torn = bool(content)
+
+    def restore(self) -> bool:
+        """Writes the file again, with its lines so far, if somebody has removed it. Returns whether it did.
+
+        The lines of a removed file are there as long as the file is open.
+
+        Raises:
+          OSError: the file system refused, or the lines are gone.
+        """
+        if self._descriptor is None or self._path.exists():
+            return False
+        temporary = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._descriptor, "rb", closefd=False) as lines, temporary.open("xb") as file:
+                lines.seek(0)
+                shutil.copyfileobj(lines, file)
+            temporary.replace(self._path)
+            descriptor = os.open(self._path, _APPENDING)  # keeps the lines if the new file is removed as well
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # of a network file system: the lines are gone
+                self.close()
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        self.close()
+        self._descriptor = descriptor
+        return True
 
     def close(self) -> None:
         """Closes the file; the next line opens it again."""
@@ -78,16 +111,26 @@ class TensorBoard:
           report: called with a message after an error.
           purge_step: TensorBoard forgets earlier scalars from this step on.
         """
-        self._report = report
+        self._folder, self._report, self._purge_step = folder, report, purge_step
         self._writer: Any = None
         _silence_writer_thread()
+        self._try(self._open)
+        self._works = self._writer is not None
 
-        def open_writer() -> None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run needs it
+    def _open(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run needs it
 
-            self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)
 
-        self._try(open_writer)
+    def restore(self) -> bool:
+        """Begins a new file of events if somebody has removed the folder. Returns whether it did."""
+        if not self._works or self._folder.exists():
+            return False
+        if self._writer is not None:
+            with suppress(Exception):  # of its thread, whose file is gone
+                self._writer.close()
+        self._try(self._open)
+        return self._writer is not None
 
     def add(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
         """Adds the numbers among ``values`` under ``kind/``."""

@@ -118,7 +118,11 @@ def build(cfg: Config, backend: Backend, group: Group = ALONE, *, steps_per_epoc
       group: the ranks. All ranks call this function.
       steps_per_epoch: global batches per epoch. Schedules by epoch or with an end depend on this number. None outside a
         training: an epoch is one step for the schedules.
+
+    Raises:
+      InputError: when a library that the configuration needs is missing.
     """
+    ctc.require(cfg.model.ctc, device=backend.device)
     cfg = resolve_kernel(cfg, backend, group, steps_per_epoch=steps_per_epoch)
     steps_per_epoch = steps_per_epoch or 1
     policy = backend.policy(cfg.apex)

@@ -47,11 +47,9 @@ class _Pending(NamedTuple):
     metrics: StepMetrics
 
 
-class _RankTotals(NamedTuple):
-    """Totals of one rank since the last reading."""
+class _Findings(NamedTuple):
+    """What one rank has found since the last reading."""
 
-    utterances: int
-    audio_seconds: float
     infeasible: set[int]  # ids of utterances that are too short for their transcript
     skipped: list[tuple[int, list[int], list[int]]]  # iteration, ids of utterances with a NaN loss, all ids
 
@@ -84,6 +82,7 @@ class Meter:
         self._gather = gather
         self._pending: list[_Pending] = []
         self._infeasible: set[int] = set()
+        self._own = 0.0, 0.0  # utterances and seconds of this rank in the last step
         self._start = self.restart()
 
     def restart(self) -> float:
@@ -92,7 +91,6 @@ class Meter:
         if progress.batch == 0:
             progress.epoch_loss, progress.epoch_steps = 0.0, 0
             progress.epoch_utterances, progress.epoch_seconds = 0, 0.0
-        self._new_utterances, self._new_audio = 0, 0.0
         return self.resume_clock()
 
     def resume_clock(self) -> float:
@@ -100,15 +98,32 @@ class Meter:
         self._start = time.monotonic()
         return self._start
 
-    def count(self, micro_batches: Sequence[Batch], metrics: StepMetrics) -> None:
-        """Counts a step that was started. Reads nothing from the device."""
+    def count(self, micro_batches: Sequence[Batch], metrics: StepMetrics) -> tuple[int, float]:
+        """Counts a step that was started. Reads nothing from the device.
+
+        Returns:
+          This rank's utterances and their length in seconds, which are counted already; ``add`` takes the sums over
+          the ranks in their place. A step after which the ranks part counts this rank's alone.
+        """
         self._tick()
         self._progress.batch += 1
         self._progress.iteration += 1
-        self._new_utterances += sum(len(batch.ids) for batch in micro_batches)
-        self._new_audio += sum(float(batch.lengths.sum()) for batch in micro_batches) * self._frame_seconds
         ids = torch.cat([batch.ids for batch in micro_batches])
         self._pending.append(_Pending(self._progress.iteration, ids, metrics))
+        own = len(ids), sum(float(batch.lengths.sum()) for batch in micro_batches) * self._frame_seconds
+        self._add(*own)
+        self._own = own
+        return own
+
+    def add(self, utterances: float, audio_seconds: float) -> None:
+        """Adds what all ranks trained on in the last step, in place of this rank's part."""
+        own_utterances, own_seconds = self._own
+        self._add(utterances - own_utterances, audio_seconds - own_seconds)
+
+    def _add(self, utterances: float, audio_seconds: float) -> None:
+        self._progress.epoch_utterances += int(utterances)
+        self._progress.utterances += int(utterances)
+        self._progress.audio_seconds += audio_seconds
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -126,18 +141,25 @@ class Meter:
         """Speed of all ranks together, over the epoch up to the last reading."""
         return self._progress.epoch_utterances / max(self._progress.epoch_seconds, 1e-9)
 
-    def read(self) -> dict[str, Any]:
+    def read(self, *, alone: bool = False) -> dict[str, Any]:
         """Reads the metrics of all steps since the last reading. All ranks call it together.
+
+        Args:
+          alone: whether the other ranks cannot be asked; the messages are then this rank's alone.
 
         Returns:
           The metrics of the last step, for the log; empty if no step was taken.
         """
         if not self._pending:
             return {}
-        totals = _RankTotals(self._new_utterances, self._new_audio, set(), [])
+        own = _Findings(set(), [])
         for iteration, ids, metrics in self._pending:
             losses = metrics.losses.cpu()
-            totals.infeasible.update(ids[losses == torch.inf].tolist())
+            own.infeasible.update(ids[losses == torch.inf].tolist())
+            if not bool(metrics.finite):
+                own.skipped.append((iteration, ids[losses.isnan()].tolist(), ids.tolist()))
+        found = [own] if alone else [_Findings(*each) for each in self._gather(own)]
+        for _, _, metrics in self._pending:  # after the gathering, which may fail
             if bool(metrics.finite):
                 self._progress.epoch_loss += float(metrics.loss)
                 self._progress.epoch_steps += 1
@@ -145,12 +167,10 @@ class Meter:
             else:
                 self._progress.skipped_steps += 1
                 self._progress.skipped_in_a_row += 1
-                totals.skipped.append((iteration, ids[losses.isnan()].tolist(), ids.tolist()))
         scales = {iteration: float(metrics.loss_scale) for iteration, _, metrics in self._pending}
         last = self._pending[-1].metrics
         self._pending.clear()
-        self._new_utterances, self._new_audio = 0, 0.0
-        self._add_up([_RankTotals(*found) for found in self._gather(totals)], scales)
+        self._tell(found, scales)
         self._tick()  # the reading has waited for the device
         return {
             "loss": float(last.loss),
@@ -159,19 +179,15 @@ class Meter:
             "utterances_per_second": self.utterances_per_second,
         }
 
-    def _add_up(self, ranks: list[_RankTotals], scales: dict[int, float]) -> None:
-        """Adds the totals of all ranks to the progress; logs skipped steps and new infeasible utterances."""
-        utterances = sum(totals.utterances for totals in ranks)
-        self._progress.epoch_utterances += utterances
-        self._progress.utterances += utterances
-        self._progress.audio_seconds += sum(totals.audio_seconds for totals in ranks)
-        new = set().union(*(totals.infeasible for totals in ranks)) - self._infeasible
+    def _tell(self, ranks: list[_Findings], scales: dict[int, float]) -> None:
+        """Logs skipped steps and new infeasible utterances of all ranks."""
+        new = set().union(*(found.infeasible for found in ranks)) - self._infeasible
         if new:
             self._infeasible.update(new)
             self._log(
                 f"excluded from the loss, too short for the transcript: {', '.join(map(self._name, sorted(new)))}"
             )
-        for steps in zip(*(totals.skipped for totals in ranks), strict=True):
+        for steps in zip(*(found.skipped for found in ranks), strict=True):
             iteration = steps[0][0]
             broken = [row for _, rows, _ in steps for row in rows]
             named = broken or [row for _, _, rows in steps for row in rows]

@@ -3,6 +3,7 @@
 The other ranks need neither access to the run's folder nor orbax. All ranks start from the same bits.
 """
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import attrs
 
 from ds2f import optim, rng
+from ds2f.adapt import one_directional, with_labels
 from ds2f.checkpoint import Checkpoints, load_model, require_finite
 from ds2f.config import Config
-from ds2f.convert import with_labels
 from ds2f.errors import InputError
+from ds2f.runner.distributed import consistency
 from ds2f.runner.distributed.collectives import Group
 from ds2f.runner.progress import TrainProgress
 from ds2f.types import Params, Stats, TrainState
@@ -31,7 +33,7 @@ class RankZeroCheckpoints:
         warn: Callable[[str], None],
         require_lease: Callable[[], None] = lambda: None,
     ) -> None:
-        """Opens the run's checkpoints on rank 0.
+        """Takes the run's checkpoints on rank 0. Writes nothing.
 
         Args:
           run_dir: the run's folder.
@@ -45,6 +47,10 @@ class RankZeroCheckpoints:
         """
         self._run_dir, self._cfg, self._group, self._warn = run_dir, cfg, group, warn
         self._require_lease = require_lease
+        self._saved_at, self._saved = (
+            time.monotonic(),
+            (-1, False),
+        )  # the last checkpoint: iteration, whether unvalidated
         self._checkpoints = None
         if group.rank == 0:
             self._checkpoints = Checkpoints(
@@ -103,28 +109,86 @@ class RankZeroCheckpoints:
         new: tuple[str, ...] = ()
         if self._group.rank == 0:
             source, params, stats = load_model(other)
-            if source.model.labels != self._cfg.model.labels and not self._cfg.training.finetune:
-                raise InputError(
-                    f"--checkpointing.continue_from={other} has other labels: give that run's "
-                    "--data.labels_path, or --training.finetune for a new output layer."
-                )
-            was, wanted = attrs.asdict(source.spect), attrs.asdict(self._cfg.spect)
-            if was != wanted:
-                flags = " ".join(f"--spect.{name}={value}" for name, value in was.items() if wanted[name] != value)
-                raise InputError(
-                    f"--checkpointing.continue_from={other} was trained on other spectrograms: give {flags} as well."
-                )
-            key = rng.fold_in(self._cfg.training.seed, "init")
-            params, new = with_labels(source.model, params, self._cfg.model, key=key)
+            self._require_alike(source, other)
+            model, key = source.model, rng.fold_in(self._cfg.training.seed, "init")
+            if self._cfg.training.finetune:
+                model, params = one_directional(model, params, self._cfg.model)
+            params, new = with_labels(model, params, self._cfg.model, key=key)
         params, stats = self._group.broadcast((params, stats))
         average = optim.average.init(params, stats) if fresh.average else ()
         return fresh._replace(params=params, stats=stats, opt_state=init(params), average=average), new
 
+    def _require_alike(self, source: Config, other: Path | str) -> None:
+        """Refuses other labels and other spectrograms, unless they may differ in fine-tuning."""
+        finetune = self._cfg.training.finetune
+        if source.model.labels != self._cfg.model.labels and not finetune:
+            raise InputError(
+                f"--checkpointing.continue_from={other} has other labels: give that run's --data.labels_path, or "
+                "--training.finetune for a new output layer."
+            )
+        was, wanted = attrs.asdict(source.spect), attrs.asdict(self._cfg.spect)
+        free = {"mean", "deviation"} | ({"normalize", "full_scale"} if finetune else set())
+        changed = [name for name, value in was.items() if name not in free and wanted[name] != value]
+        if changed:
+            flags = " ".join(f"--spect.{name}={was[name]}" for name in changed)
+            also = (
+                "" if set(changed) - {"normalize", "full_scale"} else ", or --training.finetune to learn the new ones"
+            )
+            raise InputError(
+                f"--checkpointing.continue_from={other} was trained on other spectrograms: give {flags} as well{also}."
+            )
+
+    def prove(self, *, wait: bool) -> None:
+        """Proves on rank 0 that checkpoints can be written, as ``Checkpoints.prove`` does; the other ranks wait."""
+        if self._checkpoints is not None:
+            self._checkpoints.prove(wait=wait)
+        self._group.gather(None)
+
+    def require_proof(self, *, begin: bool) -> None:
+        """Raises the error of a proof that has failed since ``prove``, on rank 0; ``begin`` after the first step."""
+        if self._checkpoints is not None:
+            self._checkpoints.require_proof(begin=begin)
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether the settings ask for a checkpoint after step ``iteration``. Rank 0's clock decides for all ranks."""
+        every, minutes = (
+            self._cfg.checkpointing.checkpoint_per_iteration,
+            self._cfg.checkpointing.checkpoint_per_minutes,
+        )
+        if every and iteration % every == 0:
+            return True
+        if not minutes:
+            return False
+        late = self._group.rank == 0 and time.monotonic() - self._saved_at >= 60 * minutes
+        return self._group.vote(late).result()
+
     def save(self, state: TrainState, progress: TrainProgress, *, score: float | None = None) -> None:
-        """Writes a checkpoint on rank 0; the other ranks do not wait. The lowest ``score`` is the best."""
+        """Writes a checkpoint on rank 0; the other ranks do not wait. The lowest ``score`` is the best.
+
+        Raises:
+          RuntimeError: on every rank, when two ranks do not hold the same parameters.
+        """
+        consistency.require_same_params(self._group, {"params": state.params, "average": state.average})
+        self._write(state, progress, score)
+
+    def keep(self, state: TrainState, progress: TrainProgress) -> bool:
+        """Writes a checkpoint on rank 0, without asking the other ranks, unless the last one holds this state.
+
+        Returns:
+          Whether the state is kept.
+        """
+        if self._saved != (progress.iteration, progress.unvalidated) or not self._wait():
+            self._write(state, progress, None)
+        return self._wait()
+
+    def _wait(self) -> bool:
+        return self._checkpoints is None or self._checkpoints.wait()
+
+    def _write(self, state: TrainState, progress: TrainProgress, score: float | None) -> None:
         if self._checkpoints is not None:
             self._require_lease()
             self._checkpoints.save(progress.iteration, state, attrs.asdict(progress), score=score)
+        self._saved_at, self._saved = time.monotonic(), (progress.iteration, progress.unvalidated)
 
     def add_validation(self, state: TrainState, progress: TrainProgress, *, score: float) -> None:
         """Adds a score to the checkpoint that was last written or restored; if it could not be written, tries again."""

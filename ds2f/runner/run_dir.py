@@ -1,15 +1,17 @@
 """The run's folder: checks whether a training may use it, completes the settings from it, and writes them to it."""
 
 import errno
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attrs
 
 from ds2f import checkpoint, config
 from ds2f.config import Config
-from ds2f.errors import InputError
-from ds2f.files import json_text, write_atomically
+from ds2f.errors import CheckpointError, InputError
+from ds2f.files import is_local, json_text, write_atomically
 from ds2f.runner import log_files
 from ds2f.runner.distributed.collectives import Group
 from ds2f.runner.splits import global_batch
@@ -29,12 +31,15 @@ def settle(run_dir: Path, cfg: Config, *, ranks: int = 1, job: str = "", restart
       restarted: whether the same job has started before.
 
     Returns:
-      The settings with the global batch size. A continued run keeps its global batch and its recurrent kernel, whatever
-      the number of ranks. If the same job wrote the folder, ``checkpointing.load_auto_checkpoint`` is set.
+      The settings with the global batch size and the whole path of ``checkpointing.folder``. A continued run keeps its
+      global batch and its recurrent kernel, whatever the number of ranks, and the statistics of its features. If the
+      same job wrote the folder, ``checkpointing.load_auto_checkpoint`` is set.
 
     Raises:
-      InputError: when the folder holds another run, or a run of another model or global batch.
+      InputError: when the folder holds another run, or a run of another model or global batch; or when the bucket of
+        the checkpoints cannot be reached.
     """
+    checkpoint.open_folder(cfg.checkpointing.folder or run_dir)
     same_job = restarted or bool(job and _job(run_dir)[0] == job)
     if same_job:
         cfg = attrs.evolve(cfg, checkpointing=attrs.evolve(cfg.checkpointing, load_auto_checkpoint=True))
@@ -44,9 +49,12 @@ def settle(run_dir: Path, cfg: Config, *, ranks: int = 1, job: str = "", restart
             f"{run_dir} already holds a run. Go on with it: --checkpointing.load_auto_checkpoint. "
             "Start another: --run_dir=OTHER (or remove the folder)."
         )
-    size = global_batch(cfg, ranks)
+    size, cfg = global_batch(cfg, ranks), _with_whole_folder(cfg)
     before = _settings_before(run_dir, cfg)[0] if cfg.checkpointing.load_auto_checkpoint else None
     if before is not None:
+        measured = before.spect.mean, before.spect.deviation
+        cfg = attrs.evolve(cfg, spect=attrs.evolve(cfg.spect, mean=measured[0], deviation=measured[1]))
+        before = _with_whole_folder(before)
         if cfg.model.kernel == "auto":
             cfg = attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel=before.model.kernel))
         if holds_run:
@@ -68,6 +76,7 @@ def settle_on_rank0(run_dir: Path, cfg: Config, group: Group, *, job: str = "", 
     return attrs.evolve(
         cfg,
         model=attrs.evolve(cfg.model, kernel=decided.model.kernel),
+        spect=decided.spect,
         data=attrs.evolve(cfg.data, global_batch_size=decided.data.global_batch_size),
         checkpointing=decided.checkpointing,
     )
@@ -96,7 +105,6 @@ def claim(
       InputError: when the folder cannot be written.
     """
     messages: list[str] = []
-    cfg = attrs.evolve(cfg, data=attrs.evolve(cfg.data, allow_changes=False))  # holds for one start
     before, fault = _settings_before(run_dir, cfg)
     if fault and (run_dir / _CONFIG).exists():
         log_files.set_aside(run_dir / _CONFIG, fault, messages.append)
@@ -109,10 +117,8 @@ def claim(
         log_files.set_aside(run_dir / _JOB, fault, messages.append)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(run_dir / _CONFIG, json_text(config.to_dict(cfg), indent=2) + "\n", fsync=True)
-        write_atomically(run_dir / "flags.txt", flags_text(cfg), fsync=True)
-        if job:
-            write_atomically(run_dir / _JOB, job, fsync=True)
+        for name, text in texts(cfg, flags_text, job=job).items():
+            write_atomically(run_dir / name, text(), fsync=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -120,11 +126,42 @@ def claim(
     return messages
 
 
+def texts(cfg: Config, flags_text: Callable[[Config], str], *, job: str = "") -> dict[str, Callable[[], str]]:
+    """The files that ``claim`` writes, whose arguments it takes: by name, a function that returns the content."""
+    cfg = attrs.evolve(cfg, data=attrs.evolve(cfg.data, allow_changes=False))  # holds for one start
+    files = {
+        _CONFIG: lambda: json_text(config.to_dict(cfg), indent=2) + "\n",
+        "flags.txt": lambda: flags_text(cfg),
+    }
+    return files | ({_JOB: lambda: job} if job else {})
+
+
+@contextmanager
+def left_as_it_was(run_dir: Path) -> Iterator[None]:
+    """Removes from a run's folder what the block added, if it turns out that no checkpoint can be written."""
+    before = set(run_dir.iterdir())
+    try:
+        yield
+    except CheckpointError:
+        for added in set(run_dir.iterdir()) - before:
+            with suppress(OSError):
+                shutil.rmtree(added) if added.is_dir() else added.unlink()
+        raise
+
+
 def begun(run_dir: Path) -> bool:
     """Whether the folder holds a run that took a step."""
     metrics = run_dir / "metrics.jsonl"
     has_metrics = metrics.exists() and metrics.stat().st_size > 0
     return has_metrics or any((run_dir / "checkpoints").glob("*/digests.json"))
+
+
+def _with_whole_folder(cfg: Config) -> Config:
+    """The settings with the whole path of the checkpoints' folder, since the run may be read from anywhere."""
+    folder = cfg.checkpointing.folder
+    if folder and is_local(folder):
+        folder = str(Path(folder).absolute())
+    return attrs.evolve(cfg, checkpointing=attrs.evolve(cfg.checkpointing, folder=folder))
 
 
 def _settings_before(run_dir: Path, cfg: Config) -> tuple[Config | None, str]:
@@ -141,7 +178,7 @@ def _settings_before(run_dir: Path, cfg: Config) -> tuple[Config | None, str]:
     except InputError as error:
         fault = str(error)
     except (FileNotFoundError, NotADirectoryError):
-        pass
+        pass  # no run has begun here, or the file is lost
     if not begun(run_dir):
         return None, fault and "damaged"
     recovered = checkpoint.recover_config(run_dir, folder=cfg.checkpointing.folder)

@@ -2,15 +2,21 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
+
+import attrs
 
 from ds2f import text
-from ds2f.config import Config, manifest_path
+from ds2f.checkpoint import load_config
+from ds2f.config import Config
 from ds2f.data import dataset as datasets
-from ds2f.data import manifests
+from ds2f.data import feature_statistics, manifests, problems
 from ds2f.data.dataset import Dataset
 from ds2f.data.loading import Loader
+from ds2f.data.manifest_paths import manifest_path
 from ds2f.data.manifests import Utterance
+from ds2f.data.problems import Checked, Problem, Remark
+from ds2f.errors import InputError
 from ds2f.runner.device.backend import Backend
 from ds2f.runner.distributed.collectives import Group
 
@@ -19,12 +25,13 @@ class Split(NamedTuple):
     """A data split. With ``data.train_on_val``, the split ``train`` holds the utterances of ``val`` as well."""
 
     name: str  # train, val or test
-    utterances: list[Utterance]  # all rows of the manifest; the ids of a batch are indices into this list
+    manifest: str  # its path
+    utterances: list[Utterance]  # the usable rows of the manifest; the ids of a batch are indices into this list
     dataset: Dataset
     references: dict[int, str]  # transcript in the spelling of the labels, by id; only of utterances in the dataset
 
-    @classmethod
-    def read(cls, name: str, cfg: Config, *, train: bool = False) -> Self:
+    @staticmethod
+    def read(name: str, cfg: Config, *, train: bool = False) -> "Split":
         """Reads the manifest, and every transcript and audio header in it. Starts no process and opens no device.
 
         Args:
@@ -35,13 +42,7 @@ class Split(NamedTuple):
         Raises:
           InputError: when the manifest or a file in it cannot be used.
         """
-        utterances = manifests.read(manifest_path(cfg, name), cfg=cfg.data)
-        if name == "train" and cfg.data.train_on_val:
-            validation = manifests.read(manifest_path(cfg, "val"), cfg=cfg.data)
-            utterances += [each._replace(id=row) for row, each in enumerate(validation, start=len(utterances))]
-        dataset = datasets.build(utterances, cfg, train=train)
-        references = {each.row: text.decode(each.labels, cfg.model.labels) for each in dataset.examples}
-        return cls(name, utterances, dataset, references)
+        return read({name: train}, cfg)[name]
 
     def load(self, cfg: Config, *, rank: int = 0, ranks: int = 1, **loading: Any) -> Loader:
         """Starts the loader of one rank's shards.
@@ -50,7 +51,7 @@ class Split(NamedTuple):
           cfg: a resolved configuration.
           rank: this rank; its shard of every global batch is loaded.
           ranks: the number of ranks.
-          **loading: ``pin_memory`` and ``start_method``, as for ``Loader``.
+          **loading: ``pin_memory``, ``start_method`` and ``max_unreadable``, as for ``Loader``.
         """
         train = self.dataset.train
         return Loader(
@@ -63,6 +64,17 @@ class Split(NamedTuple):
             **loading,
         )
 
+    def with_remark(self, remark: Remark | None) -> "Split":
+        """The split with one remark more, before the others."""
+        if remark is None:
+            return self
+        return self._replace(dataset=attrs.evolve(self.dataset, remarks=(remark, *self.dataset.remarks)))
+
+    @property
+    def has_spaces(self) -> bool:
+        """Whether a reference has a space. Otherwise the script writes none, and words are whole utterances."""
+        return any(" " in reference for reference in self.references.values())
+
     @property
     def seconds(self) -> float:
         """Total length of the dataset's recordings, seconds."""
@@ -73,21 +85,101 @@ def read_all(cfg: Config) -> dict[str, Split]:
     """Reads the splits of a training: ``train``, then the splits that are evaluated. Returns them by name.
 
     Raises:
-      InputError: when a manifest or a file in it cannot be used.
+      InputError: as ``read``.
     """
     evaluated = [] if cfg.data.train_on_val else ["val"]
     evaluated += ["test"] if cfg.training.evaluate_test else []
-    return {name: Split.read(name, cfg, train=name == "train") for name in ("train", *evaluated)}
+    return read({name: name == "train" for name in ("train", *evaluated)}, cfg)
+
+
+def read(names: Mapping[str, bool], cfg: Config) -> dict[str, Split]:
+    """Reads splits, and every transcript and audio header in them. Starts no process and opens no device.
+
+    Args:
+      names: ``train``, ``val`` or ``test``, and whether to augment, prune and shuffle the split.
+      cfg: a resolved configuration.
+
+    Raises:
+      InputError: when a manifest cannot be used, or more than ``data.max_unusable`` rows of one; the message lists the
+        problems of all splits.
+    """
+    splits: dict[str, Split] = {}
+    checked: list[Checked] = []
+    broken: list[str] = []
+    for name, train in names.items():
+        try:
+            splits[name] = _read(name, cfg, train=train, checked=checked)
+        except datasets.NothingLeftError as error:
+            if not checked[-1].problems:  # otherwise these are the reasons
+                broken.append(f"{name}: {error}")
+        except InputError as error:
+            broken.append(f"{name}: {error}")
+    remarks = problems.require_few(checked, limit=cfg.data.max_unusable, broken=broken)
+    return {name: split.with_remark(remarks.get(name)) for name, split in splits.items()}
+
+
+def _read(name: str, cfg: Config, *, train: bool, checked: list[Checked]) -> Split:
+    """Reads one split; ``checked`` takes the problems of single rows, which are left out."""
+    path = manifest_path(cfg, name)
+    found: list[Problem] = []
+    utterances, manifest = manifests.read(path, cfg=cfg.data, found=found), str(path)
+    if name == "train" and cfg.data.train_on_val:
+        beside = manifest_path(cfg, "val")
+        validation = manifests.read(beside, cfg=cfg.data, found=found)
+        manifest += f" and {beside}"
+        utterances += [each._replace(id=row) for row, each in enumerate(validation, start=len(utterances))]
+    checked.append(Checked(name, manifest, len(utterances) + len(found), found))
+    dataset = datasets.build(utterances, cfg, train=train, found=found)
+    references = {each.row: text.decode(each.labels, cfg.model.labels) for each in dataset.examples}
+    return Split(name, manifest, utterances, dataset, references)
 
 
 def load_all(splits: Mapping[str, Split], cfg: Config, backend: Backend, group: Group) -> dict[str, Loader]:
     """Starts this rank's loader of every split; the device decides on page-locked memory and the start method."""
     return {
         name: split.load(
-            cfg, rank=group.rank, ranks=group.size, pin_memory=backend.pin_memory, start_method=backend.start_method
+            cfg,
+            rank=group.rank,
+            ranks=group.size,
+            pin_memory=backend.pin_memory,
+            start_method=backend.start_method,
+            max_unreadable=cfg.data.max_unreadable,
         )
         for name, split in splits.items()
     }
+
+
+def with_statistics(splits: Mapping[str, Split], cfg: Config, group: Group) -> tuple[dict[str, Split], Config]:
+    """Completes a training's settings by the statistics of its features, where something needs them.
+
+    These are global normalisation, and unidirectional models: a stream's normalisation starts from them. Rank 0
+    measures, unless the run already knows them, or the run whose weights it starts from; all ranks get the same.
+
+    Raises:
+      InputError: on rank 0, as ``feature_statistics.measure``.
+    """
+    spect = cfg.spect
+    if not spect.mean and (spect.normalize == "global" or not cfg.model.bidirectional):
+        found = None
+        if group.rank == 0:
+            found = _inherited(cfg) or feature_statistics.measure(splits["train"].dataset)
+        mean, deviation = group.gather(found)[0]
+        spect = attrs.evolve(spect, mean=tuple(mean), deviation=deviation)
+    completed = {
+        name: split._replace(dataset=split.dataset.with_statistics(spect.mean, spect.deviation))
+        for name, split in splits.items()
+    }
+    return completed, attrs.evolve(cfg, spect=spect)
+
+
+def _inherited(cfg: Config) -> tuple[tuple[float, ...], float] | None:
+    """Mean and deviation of the features that the weights were trained on; None if they know none of these features."""
+    other = cfg.checkpointing.continue_from
+    if not other:
+        return None
+    spect = load_config(other).spect
+    alike = spect.full_scale == cfg.spect.full_scale and len(spect.mean) == cfg.spect.num_bins
+    return (spect.mean, spect.deviation) if alike else None
 
 
 def digests(splits: Mapping[str, Split]) -> dict[str, str]:

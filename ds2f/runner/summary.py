@@ -8,9 +8,10 @@ import attrs
 import torch
 
 from ds2f.config import Config
+from ds2f.optim import schedules
 from ds2f.precision import short_name
-from ds2f.runner.evaluator import Evaluation, as_results
-from ds2f.runner.program import Program
+from ds2f.runner.evaluator import Evaluation, split_results
+from ds2f.runner.program import Program, run_length
 from ds2f.runner.progress import TrainProgress
 from ds2f.runner.splits import Split, global_batch, micro_batches
 from ds2f.runner.telemetry import duration
@@ -39,7 +40,9 @@ class Summary:
         return f"{self.cfg.apex.opt_level} {short_name(self.program.policy.compute)}"
 
     def greeting(self, data: Mapping[str, Split], *, parameters: int, steps: int) -> list[str]:
-        """The first lines of a run's log: model and device, data, and a warning if half precision is slow here.
+        """The first lines of a run's log: model and device, data, manifests, and warnings.
+
+        Warnings: the run ends before the learning rate has reached its peak; half precision is slow here.
 
         Args:
           data: the splits by name.
@@ -61,6 +64,10 @@ class Summary:
             f"{sets}; {steps} steps of {'at most ' if cfg.data.max_frames else ''}{global_batch(cfg, ranks)} per epoch"
             f"{f' in {shards} shards' if shards > 1 else ''}, {cfg.training.epochs} epochs",
         ]
+        lines.append("manifests: " + "; ".join(f"{name} {path}" for name, path in manifests_of(data).items()))
+        optimizer_steps = {"total_steps": steps * cfg.training.epochs, "steps": run_length(cfg, steps)}
+        if warning := schedules.warmup_problem(cfg.optim, **optimizer_steps):
+            lines.append(warning)
         compute = self.program.policy.compute
         if compute != self.program.backend.fast_dtype == torch.float32:
             lines.append(
@@ -86,15 +93,23 @@ class Summary:
         line += f" and {progress.batch} steps  loss {loss:.3f}" if progress.batch else f"  loss {loss:.3f}"
         if found is not None:
             line += f"  val loss {found.loss:.3f}  WER {found.counts.wer:.2f} %  CER {found.counts.cer:.2f} %"
+            line += f" ({found.unreadable} unreadable, left out)" if found.unreadable else ""
         return f"{line}{' *' if best else ''}  {speed:.1f} utt/s  lr {rate:.2e}"
 
     def results(
-        self, progress: TrainProgress, evaluations: dict[str, Evaluation], *, steps: int, wall_seconds: float
+        self,
+        progress: TrainProgress,
+        data: Mapping[str, Split],
+        evaluations: dict[str, Evaluation],
+        *,
+        steps: int,
+        wall_seconds: float,
     ) -> dict[str, Any]:
         """The content of ``results.json``; launch/README.md defines the fields.
 
         Args:
           progress: at the end of the run.
+          data: the splits by name.
           evaluations: by split.
           steps: steps that changed the model.
           wall_seconds: of the whole run.
@@ -111,11 +126,12 @@ class Summary:
             "steps": steps,
             "skipped_steps": progress.skipped_steps,
             "batch_size": global_batch(self.cfg, self.ranks),
+            "manifests": manifests_of(data),
             "wall_seconds": round(wall_seconds, 1),
             "utterances_per_second": round(progress.utterances / seconds, 3),
             "audio_seconds_per_second": round(progress.audio_seconds / seconds, 3),
         }
-        return found | {split: as_results(evaluation.counts) for split, evaluation in evaluations.items()}
+        return found | {split: split_results(evaluation) for split, evaluation in evaluations.items()}
 
     def how_to_go_on(self, progress: TrainProgress, *, saved: bool) -> str:
         """The last message of a run that stopped on request; ``saved``: whether the checkpoint could be written."""
@@ -125,3 +141,8 @@ class Summary:
             f"Go on with: python -m launch.train --flagfile={self.run_dir / 'flags.txt'} --run_dir={self.run_dir} "
             "--checkpointing.load_auto_checkpoint"
         )
+
+
+def manifests_of(data: Mapping[str, Split]) -> dict[str, str]:
+    """The paths of the splits' manifests, by split."""
+    return {name: split.manifest for name, split in data.items()}

@@ -5,19 +5,22 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import IO, Any, Self, cast
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.files import json_text, write_atomically
+from ds2f.metrics import Intervals
 from ds2f.runner import log_files
 from ds2f.runner.log_files import LineFile, TensorBoard
+from ds2f.runner.run_files import RunFiles
 from ds2f.streams import TolerantStream, tolerant
 from ds2f.text import shown
 
@@ -35,15 +38,36 @@ class _LogHandler(logging.Handler):
         self._log(record.getMessage())
 
 
+class EarlyMessages:
+    """Keeps messages until the log is open, and passes later ones on to it."""
+
+    def __init__(self) -> None:
+        """Begins without messages."""
+        self._messages: list[str] = []
+        self._log: Callable[[str], None] = self._messages.append
+
+    def __call__(self, message: str) -> None:
+        """Takes a message."""
+        self._log(message)
+
+    def pass_on(self, log: Callable[[str], None]) -> None:
+        """Passes all messages on to ``log``, and those to come."""
+        self._log = log
+        for message in self._messages:
+            log(message)
+
+
 class Telemetry:
     """The log and telemetry of a run: terminal, ``log.txt``, ``metrics.jsonl``, TensorBoard and ``results.json``.
 
     A terminal or file that cannot be written stops nothing: the others get a message about it.
     """
 
-    def __init__(self, run_dir: Path, cfg: Config, *, console: Console | None = None) -> None:
-        """Opens the files of ``run_dir`` for appending."""
-        self._run_dir = run_dir
+    def __init__(
+        self, run_dir: Path, cfg: Config, *, files: RunFiles | None = None, console: Console | None = None
+    ) -> None:
+        """Opens the files of ``run_dir`` for appending; ``files`` are those that ``restore`` makes again, too."""
+        self._run_dir, self._files = run_dir, files or RunFiles(run_dir)
         self._output = tolerant(sys.stdout)
         self._output_failed = False
         self._console = console or terminal(self._output)
@@ -108,6 +132,19 @@ class Telemetry:
             self._tensorboard.close()
             self._tensorboard = TensorBoard(self._run_dir / "tensorboard", self.log, purge_step=iteration + 1)
 
+    def restore(self) -> None:
+        """Makes the run's folder whole again if somebody has removed it or some of its files."""
+        try:
+            names = self._files.restore()
+            names += [file.name for file in (self._log_file, self._metrics) if file.restore()]
+            if self._tensorboard is not None and self._tensorboard.restore():
+                names.append("tensorboard (with the scalars from here on)")
+        except OSError as error:
+            self.log(f"{self._run_dir}: removed files cannot be written again: {error}. Training goes on.")
+            return
+        if names:
+            self.log(f"{self._run_dir} was removed, whole or in part; written again: {', '.join(names)}")
+
     def progress(self, description: str, total: int, completed: int = 0) -> "StepProgress":
         """A progress bar over the steps of an epoch; drawn on a terminal only."""
         return StepProgress(self._console, description, total, completed, disable=not self._show_progress)
@@ -121,7 +158,8 @@ class Telemetry:
         sets = {split: results[split] for split in ("val", "test") if split in results}
         columns = {"FPS": f"{results['utterances_per_second']:.1f}", "epochs": str(results["epochs"])}
         columns |= {"AMP": results["amp"], "Torch": results["torch"].split("+")[0]}
-        self._console.print(errors_table(results["name"], sets, **columns))
+        self._console.print(errors_table(results["name"], sets, results.get("manifests", {}), columns=columns))
+        self.restore()
         path = self._run_dir / "results.json"
         try:
             write_atomically(path, json_text(results, indent=2) + "\n", fsync=True)
@@ -156,6 +194,9 @@ class BufferedTelemetry(Telemetry):
     def rewind(self, iteration: int, *, in_epoch: bool) -> None:
         """Does nothing: rank 0 writes the file."""
 
+    def restore(self) -> None:
+        """Does nothing: rank 0 has the same files."""
+
     def progress(self, description: str, total: int, completed: int = 0) -> "StepProgress":
         """A progress bar that is never drawn."""
         return StepProgress(Console(quiet=True), description, total, completed, disable=True)
@@ -164,9 +205,9 @@ class BufferedTelemetry(Telemetry):
         """Does nothing: rank 0 has the same results."""
 
 
-def open_telemetry(run_dir: Path, cfg: Config, *, rank: int = 0) -> Telemetry:
+def open_telemetry(run_dir: Path, cfg: Config, *, rank: int = 0, files: RunFiles | None = None) -> Telemetry:
     """The telemetry of a rank: rank 0 writes to the run's folder, the others leave their lines to it."""
-    return Telemetry(run_dir, cfg) if rank == 0 else BufferedTelemetry()
+    return Telemetry(run_dir, cfg, files=files) if rank == 0 else BufferedTelemetry()
 
 
 class StepProgress:
@@ -198,7 +239,7 @@ class StepProgress:
 
 
 def terminal(output: TolerantStream | None = None) -> Console:
-    """The terminal; output to a file or pipe is laid out for 100 columns.
+    """The terminal; output to a file or pipe is laid out for 80 columns.
 
     On it, brackets and colons in names mean nothing.
 
@@ -208,25 +249,43 @@ def terminal(output: TolerantStream | None = None) -> Console:
     file = cast(IO[str] | None, output)
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, file=file)
     if not console.is_terminal:
-        console.width = 100
+        console.width = 80
     return console
 
 
-def errors_table(name: str, results: Mapping[str, Mapping[str, Any]], **columns: str) -> Table:
+def errors_table(
+    name: str,
+    results: Mapping[str, Mapping[str, Any]],
+    manifests: Mapping[str, str] = MappingProxyType({}),
+    *,
+    intervals: Mapping[str, Intervals] = MappingProxyType({}),
+    columns: Mapping[str, str] = MappingProxyType({}),
+) -> Table:
     """A table of error rates by split, with further columns that are the same for all splits.
 
     Args:
       name: of the run.
       results: the entry of ``results.json`` for each split (``val``, ``test``).
-      **columns: heading and text.
+      manifests: the paths of the splits' manifests, for the lines below the table.
+      intervals: confidence intervals of the rates, shown below them.
+      columns: heading and text.
     """
-    table = Table(box=box.SIMPLE_HEAD)
+    paths = [f"{split}: {shown(manifests[split])}" for split in results if split in manifests]
+    caption = Text("\n".join(paths)) if paths else None
+    padding = (0, 1, 0, 0) if columns else (0, 1)  # within 80 columns
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=padding)
     for heading in ("name", "set", "WER %", "CER %", "words", *columns):
-        table.add_column(heading, justify="left" if heading in ("name", "set") else "right", overflow="fold")
+        text = heading in ("name", "set")
+        table.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     for split, row in results.items():
-        rates = (f"{row['wer']:.3f}", f"{row['cer']:.3f}")
+        bounds = intervals.get(split, (None, None))
+        rates = [_rate(row[rate], interval) for rate, interval in zip(("wer", "cer"), bounds, strict=True)]
         table.add_row(shown(name), split, *rates, f"{row['word_errors']}/{row['words']}", *columns.values())
     return table
+
+
+def _rate(rate: float, interval: tuple[float, float] | None) -> str:
+    return f"{rate:.3f}" + (f"\n({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
 
 
 def duration(seconds: float) -> str:

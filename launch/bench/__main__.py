@@ -22,7 +22,7 @@ sys.argv[0] = str(Path(__file__).parent)  # the program name in messages and --h
 FLAGS = absl_flags.FLAGS
 flags.define(
     only=("device", "model", "optim", "apex", "spect", "augmentation", "data_path", "training.seed", "training.engine")
-    + ("nproc_per_node", "max_restarts", "rdzv_timeout", "collective_timeout")
+    + ("nproc_per_node", "max_restarts", "restart_window", "rdzv_timeout", "collective_timeout")
     + ("data.dataset", "data.train_manifest", "data.test_manifest", "data.num_workers", "data.cache_features")
     + ("data.max_frames", "data.padded_shapes", "data.bucket_jitter")
 )

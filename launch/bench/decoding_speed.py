@@ -8,9 +8,10 @@ import torch
 from rich.console import Console
 
 from ds2f import metrics, rng
-from ds2f.config import Config, manifest_path
+from ds2f.config import Config
 from ds2f.convolutions import output_lengths
 from ds2f.data import manifests
+from ds2f.data.manifest_paths import manifest_path
 from ds2f.decode import greedy
 from ds2f.features import num_frames
 from ds2f.runner.device.backend import open_backend

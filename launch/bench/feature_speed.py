@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ds2f.config import Config, manifest_path
+from ds2f.config import Config
 from ds2f.data import audio, manifests
+from ds2f.data.manifest_paths import manifest_path
 from ds2f.features import log_spectrogram
 from launch.bench.options import Options
 

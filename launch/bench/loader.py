@@ -10,7 +10,8 @@ from typing import Any
 import attrs
 from rich.console import Console
 
-from ds2f.config import Config, manifest_path
+from ds2f.config import Config
+from ds2f.data.manifest_paths import manifest_path
 from ds2f.runner.splits import Split
 from ds2f.types import Batch
 from launch.bench.options import Options

@@ -10,11 +10,11 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import decoding, flags
+from launch import decoding, flagfiles, flags, long_recordings
 
 sys.argv[0] = str(Path(__file__).parent)  # the program name in messages and --help
 FLAGS = absl_flags.FLAGS
-flags.define(only=("data_path", "device", "data", "apex"))
+flags.define(only=("data_path", "device", "data", "apex.opt_level", "apex.dtype"))
 decoding.define()
 decoding.define_which()
 decoding.define_speaker()
@@ -57,7 +57,7 @@ def _markdown() -> str:
         return "\n".join(map(shown, compare.rows(FLAGS.compare, FLAGS.against, split=FLAGS.split)))
     if FLAGS.ablation:
         return "\n".join(map(shown, ablation.rows(Path(FLAGS.ablation))))
-    return results_page.page(Path(FLAGS.results))
+    return results_page.page(flagfiles.shipped(Path(FLAGS.results)), name=Path(FLAGS.results))
 
 
 def _errors() -> None:
@@ -88,9 +88,10 @@ def _transcribe(run_dir: Path) -> list[decoding.Transcript]:
     from ds2f.runner.telemetry import terminal
 
     cfg = flags.config_from_flags(load_config(run_dir))
-    decoder = decoding.decoder(cfg.model.labels)
-    run = decoding.open_run(cfg, run_dir, split=FLAGS.split, which=FLAGS.which, console=terminal())
-    return decoding.transcripts(run, decoding.evaluate(run, cfg, decoder))
+    with decoding.decoder(cfg.model.labels) as decoder:
+        whole, short = long_recordings.read(FLAGS.split, cfg)
+        run = decoding.open_run(cfg, run_dir, short, which=FLAGS.which, console=terminal())
+        return decoding.transcripts(whole, long_recordings.evaluate(run, whole, cfg, decoder)[0])
 
 
 if __name__ == "__main__":

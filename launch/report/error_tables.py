@@ -29,7 +29,7 @@ def show(found: dict[str, Any], console: Console, *, rows: int, worst: int) -> N
       worst: number of utterances.
     """
     found = _escaped(found)
-    for table in _tables(found, rows):
+    for table in tables(found, rows):
         console.print(table, soft_wrap=False)
     for line in _short(found, rows):
         console.print(line)
@@ -50,7 +50,8 @@ def _escaped(found: Any) -> Any:
     return shown(found) if isinstance(found, str) else found
 
 
-def _tables(found: dict[str, Any], rows: int) -> Iterator[RenderableType]:
+def tables(found: dict[str, Any], rows: int) -> Iterator[RenderableType]:
+    """The tables of an analysis, each of at most ``rows`` rows, within 80 columns."""
     yield _counts_table(found)
     yield _classes_table(found["classes"])
     if any(row["said"] for row in found["e_set"]):
@@ -175,7 +176,7 @@ def _table(title: str, first: str, *numbers: str) -> Table:
     table = Table(title=title, title_justify="left", title_style=_TITLE, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold")
     for heading in numbers:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 

@@ -70,11 +70,12 @@ table.
 """
 
 
-def page(folder: Path) -> str:
+def page(folder: Path, *, name: Path) -> str:
     """The page in Markdown.
 
     Args:
-      folder: such as ``configs/results``.
+      folder: of the results.
+      name: of the folder on the page, such as ``configs/results``, wherever the package is installed.
 
     Raises:
       InputError: a file is missing, damaged, or of another test set.
@@ -83,7 +84,9 @@ def page(folder: Path) -> str:
         results=_lines(results.rows(folder)),
         sources=_lines(_sources(folder)),
         ablation=_lines(ablation.rows(folder / "ablation")),
-        ranks=_lines(compare.rows(f"{folder}/ranks/eight-*", f"{folder}/ranks/one-*", split="val")),
+        ranks=_lines(compare.rows(f"{folder}/ranks/eight-*", f"{folder}/ranks/one-*", split="val")).replace(
+            f"{folder}/", f"{name}/"
+        ),
     )
 
 

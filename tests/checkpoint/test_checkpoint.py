@@ -19,7 +19,7 @@ import torch
 
 import ds2f
 from ds2f import checkpoint, config, optim, steps, tree
-from ds2f.checkpoint import Checkpoints, integrity, retention
+from ds2f.checkpoint import Checkpoints, integrity, retention, storage, writing
 from ds2f.config import CheckpointingConfig, Config, ModelConfig
 from ds2f.errors import InputError
 from ds2f.runner.progress import TrainProgress
@@ -208,10 +208,39 @@ def test_a_score_for_a_checkpoint_that_was_not_written_is_left_to_the_next_try(c
     def refuse(folder, size):
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
-    monkeypatch.setattr(retention, "require_free", refuse)
+    monkeypatch.setattr(storage, "require_free", refuse)
     checkpoints.save(1, make_state(), {})
     assert not checkpoints.add_validation({}, score=1.0)
     assert "was not written: No space left on device" in said[0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        ValueError("FAILED: cannot write [os_error_code='5']"),
+        ValueError("no"),
+    ],
+)
+@pytest.mark.parametrize(("module", "name"), [(writing, "write"), (integrity, "add"), (integrity, "write")])
+def test_a_write_that_fails_once_costs_neither_checkpoint_nor_score(
+    checkpoints, monkeypatch, said, module, name, error
+):
+    checkpoints.save(1, make_state(), {}, score=2.0)
+    assert checkpoints.wait()
+    real, errors = getattr(module, name), [error]
+
+    def fail_once(*arguments):
+        if errors:
+            raise errors.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(module, name, fail_once)
+    checkpoints.save(2, make_state(), {})
+    assert checkpoints.add_validation({"validated": True}, score=1.0)
+    assert checkpoints.find("best") == 2
+    assert checkpoints.restore(2, make_state())[1] == {"validated": True}
+    assert [text.partition(" was written at the second try; the first failed: ")[1] != "" for text in said] == [True]
 
 
 def test_without_a_score_the_best_is_the_last(checkpoints):
@@ -555,7 +584,7 @@ def test_on_a_full_disk_the_run_goes_on_and_the_next_checkpoint_is_kept_once_the
     small_disk, said, foreseen, monkeypatch, capfd
 ):
     if not foreseen:  # another process takes the room while the checkpoint is written
-        monkeypatch.setattr(retention, "require_free", lambda folder, size: None)
+        monkeypatch.setattr(storage, "require_free", lambda folder, size: None)
     checkpoints, state = Checkpoints(small_disk, warn=said.append), make_state()
     checkpoints.save(1, state, {}, score=1.0)
     assert checkpoints.wait()
@@ -587,7 +616,7 @@ def test_a_folder_that_becomes_unwritable_is_a_warning_and_at_the_start_an_error
     assert not checkpoints.wait()
     assert "checkpoint 2 was not written: Read-only file system" in said[0]
     with pytest.raises(InputError, match="Read-only file system"):
-        Checkpoints(small_disk)
+        Checkpoints(small_disk).prove()
     assert checkpoint.Checkpoints(small_disk, read_only=True).find("last") == 1
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     checkpoints.save(3, make_state(), {})
@@ -785,3 +814,26 @@ def test_a_progress_without_a_best_score_is_read_as_it_is_and_as_it_was_written(
     assert (progress.epoch, progress.best_score) == (3, float("inf"))
     assert written.find("best") == 1
     written.close()
+
+
+def test_a_partitions_state_with_dots_in_its_names_is_read_as_older_checkpoints_have_it(checkpoints):
+    state = make_state(tx=optim.muon(0.1))
+
+    def dotted(part):
+        return {name.replace("/", "."): leaf + 1 for name, leaf in tree.flatten_with_names(part).items()}
+
+    trace, adam = state.opt_state[0][0][0], state.opt_state[0][1]
+    older = (trace._replace(trace=dotted(trace.trace)), state.opt_state[0][0][1])
+    older = (older, adam._replace(mu=dotted(adam.mu), nu=dotted(adam.nu)))
+    checkpoints.save(1, state._replace(opt_state=(older, *state.opt_state[1:])), {})
+    assert "opt_state/0/0/0/trace/conv.layers.0.weight" in checkpoints_leaves(checkpoints)
+    restored, _ = checkpoints.restore(1, state)
+    for name, leaf in tree.flatten_with_names(restored.opt_state).items():
+        before = tree.flatten_with_names(state.opt_state)[name]
+        assert torch.equal(leaf, before + ("trace" in name or "/mu/" in name or "/nu/" in name)), name
+    assert_same_bits(restored.params, state.params)
+
+
+def checkpoints_leaves(checkpoints):
+    checkpoints.wait()
+    return retention.about(checkpoints._folder / "1")["leaves"]

@@ -149,12 +149,6 @@ def test_a_window_shorter_than_a_sample_is_refused() -> None:
         config.resolve(Config(spect=SpectConfig(window_stride=1e-6)))
 
 
-def test_manifests_default_to_those_of_the_corpus() -> None:
-    cfg = Config(data_path="d", data=DataConfig(dataset="an4", val_manifest="elsewhere/dev.json"))
-    assert config.manifest_path(cfg, "train") == Path("d/an4_train_manifest.csv")
-    assert config.manifest_path(cfg, "val") == Path("elsewhere/dev.json")
-
-
 def test_configuration_does_not_import_torch() -> None:
     code = "import sys, ds2f.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

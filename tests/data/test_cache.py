@@ -9,6 +9,8 @@ import torch
 from ds2f.config import SpectConfig
 from ds2f.data.cache import FeatureCache
 
+pytestmark = pytest.mark.usefixtures("roomy_disk")
+
 
 @pytest.fixture
 def recording(tmp_path):
@@ -78,7 +80,8 @@ def test_what_is_read_may_be_written_to_and_changes_nothing_kept(cache, recordin
 
 
 def test_speeds_recordings_and_settings_do_not_mix(tmp_path, cache, recording):
-    other = shutil.copy2(recording, tmp_path / "b.wav")
+    other = tmp_path / "b.wav"
+    other.write_bytes(b"other")
     compute = _Compute()
     coarse = FeatureCache(tmp_path / "cache", SpectConfig(window_stride=0.02))
     values = [
@@ -93,15 +96,47 @@ def test_speeds_recordings_and_settings_do_not_mix(tmp_path, cache, recording):
     assert values == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("change", ["content", "time"])
-def test_a_changed_recording_is_computed_anew(cache, recording, change):
+def _rewritten(recording):
+    recording.write_bytes(b"SOUND")
+
+
+def _replaced(recording):
+    other = recording.with_name("other.wav")
+    other.write_bytes(b"SOUND")
+    other.replace(recording)
+
+
+def _linked(recording):
+    other = recording.with_name("other.wav")
+    other.write_bytes(b"SOUND")
+    recording.unlink()
+    recording.symlink_to(other)
+
+
+@pytest.mark.parametrize("change", [_rewritten, _replaced, _linked])
+def test_a_recording_that_is_replaced_with_the_same_size_and_time_is_computed_anew(cache, recording, change):
     compute = _Compute()
     cache.features(recording, 1.0, compute)
-    if change == "content":
-        recording.write_bytes(b"another sound")
-    else:
-        os.utime(recording, ns=(0, recording.stat().st_mtime_ns + 1))
+    before = recording.stat()
+    change(recording)
+    os.utime(recording, ns=(before.st_atime_ns, before.st_mtime_ns))
+    now = recording.stat()
+    assert (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     assert cache.features(recording, 1.0, compute)[0, 0] == 2
+
+
+def test_a_recording_that_is_moved_copied_or_touched_is_not_computed_anew(cache, recording, tmp_path):
+    features = torch.randn(161, 20)
+    cache.features(recording, 1.0, lambda: features)
+    os.utime(recording, ns=(0, 0))
+    assert torch.equal(cache.features(recording, 1.0, _never), features)
+    copied = shutil.copy(recording, tmp_path / "caf\udce9.wav")
+    assert torch.equal(cache.features(copied, 1.0, _never), features)
+
+
+def test_a_pipe_in_place_of_a_recording_is_not_waited_for(cache, tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert cache.features(tmp_path / "pipe.wav", 1.0, _Compute())[0, 0] == 1
 
 
 @pytest.mark.parametrize(
@@ -147,9 +182,13 @@ def test_a_full_disk_is_noticed_once_and_leaves_nothing_behind(cache, recording,
     assert not [path for path in cache.directory.rglob("*") if path.is_file()]
 
 
-def test_a_nearly_full_disk_is_left_alone(cache, recording, monkeypatch):
-    usage = shutil.disk_usage(recording)._replace(total=1000, free=49)
+@pytest.mark.parametrize(
+    ("total", "free", "full"),
+    [(1000, 49, True), (1000, 50, False), (10**13, 2 * 2**30 - 1, True), (10**13, 2 * 2**30, False)],
+)
+def test_a_nearly_full_disk_is_left_alone(cache, recording, monkeypatch, total, free, full):
+    usage = shutil.disk_usage(recording)._replace(total=total, free=free)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     cache.features(recording, 1.0, _Compute())
-    assert "nearly full" in cache.problem
-    assert not cache.path(recording, 1.0).exists()
+    assert ("nearly full" in str(cache.problem)) is full
+    assert cache.path(recording, 1.0).exists() is not full

@@ -46,6 +46,43 @@ def test_an_unknown_character_stops_and_the_recording_is_named():
         dataset.build([_utterance(0), _utterance(1, "ROUTE 77")], CFG, train=True)
 
 
+def test_all_transcripts_with_unknown_characters_and_long_recordings_are_found_at_once():
+    found = []
+    utterances = [_utterance(0), _utterance(1, "ROUTE 77"), _utterance(2, "CAFÉ 7"), _utterance(3, duration=9e9)]
+    built = dataset.build(utterances, CFG, train=True, found=found)
+    assert [example.row for example in built.examples] == [0]
+    assert [problem.where for problem in found] == ["1.wav", "2.wav", "3.wav"]
+    assert [dict(problem.characters) for problem in found] == [{"7": 2}, {"7": 1, "É": 1}, {}]
+    assert "the limit is 1,800 s" in found[2].reason
+
+
+def test_as_many_as_the_limit_allows_are_left_out_with_a_remark():
+    utterances = [_utterance(0), _utterance(1, "ROUTE 77"), _utterance(2, "CAFÉ 7")]
+    built = dataset.build(utterances, _with_data(max_unusable=2), train=True)
+    assert [example.row for example in built.examples] == [0]
+    assert "data.max_unusable" in built.remarks[0].what
+    with pytest.raises(InputError, match="2 of 3 rows cannot be used"):
+        dataset.build(utterances, _with_data(max_unusable=1), train=True)
+
+
+def test_labels_that_tell_cases_apart_are_remarked_on_where_the_other_case_is_no_label():
+    cfg = attrs.evolve(CFG, model=ModelConfig(labels=tuple("_abAB ")))
+    found = []
+    dataset.build([_utterance(0, "ab"), _utterance(1, "abC")], cfg, train=True, found=found)
+    assert "tell upper and lower case apart" not in found[0].reason, "c is no label either"
+    found = []
+    cfg = attrs.evolve(CFG, model=ModelConfig(labels=tuple("_abcAB ")))
+    dataset.build([_utterance(0, "ab"), _utterance(1, "abC")], cfg, train=True, found=found)
+    assert "tell upper and lower case apart" in found[0].reason
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_set_of_empty_transcripts_is_remarked_on(train):
+    built = dataset.build([_utterance(0, ""), _utterance(1, " ")], CFG, train=train)
+    assert "nothing to learn and no error rate" in built.remarks[0].what
+    assert not dataset.build([_utterance(0, ""), _utterance(1)], CFG, train=train).remarks
+
+
 @pytest.mark.parametrize(("policy", "rows"), [("drop_character", [0, 1, 2]), ("drop_utterance", [0])])
 def test_unknown_characters_are_dropped_as_asked_and_counted(policy, rows):
     utterances = [_utterance(0), _utterance(1, "ROUTE 77"), _utterance(2, "ROUTE {7}")]
@@ -138,15 +175,17 @@ def test_a_noise_folder_is_searched_in_depth_and_must_hold_recordings(tmp_path):
     )
 
 
-def test_the_longest_is_what_the_slowest_draw_makes_of_an_utterance():
+@pytest.mark.parametrize("silence", [0.0, 0.02])
+def test_the_longest_is_what_the_slowest_draw_makes_of_an_utterance(silence):
     utterances = [_utterance(row, duration=1 + row / 7) for row in range(5)]
-    cfg = attrs.evolve(CFG, augmentation=AugmentationConfig(speeds=(1.1, 0.8), tempo_min=0.9, tempo_max=1.2))
+    stretched = AugmentationConfig(speeds=(1.1, 0.8), tempo_min=0.9, tempo_max=1.2, silence=silence)
+    cfg = attrs.evolve(CFG, augmentation=stretched)
     training, evaluation = (dataset.build(utterances, cfg, train=train) for train in (True, False))
     assert evaluation.longest() == evaluation.num_frames(0)
     drawn = [training.num_frames(epoch) for epoch in range(200)]
     for longest, *frames in zip(training.longest(), *drawn, strict=True):
         assert 0.97 * longest <= max(frames) <= longest
-    assert training.longest()[0] == round(16000 / 0.8 / 0.9) // 160 + 1
+    assert training.longest()[0] == round(16000 / 0.8 / 0.9 + 2 * 16000 * silence) // 160 + 1
 
 
 def test_an_utterance_that_is_longer_than_a_whole_batch_may_be_is_named_with_the_remedy():

@@ -1,23 +1,28 @@
 """Tests of loader processes: their death is told at once with its cause, and none outlives its parent."""
 
+import errno
 import gc
+import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import soundfile
 
 from ds2f.config import Config, DataConfig
-from ds2f.data import collate, dataset
+from ds2f.data import collate, dataset, loader_processes
 from ds2f.data.loading import Loader
 from ds2f.data.manifests import Utterance
-from ds2f.errors import WorkerDied
+from ds2f.errors import InputError, WorkerDied
 
 ROOT = Path(__file__).parents[2]
 RATE = 16000
@@ -114,6 +119,128 @@ def test_the_message_tells_what_the_exit_status_means(built, monkeypatch, end, t
     with pytest.raises(WorkerDied, match=told):
         next(loader.epoch(0))
     loader.close()
+
+
+@pytest.fixture
+def impatient(built):
+    """The dataset of ``built``, with the shortest of limits."""
+    return attrs.evolve(built, data=attrs.evolve(built.data, loader_timeout=1.0))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="states are read from /proc")
+@pytest.mark.parametrize("pin_memory", [False, True])
+@pytest.mark.parametrize("batches", [0, 1, 6])  # 6: before the first batch of the next epoch
+def test_a_stopped_process_is_named_after_the_limit(impatient, pin_memory, batches, recwarn):
+    loader = Loader(impatient, batch_size=4, num_workers=2, pin_memory=pin_memory)
+    given = itertools.chain(loader.epoch(0), loader.epoch(1))
+    for _ in range(batches):
+        next(given)
+    victim = children()[0].pid
+    os.kill(victim, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(
+        WorkerDied, match=rf"for 1 s: loader process {victim} is stopped \(kill -CONT {victim}.*"
+    ) as error:
+        list(given)
+    assert time.monotonic() - began < 1 + AT_ONCE
+    assert "Awaited: a batch of 4: " in str(error.value) or "the end of the epoch" in str(error.value)
+    loader.close()
+    wait_until(lambda: not children())
+
+
+@pytest.mark.parametrize(
+    ("work", "told"), [(lambda: time.sleep(60), "waits"), (lambda: sum(range(10**11)), r"computes \(py-spy")]
+)
+def test_a_process_that_never_returns_is_named_with_the_awaited_recordings(impatient, monkeypatch, work, told):
+    monkeypatch.setattr(collate.audio, "load", lambda *_, **__: work())
+    loader = Loader(impatient, batch_size=4, num_workers=1)
+    with pytest.raises(WorkerDied, match=rf"{told}.*a batch of 4: .*\.wav to .*\.wav\. --data.loader_timeout"):
+        next(loader.epoch(0))
+    loader.close()
+    assert not children()
+
+
+def test_what_the_caller_does_meanwhile_ends_the_wait(built, slow):
+    loader = Loader(built, batch_size=4, num_workers=1)
+    calls = itertools.count()
+
+    def interrupt():
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        next(loader.epoch(0, meanwhile=interrupt))
+    assert time.monotonic() - began < AT_ONCE
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    loader.close()
+    wait_until(lambda: not children())
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("unable to write to file </torch_1_2>: No space left on device (28)"), "/dev/shm.*--shm-size"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (RuntimeError("received 0 items of ancillary data"), "ulimit -n"),
+        (TypeError("cannot pickle"), r"could not send a batch \(TypeError: cannot pickle\)"),
+    ],
+)
+def test_a_batch_that_cannot_be_sent_ends_the_wait_with_the_reason(built, monkeypatch, error, told):
+    def refuse(_):
+        raise error
+
+    monkeypatch.setattr(collate.Loaded, "__reduce__", refuse)
+    loader = Loader(built, batch_size=4, num_workers=1)
+    began = time.monotonic()
+    with pytest.raises(WorkerDied, match=told):
+        next(loader.epoch(0))
+    assert time.monotonic() - began < AT_ONCE
+    loader.close()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_in_a_process_are_no_fault_of_a_recording(built, monkeypatch, number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(collate.audio.Path, "open", refuse)
+    loader = Loader(built, batch_size=4, num_workers=1)
+    with pytest.raises(InputError, match="too many open files: ulimit -n is "):
+        next(loader.epoch(0))
+    loader.close()
+
+
+@pytest.mark.parametrize("length", [70, 90, 200])
+def test_a_long_path_of_temporary_files_does_no_harm(built, tmp_path, monkeypatch, length):
+    folder = Path(f"{tmp_path}/".ljust(length, "x"))
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    loader = Loader(built, batch_size=4, num_workers=2)
+    assert len(list(loader.epoch(0))) == 6
+    loader.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+def test_processes_that_the_limit_on_open_files_does_not_allow_are_refused(built):
+    gc.collect()  # files of earlier tests would be closed later
+    limits, few = resource.getrlimit(resource.RLIMIT_NOFILE), len(list(Path("/proc/self/fd").iterdir())) + 30
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, limits[1]))
+    try:
+        with pytest.raises(InputError, match=rf"ulimit -n is {few}\. Raise it.*--data.num_workers=1"):
+            Loader(built, batch_size=4, num_workers=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not children()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/shm")
+def test_processes_that_shared_memory_does_not_allow_are_refused(built, monkeypatch):
+    real = os.statvfs("/dev/shm")
+    full = os.statvfs_result((4096, 4096, 16, 2, 2, *tuple(real)[5:]))
+    monkeypatch.setattr(loader_processes.os, "statvfs", lambda _: full)
+    with pytest.raises(InputError, match=r"/dev/shm, is full.*--shm-size"):
+        Loader(built, batch_size=4, num_workers=2)
 
 
 def test_signals_that_end_a_run_are_left_to_the_parent(built):

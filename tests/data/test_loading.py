@@ -1,5 +1,6 @@
 import itertools
 import multiprocessing
+import os
 import time
 
 import attrs
@@ -121,6 +122,14 @@ def test_batches_do_not_depend_on_the_number_of_workers_or_threads(corpus, tmp_p
         torch.set_num_threads(threads)
     for num_workers in (1, 2):
         _assert_same(alone, _all(built, epoch=3, num_workers=num_workers))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_more_processes_than_processors_are_started_without_a_warning(corpus, tmp_path, monkeypatch, recwarn, train):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    built = dataset.build(corpus, _config(tmp_path), train=train)
+    assert _all(built, num_workers=2)
+    assert [str(each.message) for each in recwarn if "worker processes" in str(each.message)] == []
 
 
 def test_spawned_workers_load_what_forked_ones_do(corpus, tmp_path):
@@ -390,6 +399,7 @@ def test_no_worker_outlives_a_loader_whose_epoch_failed_or_was_abandoned(corpus,
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.usefixtures("roomy_disk")
 def test_cached_epochs_have_the_bits_of_computed_ones(corpus, tmp_path, num_workers, monkeypatch):
     computed = dataset.build(corpus, _config(tmp_path, SPEEDS), train=True)
     cached = dataset.build(corpus, _config(tmp_path, SPEEDS, cache_features=True), train=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from ds2f.config import Config, DataConfig
 from ds2f.data import manifests
 from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
@@ -117,12 +118,12 @@ def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path):
         ("m.csv", b"wav/1.wav,txt/1.txt\nwav/2.wav\n", r"m\.csv:2: 1 column\(s\).*a comma"),
         ("m.csv", b"wav/1.wav,txt/1.txt,1.5\n", r"m\.csv:1: 3 column\(s\)"),
         ("m.csv", b"wav/1.wav,\n", r"m\.csv:1: "),
-        ("m.csv", b"wav/1.wav\ttxt/1.txt\n", r"m\.csv:1: 1 column"),
         ("m.csv", b'wav/1.wav,txt/1.txt\n"wav/2.wav,txt/2.txt\n', r"m\.csv:\d: .*quotes"),
-        ("m.csv", b"wav/\xff.wav,txt/1.txt\n", r"m\.csv: byte 4 is not UTF-8; save"),
+        ("m.csv", b"wav/\xff.wav,txt/1.txt\n", r"m\.csv:1: .*not UTF-8; save the manifest as UTF-8"),
         ("m.json", b'{"samples": [}', r"m\.json:1: not JSON"),
-        ("m.json", b'[{"wav_path": "a"}]', r'm\.json: no list "samples"'),
-        ("m.json", b'{"samples": [{"wav_path": "wav/1.wav"}]}', r'samples\[0\]: needs "wav_path" and "transcript'),
+        ("m.json", b'[{"wav_path": "a"}]', r"m\.json: no field of transcripts .* among wav_path"),
+        ("m.json", b'{"samples": {}}', r'm\.json: no list "samples"'),
+        ("m.json", b'{"samples": [{"wav_path": "wav/1.wav"}]}', r"m\.json: no field of transcripts .* among wav_path"),
         ("m.json", b'{"root_path": ".", "samples": []}', "names no recordings"),
     ],
 )
@@ -145,8 +146,36 @@ def test_all_unusable_files_are_found_up_front_and_the_first_are_listed(folder: 
     assert f"{path}:2: {folder}/wav/3.wav: the file is empty" in lines[2]
     assert f"{path}:3: {folder}/txt/none.txt: No such file" in lines[3]
     assert f"{path}:5: {folder}/wav/gone0.wav: No such file" in lines[4]
-    assert lines[6] == "  ... and 8 more"
-    assert len(lines) == 7
+    assert lines[7] == "  ... and 7 more of this kind (10 in all)"
+    assert lines[8] == "  to go on without these rows: --data.max_unusable=13"
+    listed = Path(lines[9].removeprefix("  the whole list: ")).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 10
+    assert len(listed) == 13
+    assert all(f"gone{index}.wav" in listed[3 + index] for index in range(10))
+
+
+def test_rows_that_cannot_be_used_are_left_out_up_to_the_limit(folder: Path, caplog: pytest.LogCaptureFixture):
+    (folder / "wav" / "2.wav").write_bytes(b"")
+    (folder / "txt" / "3.txt").write_bytes(b"\xff")
+    path = write(folder, "wav/1.wav,txt/1.txt\nwav/2.wav,txt/2.txt\nwav/3.wav,txt/3.txt\n")
+    assert manifests.read(path, cfg=DataConfig(max_unusable=2)) == expected(folder, 1)
+    assert "2 utterance(s) left out" in caplog.text
+    with pytest.raises(InputError, match="2 of 3 rows cannot be used"):
+        manifests.read(path, cfg=DataConfig(max_unusable=1))
+
+
+def test_a_quick_check_lists_what_is_wrong_with_the_rows_of_all_manifests(folder: Path):
+    write(folder, "wav/1.wav,txt/1.txt\nwav/2.wav\n", "train.csv")
+    write(folder, "{", "val.json")
+    cfg = Config(data=DataConfig(train_manifest=f"{folder}/train.csv", val_manifest=f"{folder}/val.json"))
+    with pytest.raises(InputError) as caught:
+        manifests.require(cfg, ("train", "val", "test"))
+    message = str(caught.value)
+    assert "val.json:1: not JSON" in message
+    assert "no test manifest lies beside it (tried test.csv, eval.csv" in message
+    assert "1 of 2 rows cannot be used" in message
+    write(folder, "wav/gone.wav,txt/1.txt\n", "train.csv")
+    manifests.require(cfg, ("train",))  # files are looked at later
 
 
 def test_a_folder_without_recordings_or_transcripts_is_an_error(folder: Path):
@@ -163,6 +192,30 @@ def test_what_is_written_is_read_back_also_after_a_move(folder: Path):
     assert (folder / "m.csv").read_text() == "wav/3.wav,txt/3.txt\nwav/1.wav,txt/1.txt\n"
     moved = folder.rename(folder.with_name("moved"))
     assert manifests.read(moved / "m.csv") == expected(moved, 3, 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a, b",
+        'a "quote"',
+        "line\u2028separator",
+        "line\nbreak",
+        "car\rriage",
+        "form\x0cfeed",
+        " spaces ",
+        "~",
+        "audio",
+        "a.wav;b, c.wav",
+    ]
+    + ["~root", "\ufeffmark", "caf\udce9"],
+    ids=ascii,
+)
+def test_what_is_written_is_read_back_as_written(folder: Path, name: str):
+    (folder / "wav" / "1.wav").rename(folder / name)
+    (folder / "txt" / "1.txt").rename(folder / f"{name}.t")
+    manifests.write(folder / "m.csv", [(folder / name, folder / f"{name}.t")])
+    assert manifests.read(folder / "m.csv") == [Utterance(0, folder / name, "YES", 0.1)]
 
 
 def test_paths_with_commas_and_outside_the_folder_survive(folder: Path, tmp_path_factory: pytest.TempPathFactory):

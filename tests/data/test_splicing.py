@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds2f.data.splicing import Piece, cut, joined, recombined
+from ds2f.data.splicing import Piece, cut, joined, recombined, strung
 
 RATE = 16000
 
@@ -114,3 +114,32 @@ def test_recordings_without_words_are_left_alone():
     assert {piece.text for piece in found} == {"A"}
     assert len(found) == 9
     assert not list(recombined(recordings[:1], copies=9, draw=random.Random(0), sample_rate=RATE))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whole_utterances_are_strung_to_recordings_of_bounded_length(seed):
+    draw = np.random.default_rng(seed)
+    sizes = [*draw.integers(1, 3 * RATE, size=8), 0, 20 * RATE]
+    utterances = [Piece(f"W{index}", np.full(size, index, np.float32)) for index, size in enumerate(sizes)]
+    utterances.append(Piece("", np.ones(RATE, np.float32)))
+    asked, longest = 60.0, 10.0
+    first, second = (
+        list(strung(utterances, seconds=asked, longest=longest, draw=random.Random(seed), sample_rate=RATE))
+        for _ in range(2)
+    )
+    for new in first:
+        words = new.text.split()
+        assert len(words) >= 2
+        assert len(new.samples) <= longest * RATE
+        expected = [utterances[int(word[1:])].samples for word in words]
+        assert np.array_equal(new.samples, np.concatenate(expected))
+    seconds = [len(new.samples) / RATE for new in first]
+    assert asked <= sum(seconds) < asked + seconds[-1]
+    assert [new.text for new in first] == [new.text for new in second]
+    assert len({len(new.text.split()) for new in first}) > 1, "of several lengths"
+
+
+@pytest.mark.parametrize("sizes", [[], [300], [300, 20 * RATE], [0, 0]])
+def test_nothing_is_strung_where_no_two_utterances_fit(sizes):
+    utterances = [Piece("A", np.ones(size, np.float32)) for size in sizes]
+    assert not list(strung(utterances, seconds=9, longest=10, draw=random.Random(0), sample_rate=RATE))

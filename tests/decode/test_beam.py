@@ -18,14 +18,18 @@ from ds2f.types import Logits
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
 
-WIDE = {"beam_size": 5000, "beam_threshold": 900.0}  # nothing leaves the beam
+WIDE = {"beam_size": 5000, "beam_size_token": 0, "beam_threshold": 900.0}  # nothing leaves the beam
 
 
-def transcripts(values: Tensor, labels: str, spelt=lambda text: text) -> dict[str, float]:
-    """The log-probability of every transcript of one utterance [T, V], summed over all paths to it."""
+def transcripts(values: Tensor, labels: str, spelt=lambda text: text, *, most=99) -> dict[str, float]:
+    """The log-probability of every transcript of one utterance [T, V], summed over all paths to it.
+
+    Paths take the ``most`` likeliest labels of each frame.
+    """
     log_probs = values.double().log_softmax(dim=1).tolist()
     found: dict[str, list[float]] = {}
-    for path in itertools.product(range(len(labels)), repeat=len(values)):
+    likeliest = [sorted(range(len(labels)), key=lambda label: -row[label])[:most] for row in log_probs]
+    for path in itertools.product(*likeliest):
         text = "".join(labels[label] for label, _ in itertools.groupby(path) if labels[label] != "_")
         score = sum(row[label] for row, label in zip(log_probs, path, strict=True))
         found.setdefault(spelt(text), []).append(score)
@@ -56,6 +60,27 @@ def test_without_a_language_model_it_finds_every_transcript_with_its_probability
     found = decode.beam(Logits(values, torch.tensor(lengths)), labels, cfg=BeamConfig(**WIDE))
     for row, (hypotheses, length) in enumerate(zip(found, lengths, strict=True)):
         assert_ranked_like(hypotheses, transcripts(values[row, :length], labels), labels)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 999))
+def test_a_search_of_some_labels_a_frame_takes_the_likeliest(most, frames, seed):
+    labels, values = "_A B", draw(seed, 1, frames, 4)
+    cfg = BeamConfig(**WIDE | {"beam_size_token": most})
+    (hypotheses,) = decode.beam(Logits(values, torch.tensor([frames])), labels, cfg=cfg)
+    assert_ranked_like(hypotheses, transcripts(values[0], labels, most=most), labels)
+
+
+@pytest.mark.parametrize("labels", ["_AB ", "_" + "".join(map(chr, range(0x4E00, 0x4E40))) + " "])
+def test_by_default_the_best_text_is_the_one_that_a_search_of_all_labels_finds(labels):
+    values = 4 * draw(5, 6, 40, len(labels))  # sure of most frames, as trained models are
+    logits = Logits(values, torch.full((6,), 40))
+    texts = [
+        [found[0].text for found in decode.beam(logits, labels, cfg=BeamConfig(beam_size_token=tokens))]
+        for tokens in (BeamConfig().beam_size_token, 0, 10_000)
+    ]
+    assert texts[0] == texts[1] == texts[2]
+    assert all(texts[0])
 
 
 @pytest.fixture(scope="module")

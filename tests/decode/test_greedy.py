@@ -87,3 +87,17 @@ def test_half_precision_names_every_label_of_a_large_set() -> None:
 
 def test_an_empty_batch_has_no_readings() -> None:
     assert decode.greedy(Logits(torch.zeros(0, 7, 3), torch.zeros(0, dtype=torch.int64)), "_AB") == []
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.integers(0, 40), max_size=6), st.integers(0, 3))
+def test_a_path_extended_piece_by_piece_has_the_tokens_of_the_whole(
+    best: list[int], cuts: list[int], blank: int
+) -> None:
+    labels = ["A", "B", "C"]
+    labels.insert(blank, "_")
+    path, bounds = decode.BestPath(), [0, *sorted(min(cut, len(best)) for cut in cuts), len(best)]
+    for begin, end in itertools.pairwise(bounds):
+        path = decode.extend(path, best[begin:end], blank=blank)
+    values = torch.nn.functional.one_hot(torch.tensor([best], dtype=torch.int64), 4).float()
+    (whole,) = decode.greedy(Logits(values, torch.tensor([len(best)])), labels)
+    assert list(path.tokens) == whole.tokens

@@ -174,7 +174,9 @@ def test_an_error_of_irstlm_is_reported_and_the_next_method_tried(tmp_path, monk
     [
         ([], "--output"),
         (["--output=nowhere/lm.arpa"], "folder that exists"),
-        (["--output=lm.arpa", "--order=1"], "bigrams"),
+        (["--output=lm.arpa", "--order=1"], "n-grams from 2 to 6"),
+        (["--output=lm.arpa", "--order=7"], "n-grams from 2 to 6"),
+        (["--output=lm.arpa", "--order=60", "--unit=characters"], "n-grams from 2 to 6"),
         (["--output=lm.arpa", "--data_path=nowhere"], "launch.prepare"),
         (["--output=lm.arpa", "--unit=letters"], "unit"),
     ],

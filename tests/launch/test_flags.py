@@ -11,7 +11,7 @@ import pytest
 
 from ds2f import config
 from ds2f.config import AugmentationConfig, Config, DataConfig, OptimConfig, TrainingConfig
-from launch import flags
+from launch import flagfiles, flags
 
 ROOT = Path(flags.__file__).parents[1]
 
@@ -21,7 +21,7 @@ import json, os, sys
 from ds2f import config
 from ds2f.config import Config, DataConfig, ModelConfig
 from ds2f.errors import InputError
-from launch import flags
+from launch import flagfiles, flags
 
 flags.define(only={only})
 
@@ -82,6 +82,17 @@ def test_flags_of_every_kind_reach_the_configuration(tmp_path: Path) -> None:
     assert cfg.augmentation.speeds == (0.9, 1.0, 1.1)
 
 
+def test_a_tilde_is_the_home_folder_in_every_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    (tmp_path / "own.flags").write_text("--checkpointing.folder=~/kept\n--augmentation.noise_dir=~\n")
+    cfg = configured(
+        tmp_path, "--flagfile=own.flags", "--data_path=~/data", "--run_dir", "~/run", "--nnodes=1", "--rdzv_id=a~b"
+    )
+    assert (cfg.checkpointing.folder, cfg.augmentation.noise_dir) == ("/home/ann/kept", "/home/ann")
+    assert (cfg.data_path, cfg.run_dir, cfg.rdzv_id) == ("/home/ann/data", "/home/ann/run", "a~b")
+    assert configured(tmp_path, "--data.train_manifest=~nobody-here/x").data.train_manifest == "~nobody-here/x"
+
+
 def test_flagfile_text_repeats_the_run(tmp_path: Path) -> None:
     cfg = Config(
         device="cpu",
@@ -135,8 +146,8 @@ def test_a_launcher_takes_only_the_flags_that_it_registers(tmp_path: Path) -> No
         ("--optim.nam=sgd", "Unknown command line flag 'optim.nam'. Did you mean: optim.name ?"),
         ("--model.labels=ABC", "Unknown command line flag 'model.labels'"),
         ("--data.batch_size", "Missing value for flag --data.batch_size"),
-        ("--flagfile=nowhere.flags", "No such file or directory: 'nowhere.flags'"),
-        ("--flagfile=.", "Is a directory"),
+        ("--flagfile=nowhere.flags", "cannot read the flagfile nowhere.flags: No such file or directory"),
+        ("--flagfile=.", "a folder, not a file"),
         ("stray", "unexpected argument 'stray'"),
     ],
 )
@@ -153,7 +164,7 @@ def test_a_flagfile_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.flags").write_bytes(b"\x7f\xff\x00")
     result = start(tmp_path, "--flagfile=binary.flags")
     assert result.returncode == 1
-    assert "cannot read the flagfile, it is not text" in result.stderr
+    assert "cannot read the flagfile binary.flags, it is not text" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -195,11 +206,25 @@ def test_on_a_full_disk_the_message_names_the_path_and_how_to_continue(tmp_path:
 
 
 @pytest.mark.parametrize("printed", ["'a line'", "'many lines\\n' * 100_000"])
-def test_a_closed_pipe_ends_a_launcher_quietly(tmp_path: Path, printed: str) -> None:
+@pytest.mark.parametrize(
+    "show", ["print", "__import__('rich').print", "__import__('rich.console').console.Console().print"]
+)
+def test_a_closed_pipe_ends_a_launcher_quietly(tmp_path: Path, show: str, printed: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        ended = start(tmp_path, body=f"print({printed})", output=writing)
+        ended = start(tmp_path, body=f"{show}({printed})", output=writing)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_that_nobody_reads_to_its_end_leaves_no_traceback(tmp_path: Path, flag: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = start(tmp_path, flag, output=writing)
     finally:
         os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, "")
@@ -231,7 +256,7 @@ def test_help_lists_help_range_and_default_and_succeeds(tmp_path: Path) -> None:
 LAUNCHERS = sorted(
     path.parent.name if path.stem == "__main__" else path.stem
     for path in [*(ROOT / "launch").glob("*.py"), *(ROOT / "launch").glob("*/__main__.py")]
-    if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    if '__name__ == "__main__"' in path.read_text(encoding="utf-8") and path != ROOT / "launch" / "__main__.py"
 )
 
 
@@ -288,4 +313,4 @@ def test_threads_spin_only_briefly_unless_the_environment_says_otherwise(
     ],
 )
 def test_a_run_is_named_after_its_last_flagfile(argv: list[str], name: str | None) -> None:
-    assert flags.flagfile_name(argv) == name
+    assert flagfiles.last_name(argv) == name

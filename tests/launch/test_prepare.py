@@ -1,11 +1,14 @@
 """Tests of launch.prepare."""
 
 import importlib.util
+import shlex
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from ds2f.data import manifests
+from ds2f.data.corpora.readers import CORPORA
 
 ROOT = Path(__file__).parents[2]
 ARCHIVE = ROOT.parent / "shared" / "data"
@@ -48,3 +51,85 @@ def test_mistakes_end_with_one_message_and_status_1(launch, tmp_path: Path):
         assert message in done.err
         assert "Traceback" not in done.err
     assert not (tmp_path / "data").exists()
+
+
+@pytest.fixture
+def tables(tone_corpus, tmp_path: Path) -> Path:
+    """``train.csv`` and ``dev.csv`` with texts in two cases, and marks."""
+    for split, name in (("train", "train"), ("val", "dev")):
+        rows = [f'{tone_corpus}/{split}{index}.wav,"{text}"\n' for index, text in enumerate(("Ab, ab", "BA\u2019s é"))]
+        (tmp_path / f"{name}.csv").write_text("".join(rows), encoding="utf-8")
+    return tmp_path
+
+
+def test_a_file_of_labels_is_made_of_the_transcripts_of_all_named_sets(launch, tables: Path):
+    arguments = ("prepare", "--labels=labels.json", "--data.train_manifest=train.csv")
+    done = launch(*arguments, folder=tables)
+    assert (done.status, done.err) == (0, "")
+    assert (tables / "labels.json").read_text(encoding="utf-8") == '["_", " ", "\'", "a", "b", "s", "é"]\n'
+    assert "from 4 transcripts of train.csv, dev.csv" in done.out
+    assert "no labels: ',' 2" in done.out
+    assert "seen fewer than 5 times: " in done.out
+    done = launch(*arguments, folder=tables)
+    assert done.status == 1
+    assert "--labels=labels.json: give a new file" in done.err
+    done = launch("prepare", "--labels=other.json", folder=tables)
+    assert "--labels: name the manifests" in done.err
+
+
+def test_recordings_of_ones_own_are_divided_and_trained_on(launch, tone_corpus, tmp_path: Path, monkeypatch):
+    rows = [f"{tone_corpus}/train{index}.wav\t{tone_corpus}/train{index}.txt\n" for index in range(10)]
+    (tmp_path / "all.tsv").write_text("".join(rows))
+    done = launch("prepare", "--source=all.tsv", "--output=my speech", folder=tmp_path)
+    assert (done.status, done.err.strip()) == (0, "")
+    command = next(line for line in done.out.splitlines() if line.startswith("Train: "))
+    flags = shlex.split(command.removeprefix("Train: python -m launch.train "))
+    assert flags[1:] == [
+        "--run_dir=runs/my speech",
+        "--data_path=my speech",
+        "--data.train_manifest=my speech/train.csv",
+        "--data.labels_path=my speech/labels.json",
+    ]
+    flags[0] = f"--flagfile={ROOT}/configs/own.flags"
+    small = ("--device=cpu", "--model.hidden_size=4", "--model.hidden_layers=1", "--training.epochs=1")
+    done = launch("train", *flags, *small, folder=tmp_path)
+    assert done.status == 0, done.err
+    assert "manifests: train my speech/train.csv; val my speech/val.csv; test my speech/test.csv" in done.out
+
+
+def test_a_source_without_a_place_for_its_tables_is_refused(launch, tone_corpus):
+    done = launch("prepare", f"--source={tone_corpus}", folder=tone_corpus)
+    assert done.status == 1
+    assert "--source needs --output=FOLDER" in done.err
+
+
+def test_a_published_corpus_is_read_where_it_lies_and_trained_on(launch, tone_corpus, tmp_path: Path):
+    for part in ("train-clean-100", "dev-clean", "test-clean"):
+        chapter = tmp_path / "LibriSpeech" / part / "7" / "1"
+        chapter.mkdir(parents=True)
+        for index in range(3):
+            samples, rate = soundfile.read(tone_corpus / f"train{index}.wav")
+            soundfile.write(chapter / f"7-1-000{index}.flac", samples, rate)
+        rows = [f"7-1-000{index} {(tone_corpus / f'train{index}.txt').read_text().strip()}\n" for index in range(3)]
+        (chapter / "7-1.trans.txt").write_text("".join([*rows, "7-1-0009 LOST\n"]))
+    done = launch("prepare", "--dataset=librispeech", "--source=LibriSpeech", folder=tmp_path)
+    assert (done.status, done.err.strip()) == (0, "")
+    assert "left out: 3 whose recording is missing, such as LibriSpeech/" in " ".join(done.out.split())
+    command = next(line for line in done.out.splitlines() if line.startswith("Train: "))
+    flags = shlex.split(command.removeprefix("Train: python -m launch.train "))
+    flags[0] = f"--flagfile={ROOT}/configs/own.flags"
+    small = ("--device=cpu", "--model.hidden_size=4", "--model.hidden_layers=1", "--training.epochs=1")
+    done = launch("train", *flags, *small, folder=tmp_path)
+    assert done.status == 0, done.err
+    assert "3 training utterances" in done.out
+
+
+def test_a_published_corpus_needs_its_folder(launch, tmp_path: Path):
+    done = launch("prepare", "--dataset=aishell1", folder=tmp_path)
+    assert done.status == 1
+    assert "--dataset=aishell1 needs --source=FOLDER" in done.err
+
+
+def test_the_command_names_every_corpus_that_can_be_read(launch, tmp_path: Path):
+    refused = launch("prepare", "--dataset=none", folder=tmp_path).err
+    assert f"<{'|'.join(('synthetic', 'an4', *CORPORA))}>" in "".join(refused.split())

@@ -41,8 +41,10 @@ def test_the_errors_of_a_run_are_those_of_its_results_on_the_validation_set(laun
     assert again == {key: value for key, value in found.items() if key != "source"}
 
 
-def test_without_a_flag_it_prints_the_page_of_results(launch, tmp_path):
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+@pytest.mark.parametrize("beside", [True, False], ids=["results beside", "results of the package"])
+def test_without_a_flag_it_prints_the_page_of_results(launch, tmp_path, beside):
+    if beside:
+        (tmp_path / "configs").symlink_to(ROOT / "configs")
     ended = launch("report", folder=tmp_path)
     assert ended.status == 0, ended.err
     assert ended.out == (ROOT / "configs/results/README.md").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from rich.console import Console
 from ds2f.metrics import ErrorCounts, count_errors
 from launch.decoding import SPEAKER as PATTERN
 from launch.decoding import Transcript
+from launch.report import error_tables
 from launch.report.error_analysis import analyse, word_class
 from launch.report.error_tables import show
 
@@ -183,3 +184,21 @@ def test_every_set_can_be_printed_and_no_line_is_wider_than_the_terminal(transcr
 def test_rows_and_worst_limit_the_tables():
     assert "Words with most errors: 2 of 7" in printed(SET, width=80, rows=2)
     assert printed(SET, width=80, worst=2).count(" errors, ") == 2
+
+
+def test_tables_fit_80_columns_and_keep_their_numbers_whole():
+    name, word = "f" * 70, "W" * 60
+    said = [Transcript(f"wav/an{index}-{name}{index}-b.wav", f"B {word}{index} TWO", f"{word} D") for index in range(9)]
+    found = analyse(said, speaker=SPEAKER)
+    million = {"said": 1_234_567, "hits": 1_134_567, "substitutions": 99_999, "deletions": 99_999, "insertions": 99_999}
+    found["counts"] = {kind: million | {"errors": 234_567, "rate": 123.456} for kind in ("words", "characters")}
+    found["classes"] = [row | {"said": 1_234_567, "mistaken": 99_999} for row in found["classes"]]
+    found["e_set"] = [row | {"said": 123_456} for row in found["e_set"]]
+    found["speakers"] = [row | {"said": 1_234_567, "utterances": 123_456} for row in found["speakers"]]
+    console = Console(file=io.StringIO(), width=80, soft_wrap=True)
+    for table in error_tables.tables(found, rows=15):
+        console.print(table, soft_wrap=False)
+    printed = console.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= 80, printed
+    for number in ("1,234,567", "1,134,567", "99,999", "234,567", "123.456", "123456", "123,456"):
+        assert re.search(rf"(?<!\S){number}(?!\S)", printed), (number, printed)

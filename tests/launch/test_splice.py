@@ -10,7 +10,7 @@ RATE = 16000
 TRAINING = (
     *("--device=cpu", "--data.dataset=tones", "--data.batch_size=2", "--data.num_workers=0", "--data_path=data"),
     *("--model.hidden_size=16", "--model.hidden_layers=1", "--model.time_stride=4", "--model.frequency_stride=16"),
-    *("--optim.schedule=constant", "--optim.learning_rate=0.01", "--apex.opt_level=O0", "--training.validate_every=99"),
+    *("--optim.schedule=constant", "--optim.learning_rate=0.01", "--apex.opt_level=O0"),
     *("--data.train_on_val", "--novisualization.tensorboard"),
 )
 WORDS = {"A": 400, "B": 1500}
@@ -91,6 +91,23 @@ def test_old_and_new_utterances_form_a_training_set(launch, workplace):
     )
     assert result.status == 0, result.err
     assert f"{len(found) + 4} utterances" in result.out
+
+
+def test_recordings_of_whole_utterances_come_in_addition(launch, workplace):
+    flags = ("--copies=1", "--joined=0.5", "--longest=6")
+    made = launch("splice", "--run_dir=run", *flags, "--output=data/with_joined", folder=workplace)
+    assert made.status == 0, made.err
+    found = manifests.read(workplace / "data" / "with_joined")
+    new = [row for row in found if row.audio.stem.startswith("joined")]
+    for row in new:
+        assert row.duration <= 6
+        tones, words = recognise(soundfile.read(row.audio)[0]), row.transcript.upper().split()
+        assert tones == ["A", "B"] * (len(tones) // 2)
+        assert len(tones) >= 4
+        wrong = len(tones) - len(words)  # the transcript of one utterance lacks a word
+        assert words == tones if not wrong else words.count("B") == len(tones) // 2
+    assert 30 <= sum(row.duration for row in new) < 36
+    assert f"{len(new)} recordings" in made.out
 
 
 def recognise(samples):

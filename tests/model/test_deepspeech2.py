@@ -167,7 +167,7 @@ def test_padding_does_not_change_gradients():
 
         value, pullback = torch.func.vjp(loss, params)
         with torch.no_grad():
-            return tree.flatten_with_paths(pullback(torch.ones_like(value))[0])
+            return tree.flatten_with_names(pullback(torch.ones_like(value))[0])
 
     ours, expected = gradient(longer), gradient(speech(LENGTHS))
     for path, leaf in expected.items():
@@ -447,3 +447,47 @@ def test_a_second_derivative_with_the_scan_kernel_agrees_with_finite_differences
     numeric = tree.map(lambda a, b: (a - b) / (2 * step), ahead, behind)
     error = tree.global_norm(tree.map(torch.sub, curvature, numeric)) / tree.global_norm(numeric)
     assert error < 1e-5
+
+
+@pytest.mark.parametrize("kernel", ["scan", "fused", "hoisted"])
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("train", [True, False])
+def test_vmap_over_batches_with_lengths_or_over_parameters_gives_what_a_loop_gives(kernel, bidirectional, train):
+    cfg = ModelConfig(hidden_size=4, hidden_layers=2, num_bins=9, kernel=kernel, bidirectional=bidirectional)
+    models = [deepspeech2.init(cfg, key=key) for key in range(3)]
+    features = torch.randn(3, 2, 9, 12, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([[12, 5], [8, 1], [3, 12]])
+
+    def run(params, stats, features, lengths):
+        logits, stats = deepspeech2.apply(params, stats, features, lengths, cfg=cfg, train=train)
+        return logits.values, logits.lengths, stats
+
+    stacked = tree.map(lambda *leaves: torch.stack(leaves), *models)
+    for found, expected in (
+        (
+            torch.func.vmap(run, (None, None, 0, 0))(*models[0], features, lengths),
+            [run(*models[0], *batch) for batch in zip(features, lengths, strict=True)],
+        ),
+        (
+            torch.func.vmap(run, (0, 0, None, None))(*stacked, features[0], lengths[0]),
+            [run(*model, features[0], lengths[0]) for model in models],
+        ),
+        (
+            torch.func.vmap(run)(*stacked, features, lengths),
+            [run(*model, *batch) for model, batch in zip(models, zip(features, lengths, strict=True), strict=True)],
+        ),
+    ):
+        looped = tree.map(lambda *leaves: torch.stack(leaves), *expected)
+        for one, other in zip(tree.leaves(found), tree.leaves(looped), strict=True):
+            torch.testing.assert_close(one, other.expand_as(one), rtol=1e-5, atol=1e-6)
+
+
+def test_inside_vmap_stages_need_the_number_of_frames():
+    cfg = ModelConfig(hidden_size=4, hidden_layers=1, num_bins=9)
+    _, stats = deepspeech2.init(cfg, key=0)
+
+    def count(lengths):
+        return lengths + len(deepspeech2.stages(cfg, stats, lengths, train=False))
+
+    with pytest.raises(ValueError, match=r"pass frames="):
+        torch.func.vmap(count)(torch.tensor([[3], [4]]))

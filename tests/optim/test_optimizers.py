@@ -544,3 +544,27 @@ def test_the_configuration_can_do_without_fused_steps(name):
 def test_a_moment_that_never_forgets_is_refused(name, beta):
     with pytest.raises(InputError, match=f"optim.{beta}=1"):
         optim.from_config(OptimConfig(name=name, **{beta: 1.0}), 0.1)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize("size", [1e19, 1e25])
+def test_a_gradient_whose_square_overflows_leaves_the_parameters_finite(name, at, size):
+    tx, params = MAKERS[name](0.01), make_params()
+    state = tx.init(params)
+    for step in range(8):
+        grads = tree.map(lambda leaf, step=step: torch.full_like(leaf, size if step == at else 0.5), params)
+        params, state = optim.apply_step(tx, grads, state, params, finite=TRUE)
+        assert tree.all_finite(params), step
+
+
+def test_novograd_goes_on_learning_after_a_gradient_whose_square_overflows():
+    tx, params = optim.novograd(0.01, weight_decay=0.0), make_params()
+    state = tx.init(params)
+    for size, counts in ((0.5, True), (1e25, False), (0.5, True)):
+        grads = tree.map(lambda leaf, size=size: torch.full_like(leaf, size), params)
+        nu = clone(state[0].nu)
+        updates, state = tx.update(grads, state, params)
+        assert tree.all_finite((updates, state))
+        assert counts or tree.leaves(nu) == tree.leaves(state[0].nu)
+    assert tree.global_norm(updates) > 0.01

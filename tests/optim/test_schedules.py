@@ -155,7 +155,31 @@ def test_a_warm_up_below_one_is_a_share_of_the_run(name):
 @pytest.mark.parametrize("name", ["one_cycle", "cosine"])
 def test_a_warm_up_longer_than_the_run_is_refused_with_the_remedy(name):
     with pytest.raises(InputError, match=r"optim.warmup=4000 .*40 steps.*--optim.warmup=0.1"):
-        from_config(schedule=name, learning_rate=0.3)
+        from_config(schedule=name, learning_rate=0.3, warmup=4000)
+
+
+@pytest.mark.parametrize("name", ["one_cycle", "cosine"])
+def test_a_schedule_that_ends_warms_up_for_a_tenth_of_the_run_unless_told_otherwise(name):
+    default, tenth = (from_config(schedule=name, learning_rate=0.3, **given) for given in ({}, {"warmup": 0.1}))
+    assert rates(default, 40) == rates(tenth, 40)
+
+
+def test_noam_warms_up_for_the_published_number_of_steps_however_long_the_run():
+    schedule = from_config(schedule="noam", learning_rate=1.0)
+    assert float(schedule(torch.tensor(3999))) > float(schedule(torch.tensor(3998)))
+    assert float(schedule(torch.tensor(3999))) > float(schedule(torch.tensor(4000)))
+
+
+def test_a_run_that_ends_before_the_peak_is_told_the_share_of_the_peak_that_it_reaches():
+    noam, cosine = OptimConfig(warmup=1000), OptimConfig(schedule="cosine", warmup=0.5)
+    assert "for 1,000 steps, and the run has 250: the learning rate ends at 25 % of its peak" in (
+        schedules.warmup_problem(noam, total_steps=250, steps=250)
+    )
+    assert schedules.warmup_problem(noam, total_steps=1000, steps=1000) == ""
+    assert "for 500 steps, and the run has 100" in schedules.warmup_problem(cosine, total_steps=1000, steps=100)
+    assert schedules.warmup_problem(cosine, total_steps=1000, steps=1000) == ""
+    for name in ("constant", "exponential"):
+        assert schedules.warmup_problem(OptimConfig(schedule=name), total_steps=9, steps=9) == ""
 
 
 def test_the_documented_recipe_halves_the_rate_over_seventy_epochs():

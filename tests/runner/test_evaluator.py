@@ -1,14 +1,15 @@
 """Evaluation and transcription use the decoder that is passed to them."""
 
+import shutil
 from functools import partial
 
 import attrs
 import pytest
-import torch
 
-from ds2f import ctc, decode, tree
+from ds2f import ctc, decode
 from ds2f.config import ApexConfig, Config, DataConfig, ModelConfig, resolve
-from ds2f.inference.transcriber import Transcriber
+from ds2f.errors import InputError
+from ds2f.metrics import count_errors
 from ds2f.model import deepspeech2
 from ds2f.runner.device.backend import open_backend
 from ds2f.runner.evaluator import evaluate
@@ -51,12 +52,37 @@ def test_an_evaluation_counts_the_hypotheses_of_its_decoder(cfg):
     assert plain == greedy
 
 
-def test_a_transcriber_returns_the_hypothesis_of_its_decoder(cfg, tone_corpus):
-    params, stats = tree.map(torch.clone, deepspeech2.init(cfg.model, key=1))
-    recording, backend = tone_corpus / "test0.wav", open_backend("cpu")
-    plain = Transcriber(cfg, params, stats, backend=backend).transcribe(recording)
-    spelt = Transcriber(cfg, params, stats, backend=backend, decoder=spelling_the_length).transcribe(recording)
-    assert spelt.text == "A" * len(spelt.tokens) != plain.text
-    with_space = attrs.evolve(cfg, model=attrs.evolve(cfg.model, labels=tuple("_' ABCDEFGHIJKLMNOPQRSTUVWXYZ")))
-    other = Transcriber(with_space, params, stats, backend=backend, decoder=spelling_the_length)
-    assert other.transcribe(recording).tokens[0] == with_space.model.labels.index("A"), "the labels are the model's"
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_recordings_that_cannot_be_read_are_left_out_counted_and_named(cfg, tone_corpus, tmp_path, num_workers, caplog):
+    shutil.copytree(tone_corpus, tmp_path / "data")
+    data = attrs.evolve(cfg.data, num_workers=num_workers)
+    cfg = attrs.evolve(cfg, data_path=str(tmp_path / "data"), data=data)
+    params, stats = deepspeech2.init(cfg.model, key=1)
+    split, backend = Split.read("val", cfg), open_backend("cpu")
+    given = {"cfg": cfg.model, "policy": backend.policy(cfg.apex), "backend": backend}
+    given["criterion"] = partial(ctc.ctc_loss, impl="native")
+
+    def found(**loading):
+        loader = split.load(cfg, **loading)
+        try:
+            return evaluate(params, stats, loader.epoch(), split.references, **given)
+        finally:
+            loader.close()
+
+    whole = found()
+    (tmp_path / "data" / "val1.wav").unlink()
+    (tmp_path / "data" / "val2.wav").write_bytes(b"no audio")
+    rest = found(max_unreadable=2)
+    assert (rest.unreadable, whole.unreadable) == (2, 0)
+    assert rest.transcripts == {0: whole.transcripts[0]}
+    assert rest.counts == count_errors(split.references[0], whole.transcripts[0])
+    assert "left out (1 of at most 2): " in caplog.text
+    assert "val1.wav: No such file" in caplog.text
+    assert "val2.wav: not audio" in caplog.text
+    with pytest.raises(InputError, match=r"2 recordings cannot be read, which is more than data\.max_unreadable=1"):
+        found(max_unreadable=1)
+    with pytest.raises(InputError, match=r"val[12]\.wav: "):  # a command that reports error rates leaves nothing out
+        found()
+    (tmp_path / "data" / "val0.wav").unlink()
+    with pytest.raises(InputError, match="none of the 3 recordings"):
+        found(max_unreadable=3)

@@ -115,6 +115,35 @@ def test_every_setting_takes_effect_in_the_program(flag):
     assert differs(outcome(base), outcome(changed(base, {flag: value})))
 
 
+# Settings under which the settings that need others have no effect.
+IDLE = {
+    "model.bidirectional": {"model.bidirectional": True},
+    "model.dropout": {"model.dropout": 0.0},
+    "optim.schedule": {"optim.schedule": "constant"},
+    "optim.decays": {"optim.weight_decay": 0.0},
+    "apex.opt_level": {"apex.opt_level": "O0"},
+    "apex.loss_scale": {"apex.loss_scale": "8"},
+}
+NEEDING = [
+    (f"{section}.{field.name}", need)
+    for section in ("model", "optim", "apex")
+    for field in attrs.fields(sections()[section])
+    for need in field.metadata["needs"]
+]
+
+
+@pytest.mark.parametrize(("flag", "need"), NEEDING)
+def test_a_setting_has_no_effect_without_what_it_declares_to_need(flag, need):
+    if need.setting == "optim.momentum":
+        idle = {"optim.name": "sgd", "optim.momentum": 0.0}
+    elif need.setting == "optim.name":
+        idle = {"optim.name": "sgd" if "adamw" in need.values else "adamw"}
+    else:
+        idle = IDLE[need.setting]
+    base = changed(CFG, {"optim.schedule": "constant"} | idle)
+    assert not differs(outcome(base), outcome(changed(base, {flag: OTHER[flag][0]})))
+
+
 def test_remat_changes_no_bit():
     assert not differs(outcome(CFG), outcome(changed(CFG, {"model.remat": True})))
 

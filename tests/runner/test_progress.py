@@ -27,7 +27,8 @@ def read(per_rank):
         logged, progress = [], TrainProgress()
         meter = Meter(progress, frame_seconds=0.01, name=lambda row: f"u{row}", log=logged.append, gather=group.gather)
         for ids, losses, finite in per_rank[group.rank]:
-            meter.count([make_batch(ids)], metrics(losses, finite=finite))
+            counts = group.gather(meter.count([make_batch(ids)], metrics(losses, finite=finite)))
+            meter.add(*map(sum, zip(*counts, strict=True)))
         values = meter.read()
         assert meter.read() == {}
         return progress, logged, values

@@ -3,10 +3,14 @@
 import io
 import json
 import logging
+import re
 
+import pytest
+from rich import cells
 from rich.console import Console
 
 from ds2f.config import Config, VisualizationConfig
+from ds2f.metrics import Intervals
 from ds2f.runner import telemetry
 
 RESULTS = {
@@ -49,13 +53,35 @@ def test_what_the_library_logs_reaches_the_log_once(tmp_path, capfd):
     assert "mixed" not in capfd.readouterr().err
 
 
-def test_the_table_of_results_fits_a_narrow_terminal(tmp_path):
+WIDE = {"word_errors": 1_234_567, "words": 9_876_543, "wer": 128.123, "cer": 9860.456}
+LONG = {"word_errors": 1234, "words": 9876, "wer": 128.123, "cer": 98.456}
+INTERVALS = {"manifest": Intervals((100.25, 1200.5), (8100.25, 9900.75))}
+FULL = {"FPS": "1234.5", "epochs": "700", "AMP": "O2 fp16", "Torch": "2.13.0"}
+
+
+@pytest.mark.parametrize(
+    "name", ["an4_1p", "quickstart-20261128-164444", "a" * 70, "many words " * 20, "\u8bed\u97f3" * 40]
+)
+@pytest.mark.parametrize(
+    ("split", "row", "extra"), [("manifest", WIDE, {"intervals": INTERVALS}), ("test", LONG, {"columns": FULL})]
+)
+def test_the_table_of_results_has_whole_numbers_within_80_columns(name, split, row, extra):
     console = Console(file=io.StringIO(), width=80)
-    columns = {"FPS": "12.3", "epochs": "70", "AMP": "O2 bf16", "Torch": "2.13.0"}
-    console.print(telemetry.errors_table("an4_1p", {"test": RESULTS["test"]}, **columns))
-    row = next(line for line in console.file.getvalue().splitlines() if "9.444" in line)
-    for cell in ("an4_1p", "test", "9.444", "5.723", "73/773", "12.3", "70", "O2 bf16", "2.13.0"):
-        assert cell in row
+    console.print(telemetry.errors_table(name, {split: row}, {split: "m.csv"}, **extra))
+    printed = console.file.getvalue()
+    assert max(map(cells.cell_len, printed.splitlines())) <= 80
+    numbers = [f"{row['wer']}", f"{row['cer']}", f"{row['word_errors']}/{row['words']}"]
+    numbers += [*extra.get("columns", {}).values()]
+    numbers += ["(100.25 to 1200.50)", "(8100.25 to 9900.75)"] if "intervals" in extra else []
+    for number in numbers:
+        assert re.search(rf"(?<!\S){re.escape(number)}(?!\S)", printed), printed
+    assert printed.count(name[0]) >= name.count(name[0])  # the name is folded, not cut
+
+
+def test_output_to_a_file_has_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    console = telemetry.terminal(io.StringIO())
+    assert console.width == 80
 
 
 def test_progress_draws_only_on_a_terminal(tmp_path):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ds2f.data import audio
 from ds2f.data.corpora import espeak, layout
 from ds2f.errors import InputError
+from ds2f.extras import import_extra
 from ds2f.processes import cpu_count
 from ds2f.rng import fold_in
 
@@ -229,13 +230,11 @@ def _in_a_room(speech: NDArray[np.int16], sample_rate: int, key: int) -> NDArray
 
 def _locate_espeak() -> tuple[str, str, str]:
     """Library, data folder and version of espeak-ng."""
-    try:
-        import espeakng_loader
-    except ImportError as error:
-        raise InputError(
-            "the synthetic corpus is spoken by espeak-ng, which is not installed: pip install 'ds2f[quickstart]' "
-            "(or pip install espeakng-loader)"
-        ) from error
+    espeakng_loader = import_extra(
+        "espeakng_loader",
+        need="the synthetic corpus is spoken by espeak-ng and needs espeakng-loader",
+        remedy="pip install 'ds2f[quickstart]' (or pip install espeakng-loader)",
+    )
     data = Path(espeakng_loader.get_data_path())
     lacking = [
         voice for voices in VOICES.values() for voice in voices if not (data / "voices" / "!v" / voice).is_file()

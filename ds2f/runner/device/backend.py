@@ -22,6 +22,9 @@ from ds2f.types import Batch, TrainState
 
 _log = logging.getLogger(__name__)
 
+# In messages of torch's allocators for CPUs and NPUs, of the C++ library, and of oneDNN.
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "could not create a memory")
+
 
 @attrs.frozen
 class Backend:
@@ -93,6 +96,13 @@ class Backend:
             return torch.accelerator.max_memory_allocated(self.device)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+    def memory_left(self) -> int | None:
+        """Memory that this process can still take on its device, bytes; None on the CPU (``ds2f.machine_memory``)."""
+        if self.name == "cpu":
+            return None
+        free, _ = torch.get_device_module(self.device).mem_get_info(self.device)
+        return int(free)
 
     def clear_overflow(self) -> None:
         """Clears the overflow flag where the device saturates. Call it before the forward pass of a step."""
@@ -173,6 +183,12 @@ def _open_cuda(local_rank: int, local_ranks: int) -> Backend:
         collectives="cpu:gloo,cuda:nccl",
         pin_memory=True,
     )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is full, of the machine or of a device: torch has several ways to say it."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in said for each in _OUT_OF_MEMORY)
 
 
 def _require_devices(kind: str, devices: int, processes: int) -> None:

@@ -2,8 +2,8 @@
 
 The agents of several machines hold a rendezvous, and give each rank the environment that torchrun gives, so that
 ``torchrun -m launch.train`` works as well. torch's own agent was decided against. It cannot kill a stopped process at
-once, it restarts ranks after a mistake in the flags, it counts restarts for each machine on its own, and after group
-rank 0 has changed it sends machines to the old store.
+once, and restarts ranks after a mistake in the flags. It counts restarts for each machine on its own. After group rank
+0 has changed, it sends machines to the old store.
 
     repeat:
         rendezvous: agree on machines, ranks and restarts; start this machine's ranks
@@ -13,13 +13,11 @@ rank 0 has changed it sends machines to the old store.
         kill this machine's ranks
 """
 
-import logging
 import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -29,25 +27,30 @@ from typing import Any
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.runner.distributed import rank_processes
+from ds2f.runner.distributed.announcements import Silence, announce, counted, silence_torch_elastic
 from ds2f.runner.distributed.rank_processes import RankProcess
 from ds2f.runner.distributed.rendezvous import LocalRendezvous, NodeRank, Rendezvous, open_rendezvous
 from ds2f.runner.distributed.rendezvous_stores import ReachableStore, host_store
+from ds2f.runner.distributed.restarts import Restarts
 from ds2f.runner.distributed.signals import REQUESTS, STATUSES
 from ds2f.runner.distributed.tunnel import Entry
 from ds2f.runner.distributed.worker import GIVE_UP, PEER_LOST
-from ds2f.text import shown
+
+_AnyRendezvous = Rendezvous | LocalRendezvous
 
 INTERVAL = 0.1  # seconds between two looks at the ranks
 LOOKS_PER_END = 10  # looks at the ranks for each look whether another machine has ended the job
 EXCHANGE_TIMEOUT = 60.0  # seconds in which all machines of a rendezvous must publish their ranks
 
 
-def launch(cfg: Config, command: Sequence[str]) -> int:
+def launch(cfg: Config, command: Sequence[str], *, newest: Callable[[], int] = lambda: -1) -> int:
     """Runs this machine's ranks to the end of the job.
 
     Args:
-      cfg: ``nproc_per_node``, ``nnodes``, ``rdzv_*``, ``max_restarts`` and ``collective_timeout`` are read.
+      cfg: ``nproc_per_node``, ``nnodes``, ``rdzv_*``, ``max_restarts``, ``restart_window`` and
+        ``collective_timeout`` are read.
       command: the command line of a rank.
+      newest: returns the iteration of the newest checkpoint, -1 if there is none; see ``Restarts``.
 
     Returns:
       The exit status: 0 when all ranks succeed, 1 after a failure, 128 + the number of a signal that asked to stop.
@@ -55,38 +58,33 @@ def launch(cfg: Config, command: Sequence[str]) -> int:
     Raises:
       InputError: when the rendezvous fails.
     """
-    _silence_torch_elastic()
+    silence_torch_elastic()
     rendezvous = open_rendezvous(cfg)
     with TemporaryDirectory(prefix="ds2f-agent-") as folder:  # of mode 0700
-        agent = _Agent(cfg, command, rendezvous, Path(folder))
+        restarts = Restarts(cfg.max_restarts, window=cfg.restart_window, newest=newest)
+        agent = _Agent(cfg, command, rendezvous, restarts, Silence(newest), Path(folder))
         with agent.handling_signals():
             return agent.run()
-
-
-def _silence_torch_elastic() -> None:
-    """Drops the log records of torch's elastic modules: the agent prints each event itself, in one line."""
-    for name in ("torch.distributed.elastic", "etcd", "urllib3"):
-        logging.getLogger(name).addHandler(logging.NullHandler())
-        logging.getLogger(name).propagate = False
-
-
-def _print(message: str) -> None:
-    with suppress(OSError):  # the terminal may be closed
-        print(f"{Path(sys.argv[0]).stem}: {shown(message, lines=True)}", file=sys.stderr, flush=True)
 
 
 class _Agent:
     """Starts, watches and ends the ranks of one machine."""
 
     def __init__(
-        self, cfg: Config, command: Sequence[str], rendezvous: Rendezvous | LocalRendezvous, folder: Path
+        self,
+        cfg: Config,
+        command: Sequence[str],
+        rendezvous: _AnyRendezvous,
+        restarts: Restarts,
+        silence: Silence,
+        folder: Path,
     ) -> None:
         self._cfg, self._command, self._rendezvous, self._folder = cfg, list(command), rendezvous, folder
+        self._restarts, self._silence = restarts, silence  # restarts of the whole job; silence of the rendezvous
         self._node = NodeRank(0, 0)
         self._store: ReachableStore | Entry | None = None  # of the ranks, where there are several machines
         self._ranks: list[RankProcess] = []
         self._total = 0  # ranks on all machines
-        self._restarts = 0  # of the whole job
         self._lost_peer = False  # whether the last restart was for a rank of another machine
         self._stop_signal = 0  # the signal that asked to stop
         self._starting, self._deferred_signal = False, 0  # whether ranks are being started; a signal during that time
@@ -104,9 +102,9 @@ class _Agent:
                         self._rendezvous.close()
                         return 1
                 elif failed is None and not self._rendezvous.ended():
-                    _print("another machine asks for a new rendezvous; starting all ranks from the newest checkpoint")
+                    announce("another machine asks for a new rendezvous; starting all ranks from the newest checkpoint")
                 elif failed is None:
-                    _print("the job has ended on another machine")
+                    announce("the job has ended on another machine")
                 elif stopped := [rank.status for rank in self._ranks if rank.status in STATUSES]:
                     return stopped[0]
                 elif self._wait_for_other_machines():
@@ -166,12 +164,12 @@ class _Agent:
         cfg, nodes = self._cfg, self._join()
         counts = [node["ranks"] for node in nodes]
         self._total, first = sum(counts), sum(counts[: self._node.group_rank])
-        self._restarts = max(node["restarts"] for node in nodes)
+        self._restarts.agree(nodes)
         if cfg.node_range[1] > 1:
-            machines, ranks = _count(self._node.group_size, "machine"), _count(self._total, "rank")
+            machines, ranks = counted(self._node.group_size, "machine"), counted(self._total, "rank")
             last = first + cfg.nproc_per_node - 1
             own = f"ranks {first} to {last}" if last > first else f"rank {first}"
-            _print(f"{machines}, {ranks}; on this machine ({self._rendezvous.address}): {own}")
+            announce(f"{machines}, {ranks}; on this machine ({self._rendezvous.address}): {own}")
         variables = {
             **self._store_variables(nodes[0]),
             "WORLD_SIZE": self._total,
@@ -179,7 +177,7 @@ class _Agent:
             "GROUP_RANK": self._node.group_rank,
             "GROUP_WORLD_SIZE": self._node.group_size,
             "TORCHELASTIC_RUN_ID": self._rendezvous.job,
-            "TORCHELASTIC_RESTART_COUNT": self._restarts,
+            "TORCHELASTIC_RESTART_COUNT": self._restarts.total,
             "TORCHELASTIC_MAX_RESTARTS": cfg.max_restarts,
             "TORCHELASTIC_USE_AGENT_STORE": True,
             "DS2F_AGENT": os.getpid(),
@@ -203,7 +201,7 @@ class _Agent:
         while nodes is None:
             self._node = self._rendezvous.join()
             if self._lost_peer and self._node.group_size < before.group_size:
-                self._restarts -= 1  # a machine that leaves is no failure
+                self._restarts.give_back()  # a machine that leaves is no failure
             self._lost_peer = False
             nodes = self._exchange()
         return nodes
@@ -213,7 +211,7 @@ class _Agent:
 
         Group rank 0 hosts the store of the ranks, a new one for each rendezvous.
         """
-        own: dict[str, Any] = {"ranks": self._cfg.nproc_per_node, "restarts": self._restarts}
+        own: dict[str, Any] = {"ranks": self._cfg.nproc_per_node, **self._restarts.values()}
         if self._node.group_rank == 0 and isinstance(self._rendezvous, Rendezvous):
             gate = socket.create_server((self._rendezvous.address, 0))
             own["store"] = [self._rendezvous.address, gate.getsockname()[1]]
@@ -255,42 +253,49 @@ class _Agent:
           The ranks that failed, none if all ended well or on request; None when a machine waits for a new rendezvous,
           or has ended the job.
         """
-        announced = False
-        looks = 0
+        announced, looks, stragglers = False, 0, rank_processes.Stragglers()
         while True:
             time.sleep(INTERVAL)
             looks += 1
             ended = [rank for rank in self._ranks if rank.status is not None]
             failed = [rank for rank in ended if rank.status not in STATUSES | {0}]
             if self._stop_signal and not announced:
-                _print("stopping: the ranks finish their step and write a checkpoint; a second time ends them at once")
+                announce(
+                    "stopping: the ranks finish their step and write a checkpoint; a second time ends them at once"
+                )
                 announced = True
             if len(ended) == len(self._ranks) or (failed and not self._stop_signal):
                 return failed
+            if self._stop_signal:
+                stragglers.look(self._ranks)
             if ended or self._stop_signal:
                 continue
-            if self._rendezvous.others_wait() or (looks % LOOKS_PER_END == 0 and self._rendezvous.ended()):
-                return None
+            try:
+                if self._rendezvous.others_wait() or (looks % LOOKS_PER_END == 0 and self._rendezvous.ended()):
+                    return None
+                self._silence.end()
+            except InputError as error:
+                self._silence.bear(error)
 
     def _count_restart(self, failed: list[RankProcess]) -> bool:
         """Prints why ranks failed, and returns whether all ranks start again."""
         if any(rank.status == GIVE_UP for rank in failed):
             time.sleep(1)  # other ranks report the same mistake; rank 0's report holds for all
             given_up = [rank for rank in self._ranks if rank.status == GIVE_UP]
-            _print(f"{given_up[0].describe_failure(self._total)}.")
+            announce(f"{given_up[0].describe_failure(self._total)}.")
             return False
         # A rank killed by a signal caused the other failures; a rank that lost its peer caused none.
         cause = min(failed, key=lambda rank: (rank.status == PEER_LOST, (rank.status or 0) > 0, rank.rank))
-        left = self._cfg.max_restarts - self._restarts - 1
+        left = -1 if cause.wants_memory else self._restarts.take()
         if left < 0:
-            used_up = f" No restarts are left of --max_restarts={self._restarts}." if self._restarts else ""
-            _print(f"{cause.describe_failure(self._total)}.{used_up}")
+            most = 0 if cause.wants_memory else self._cfg.max_restarts
+            used_up = f" No restarts are left of --max_restarts={most}." if most else ""
+            announce(f"{cause.describe_failure(self._total)}.{used_up}")
             return False
-        self._restarts += 1
         self._lost_peer = cause.status == PEER_LOST
-        _print(
+        announce(
             f"{cause.describe_failure(self._total)}; starting all ranks again from the newest checkpoint, "
-            f"{_count(left, 'restart')} left"
+            f"{counted(left, 'restart')} left"
         )
         return True
 
@@ -308,7 +313,3 @@ class _Agent:
     def _kill_ranks(self) -> None:
         rank_processes.kill(self._ranks)
         self._ranks = []
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -6,7 +6,7 @@ are pytrees and gradients are results of a function. The training step gets its 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -39,8 +39,8 @@ class Vote:
 class Group:
     """The ranks of a job, as ``ds2f.types.Collectives``; this class itself is the group of a single process.
 
-    Every method but ``beat`` is called by every rank, in the same order. In a group of several ranks, every method but
-    ``beat`` raises ``PeerLost`` when a rank is lost.
+    The methods from ``all_reduce_async`` to ``vote`` are called by every rank, in the same order. In a group of several
+    ranks they raise ``PeerLost`` when a rank is lost.
     """
 
     rank: int = 0
@@ -89,6 +89,18 @@ class Group:
 
     def beat(self, progress: int) -> None:
         """Notes that this rank begins step ``progress``, for messages about a lost rank. Costs nothing."""
+
+    def while_waiting(self, look: Callable[[], None]) -> None:
+        """Calls ``look`` several times a second while this rank waits for the others on the host; it may raise."""
+
+    def abandon(self, reason: str) -> None:
+        """Leaves the other ranks without their consent: their collectives raise ``PeerLost`` with ``reason``."""
+
+    def tell_saved(self) -> None:
+        """Tells the other ranks, after ``abandon`` or a ``PeerLost``, that rank 0 writes nothing more."""
+
+    def wait_until_saved(self) -> None:
+        """Waits, after ``abandon`` or a ``PeerLost``, until rank 0 writes nothing more, or cannot be heard."""
 
     def close(self) -> None:
         """Leaves the group."""
@@ -160,7 +172,10 @@ class _DistributedGroup(Group):
     def _all_gather(self, values: Tensor) -> list[Tensor]:
         gathered = [torch.empty_like(values) for _ in range(self.size)]
         with self._groups.translating_errors():
-            dist.all_gather(gathered, values, group=self._groups.host_group)
+            # No name for the group: the traceback of an interrupted wait would keep it, and its connections open.
+            self._groups.wait(
+                dist.all_gather(gathered, values, group=self._groups.host_group, async_op=True), on_host=True
+            )
         return gathered
 
     def broadcast(self, values: tree.Tree) -> tree.Tree:
@@ -170,7 +185,7 @@ class _DistributedGroup(Group):
         for message in _messages(leaves):
             buffer = torch.cat(message)
             with self._groups.translating_errors():
-                dist.broadcast(buffer, src=0)
+                self._groups.wait(dist.broadcast(buffer, src=0, async_op=True))
             if self.rank != 0:
                 for piece, received in zip(message, buffer.split([len(piece) for piece in message]), strict=True):
                     piece.copy_(received)
@@ -182,6 +197,18 @@ class _DistributedGroup(Group):
 
     def beat(self, progress: int) -> None:
         self._groups.beat(progress)
+
+    def while_waiting(self, look: Callable[[], None]) -> None:
+        self._groups.look = look
+
+    def abandon(self, reason: str) -> None:
+        self._groups.abandon(reason)
+
+    def tell_saved(self) -> None:
+        self._groups.heartbeat.tell_saved()
+
+    def wait_until_saved(self) -> None:
+        self._groups.heartbeat.wait_until_saved()
 
     def close(self) -> None:
         self._groups.close()

@@ -12,9 +12,17 @@ from ds2f.errors import InputError
 from ds2f.runner.distributed.collectives import Group
 
 # Settings that may differ: paths, devices and processes. All others decide the numbers.
-_PRIVATE = {"data_path", "run_dir", "device", "nproc_per_node", "nnodes", "max_restarts", "collective_timeout"}
+_PRIVATE = {"data_path", "run_dir", "device", "nproc_per_node", "nnodes", "collective_timeout"}
+_PRIVATE |= {"max_restarts", "restart_window", "probe_memory"}
 _PRIVATE |= {f"data.{name}" for name in ("train_manifest", "val_manifest", "test_manifest", "labels_path")}
-_PRIVATE |= {"data.num_workers", "data.cache_features", "data.verify", "data.allow_changes", "augmentation.noise_dir"}
+_PRIVATE |= {
+    "data.num_workers",
+    "data.loader_timeout",
+    "data.cache_features",
+    "data.verify",
+    "data.allow_changes",
+    "augmentation.noise_dir",
+}
 _PRIVATE_SECTIONS = ("rdzv_", "checkpointing.", "visualization.")
 
 
@@ -77,7 +85,7 @@ def require_same_params(group: Group, params: tree.Tree) -> None:
     """
     if group.size == 1:
         return
-    leaves = tree.flatten_with_paths(params)
+    leaves = tree.flatten_with_names(params)
     checksums = torch.stack([leaf.view(torch.int32).sum() for leaf in leaves.values()]).tolist()
     gathered = group.gather(checksums)
     for rank, found in enumerate(gathered):

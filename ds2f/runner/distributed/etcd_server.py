@@ -5,8 +5,8 @@ say that the v2 API is missing.
 """
 
 import http.client
-import importlib
 import json
+import re
 import ssl
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import RendezvousBackend
 
 from ds2f.errors import InputError
+from ds2f.extras import import_extra
 from ds2f.runner.distributed.job_store import ANSWER_TIMEOUT
 
 
@@ -83,10 +84,9 @@ def open_etcd(host: str, port: int, job: str, conf: str = "") -> tuple[Store, Re
     Raises:
       InputError: when python-etcd is missing, no etcd server answers, it refuses access or lacks the v2 API.
     """
-    try:
-        etcd = importlib.import_module("etcd")
-    except ModuleNotFoundError as error:
-        raise InputError("--rdzv_backend=etcd-v2 needs python-etcd: pip install 'ds2f[etcd]', or use c10d") from error
+    etcd = import_extra(
+        "etcd", need="--rdzv_backend=etcd-v2 needs python-etcd", remedy="pip install 'ds2f[etcd]', or use c10d"
+    )
     from torch.distributed.elastic.rendezvous.etcd_rendezvous_backend import EtcdRendezvousBackend
     from torch.distributed.elastic.rendezvous.etcd_store import EtcdStore
 
@@ -125,6 +125,14 @@ def _require_etcd(host: str, port: int, access: EtcdAccess) -> None:
         connection.close()
     if not has_v2_api:
         raise InputError(
-            f"--rdzv_endpoint={host}:{port}: etcd {version} runs there without the v2 API, which torch uses; start it "
-            "with --enable-v2 (etcd 3.4 and 3.5 have that option)"
+            f"--rdzv_endpoint={host}:{port}: etcd {version} runs there without the v2 API, which torch uses. "
+            f"{_without_v2_api(str(version))}"
         )
+
+
+def _without_v2_api(version: str) -> str:
+    """What to do about an etcd server of this version that lacks the v2 API."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    removed = numbers is not None and (int(numbers[1]), int(numbers[2])) >= (3, 6)
+    start = "etcd 3.6 and newer have none: run etcd 3.5 with --enable-v2" if removed else "Start it with --enable-v2"
+    return f"{start}, or do without a server: --rdzv_backend=c10d, with one of the machines as --rdzv_endpoint"

@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 from torch.distributed import Store
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 INTERVAL = 0.5  # seconds between two heartbeats
 SILENCE = 4 * INTERVAL  # seconds without a heartbeat after which a rank counts as silent
 MAX_RECORD = 2**16  # bytes of a record; a longer one is not a rank's
+NOTICE = 12.0  # seconds in which rank 0 notices that another rank has left, with its diagnosis
+SAVING = 600.0  # seconds in which rank 0 writes a checkpoint
 STORE_LIFETIME = 4.0  # seconds that rank 0 keeps its store for the other ranks after it has left
 
 
@@ -38,6 +41,7 @@ class RankStatus(NamedTuple):
     operations: int = 0  # collectives that the rank started; all ranks start the same ones in the same order
     exit_reason: str = ""  # why the rank left; empty while it takes part
     diagnosis: str = ""  # of the rank that left, if it lost another rank
+    saved: bool = False  # of a rank that left: it writes no checkpoint any more
 
 
 class Heartbeat:
@@ -88,6 +92,33 @@ class Heartbeat:
             if all(status.exit_reason or rank in self._silent for rank, status in enumerate(statuses)):
                 return
             time.sleep(INTERVAL / 10)
+
+    def tell_saved(self) -> None:
+        """Notes, after ``leave``, that this rank writes no checkpoint any more."""
+        self._status = self._status._replace(saved=True)
+        with suppress(RuntimeError, OSError, TimeoutError):  # nobody waits where the board is gone
+            run_with_timeout(job_store.ANSWER_TIMEOUT, lambda: self._write(count=0))
+
+    def wait_until_saved(self) -> None:
+        """Waits until rank 0 has called ``tell_saved``, or cannot be heard.
+
+        Rank 0 must leave within ``NOTICE`` seconds, with heartbeats until then, and write its checkpoint within
+        ``SAVING`` seconds.
+        """
+        began = heard = time.monotonic()
+        count = -1
+        with suppress(RuntimeError, OSError, TimeoutError):
+            while True:
+                counts, statuses = run_with_timeout(job_store.ANSWER_TIMEOUT, self._read)
+                now, rank0 = time.monotonic(), statuses[0]
+                if counts[0] != count:
+                    heard, count = now, counts[0]
+                if rank0.exit_reason:
+                    heard = now
+                late = now - began > (SAVING if rank0.exit_reason else NOTICE)
+                if rank0.saved or late or now - heard > 2 * SILENCE:
+                    return
+                time.sleep(INTERVAL / 5)
 
     def diagnose(self, *, connection_broke: bool) -> str:
         """Says which ranks are silent or behind, after a collective failed. Takes two seconds or more.

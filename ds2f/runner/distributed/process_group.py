@@ -10,8 +10,9 @@ import logging
 import os
 import re
 import secrets
+import socket
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -28,6 +29,8 @@ from ds2f.types import Handle
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 15.0  # seconds in which gloo's connections between all ranks must stand
+MAX_REASON = 2000  # characters of a reason that other ranks are told
+_SLICE = timedelta(seconds=0.25)
 DEVICE_CONNECT_TIMEOUT = 60.0  # seconds for the connections of NCCL or HCCL together with gloo's
 
 
@@ -60,9 +63,10 @@ class ProcessGroups:
         """
         self.rank, self.size = membership.rank, membership.size
         self._backends, self._timeout = backends, timeout
-        self._heartbeat = Heartbeat(store, membership)
+        self.heartbeat = Heartbeat(store, membership)
         self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
         self._lost: PeerLost | None = None
+        self.look: Callable[[], None] = _nothing  # called while this rank waits on the host; may raise
         self.host_group: Any = None
         limit = min(connect_timeout, CONNECT_TIMEOUT if backends == "gloo" else DEVICE_CONNECT_TIMEOUT)
         with self.translating_errors():
@@ -121,7 +125,7 @@ class ProcessGroups:
             raise ValueError(f"an all-reduce in place needs a contiguous buffer, not strides {buffer.stride()}")
         group = self.host_group if on_host else None
         with self.translating_errors():
-            handle = _Handle(dist.all_reduce(buffer, operation, group=group, async_op=True), self)
+            handle = _Handle(dist.all_reduce(buffer, operation, group=group, async_op=True), self, on_host=on_host)
         self._handles.add(handle)
         return handle
 
@@ -135,25 +139,51 @@ class ProcessGroups:
         if self._lost is not None:
             raise self._lost
         if starts:
-            self._heartbeat.count_operation()
+            self.heartbeat.count_operation()
         try:
             yield
         except RuntimeError as error:
             self._lost = self._explain(error)
             self._close_connections()
-            self._heartbeat.wait_for_others()
+            self.heartbeat.wait_for_others()
             raise self._lost from error
+
+    def wait(self, work: Any, *, on_host: bool = False) -> None:
+        """Waits for a collective under way. On the host in slices, between which Python handles signals.
+
+        Args:
+          work: torch's handle.
+          on_host: whether it runs in the group on the host.
+        """
+        try:
+            while on_host or self._backends == "gloo":
+                with suppress(RuntimeError):  # of the slice, or of the collective: the last wait raises it again
+                    work.wait(_SLICE)
+                if work.is_completed():
+                    break
+                self.look()
+            work.wait()
+        finally:
+            del work  # the error's traceback would keep it, and with it the connections open
+
+    def abandon(self, reason: str) -> None:
+        """Leaves the job without the other ranks: their collectives fail at once, and they learn the reason."""
+        if self._lost is None:
+            self._lost = PeerLost(f"rank {self.rank} has left the job: {reason}")
+            name = f"Rank {self.rank} (host {socket.gethostname()}, process {os.getpid()})"
+            self.heartbeat.leave("gave up", f"{name} has left: {reason[:MAX_REASON].rstrip('.')}")
+            self._close_connections()
 
     def beat(self, step: int) -> None:
         """Notes in the heartbeat that this rank begins ``step``."""
-        self._heartbeat.beat(step)
+        self.heartbeat.beat(step)
 
     def close(self) -> None:
         """Leaves the job."""
-        self._heartbeat.leave("left the job")
+        self.heartbeat.leave("left the job")
         if self._lost is None:
             dist.destroy_process_group()
-            self._heartbeat.wait_for_others()
+            self.heartbeat.wait_for_others()
 
     def _explain(self, error: RuntimeError) -> PeerLost:
         broke, reason = False, first_sentence(error)
@@ -165,10 +195,10 @@ class ProcessGroups:
             event, cause, broke = "a connection broke", f" (torch: {reason})", True
         else:
             event, cause = "a collective failed", f" (torch: {reason})"
-        diagnosis = self._heartbeat.diagnose(connection_broke=broke)
-        self._heartbeat.leave("gave up", diagnosis)
+        diagnosis = self.heartbeat.diagnose(connection_broke=broke)
+        self.heartbeat.leave("gave up", diagnosis)
         hccl = f" {npu.explain_hccl(reason)}" if "hccl" in self._backends else ""
-        return PeerLost(f"rank {self.rank} at step {self._heartbeat.step}: {event}. {diagnosis}.{cause}{hccl}")
+        return PeerLost(f"rank {self.rank} at step {self.heartbeat.step}: {event}. {diagnosis}.{cause}{hccl}")
 
     def _close_connections(self) -> None:
         """Closes the connections on the host, so that all ranks notice at once and not when this process ends.
@@ -177,23 +207,32 @@ class ProcessGroups:
         """
         for handle in self._handles:
             handle.drop()
-        group, self.host_group = self.host_group, None
-        if group is not None:
+        if self.host_group is not None:
+            groups, self.host_group = [self.host_group], None
+
+            def destroy() -> None:
+                dist.destroy_process_group(None if self._backends == "gloo" else groups[0])
+                groups.clear()  # the last reference: gloo then waits for the collective under way, until its timeout
+
             with suppress(TimeoutError, RuntimeError):  # the end of the process closes the rest
-                run_with_timeout(1.0, lambda: dist.destroy_process_group(None if self._backends == "gloo" else group))
+                run_with_timeout(1.0, destroy)
 
 
 class _Handle:
-    def __init__(self, work: Any, groups: ProcessGroups) -> None:
+    def __init__(self, work: Any, groups: ProcessGroups, *, on_host: bool) -> None:
         self._work = work
-        self._groups = groups
+        self._groups, self._on_host = groups, on_host
 
     def wait(self) -> None:
         with self._groups.translating_errors(starts=False):
-            self._work.wait()
+            self._groups.wait(self._work, on_host=self._on_host)
 
     def drop(self) -> None:
         self._work = None  # the work object keeps its connections open
+
+
+def _nothing() -> None:
+    """Does nothing."""
 
 
 class _ConnectError(RuntimeError):

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -68,9 +69,9 @@ def is_worker(*, starts_ranks: bool = True) -> bool:
 def work(run: Callable[[], int]) -> int:
     """Runs a rank and returns its exit status. The rank dies with its agent.
 
-    Errors are reported to the agent, which prints them once for all ranks. After an ``InputError`` it starts nothing
-    again. After a ``PeerLost`` this process waits ``GRACE`` seconds: if the agent has seen the lost rank die, it kills
-    this process and prints its own message.
+    Errors are reported to the agent, which prints them once for all ranks; an unforeseen error leaves its traceback as
+    well. After an ``InputError`` the agent starts nothing again. After a ``PeerLost`` this process waits ``GRACE``
+    seconds: if the agent has seen the lost rank die, it kills this process and prints its own message.
 
     Args:
       run: the rank's work; returns an exit status.
@@ -83,17 +84,43 @@ def work(run: Callable[[], int]) -> int:
         return run()
     except InputError as error:
         _report(str(error))
-        return GIVE_UP
+        return _left(GIVE_UP)
     except WorkerDied as error:
         _report(str(error))
-        return 1
+        return _left(1)
     except PeerLost as error:
         time.sleep(GRACE)
         _report(str(error))
-        sys.stdout.flush()
-        os._exit(PEER_LOST)  # a normal exit may wait for the lost rank
+        return _left(PEER_LOST)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            _report(end.code)
+        raise
+    except Exception as error:
+        _report(_describe(error))
+        raise
+
+
+def _left(status: int) -> int:
+    """Ends the process if it has open connections to ranks, otherwise returns the status.
+
+    A normal exit may wait for a lost rank, or be aborted by one of gloo's threads.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _describe(error: Exception) -> str:
+    """An unforeseen error in one line, with the place where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = next(iter(str(error).strip().splitlines()), "no message")
+    return f"{type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno})"
 
 
 def _report(message: str) -> None:

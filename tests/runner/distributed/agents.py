@@ -144,7 +144,7 @@ def _spawn(prefix, command, output, environment):
     )
 
 
-def train(data_path, run_dir, *, ranks, epochs=4, name="first", prefix=(), network=None, **flags):
+def train(data_path, run_dir, *, ranks, epochs=4, name="first", prefix=(), network=None, environment=None, **flags):
     """A training of the corpus of tones; ``prefix`` is a command that runs it, ``network`` where it runs."""
     settings = {
         "data_path": data_path,
@@ -165,14 +165,16 @@ def train(data_path, run_dir, *, ranks, epochs=4, name="first", prefix=(), netwo
         "training.log_every": 1,
         "visualization.tensorboard": "false",
         "visualization.progress": "false",
-        "rdzv_secret_file": secret(data_path.parent),
     } | flags
+    if "nnodes" in settings:
+        settings["rdzv_secret_file"] = secret(data_path.parent)
     return Agent(
         ["launch.train", *(f"--{name}={value}" for name, value in settings.items())],
         data_path.parent if run_dir.parent.is_file() else run_dir.parent,
         name=f"{run_dir.name}-{name}",
         prefix=prefix,
         network=network,
+        **(environment or {}),
     )
 
 

@@ -24,20 +24,25 @@ def descendants(pid):
     return found
 
 
-def listening(pid):
-    """The addresses and ports at which a process and its children listen, or receive datagrams."""
-    inodes = set()
+def inodes(pid):
+    """The sockets of a process and its children, by number."""
+    found = set()
     for process in descendants(pid):
         for link in Path(f"/proc/{process}/fd").iterdir():
             with contextlib.suppress(OSError):
                 target = str(link.readlink())
                 if target.startswith("socket:["):
-                    inodes.add(target[8:-1])
-    found = set()
+                    found.add(target[8:-1])
+    return found
+
+
+def listening(pid):
+    """The addresses and ports at which a process and its children listen, or receive datagrams."""
+    held, found = inodes(pid), set()
     for family in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/{pid}/net/{family}").read_text().splitlines()[1:]:
             fields = line.split()
-            if fields[9] in inodes and (family.startswith("udp") or fields[3] == LISTEN):
+            if fields[9] in held and (family.startswith("udp") or fields[3] == LISTEN):
                 address, port = fields[1].split(":")
                 found.add((_spelt(address), int(port, 16)))
     return found

@@ -246,7 +246,7 @@ def test_too_few_machines_are_an_error_that_names_other_jobs_at_the_same_endpoin
 
 def test_etcd_needs_its_client_library(monkeypatch, several):
     monkeypatch.setitem(sys.modules, "etcd", None)
-    with pytest.raises(InputError, match=r"needs python-etcd: pip install 'ds2f\[etcd\]'"):
+    with pytest.raises(InputError, match=r"needs python-etcd, which cannot .*pip install 'ds2f\[etcd\]'"):
         Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint="127.0.0.1:2379"))
 
 
@@ -290,6 +290,47 @@ def etcd_server(folder, *options, scheme="http"):
 def test_an_etcd_server_without_the_v2_api_is_reported_with_the_remedy(tmp_path, several):
     with etcd_server(tmp_path) as port, pytest.raises(InputError, match=r"without the v2 API.*--enable-v2"):
         Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}"))
+
+
+@contextlib.contextmanager
+def etcd_of_version(version):
+    """Answers as an etcd server of a version without the v2 API does."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = self.path == "/version"
+            versions = {"etcdserver": version, "etcdcluster": f"{version[:3]}.0"}
+            body = json.dumps(versions).encode() if known else b"404 page not found\n"
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        ("3.6.4", "3.6 and newer have none: run etcd 3.5 with --enable-v2, or do without"),
+        ("3.10.0", "3.6 and newer have none: run etcd 3.5 with --enable-v2, or do without"),
+        ("4.0.0-rc.1", "3.6 and newer have none: run etcd 3.5 with --enable-v2, or do without"),
+        ("3.5.21", "Start it with --enable-v2, or do without"),
+        ("unknown", "Start it with --enable-v2, or do without"),
+    ],
+)
+def test_an_etcd_server_that_has_no_v2_api_any_more_is_reported_with_what_to_use_instead(several, version, remedy):
+    pytest.importorskip("etcd")
+    with etcd_of_version(version) as port, pytest.raises(InputError) as told:
+        Rendezvous(several(rdzv_backend="etcd-v2", rdzv_endpoint=f"127.0.0.1:{port}"))
+    assert f"127.0.0.1:{port}: etcd {version} runs there without the v2 API, which torch uses." in str(told.value)
+    assert remedy in str(told.value)
+    assert "--rdzv_backend=c10d" in str(told.value)
 
 
 def test_on_etcd_a_job_that_has_ended_stays_ended_and_leaves_nothing_to_its_namesake(tmp_path, several):

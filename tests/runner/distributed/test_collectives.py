@@ -161,7 +161,7 @@ def broadcast_of_a_state(group, message_bytes):
     state = some_state()
     mine = state if group.rank == 0 else tree.map(torch.zeros_like, state)
     before, messages, send = tree.map(torch.clone, mine), [], dist.broadcast
-    dist.broadcast = lambda buffer, **options: (messages.append(buffer.nbytes), send(buffer, **options))
+    dist.broadcast = lambda buffer, **options: (messages.append(buffer.nbytes), send(buffer, **options))[1]
     received = group.broadcast(mine)
     assert [raw(leaf) for leaf in tree.leaves(mine)] == [raw(leaf) for leaf in tree.leaves(before)]
     assert type(received) is State
@@ -232,6 +232,51 @@ def test_a_store_that_went_with_rank_0_is_named_and_once_lost_every_operation_sa
     for error in survivors:
         assert isinstance(error, PeerLost)
         assert f"The job's store at 127.0.0.1:{port}, hosted by rank 0, does not answer" in str(error)
+
+
+class _Request(Exception):  # no error
+    """What a rank is asked during a wait."""
+
+
+WAITS = {
+    "all_reduce_async": lambda group: group.all_reduce_async(torch.ones(5)).wait(),
+    "all_reduce": lambda group: group.all_reduce(torch.ones(5)),
+    "all_finite": lambda group: group.all_finite(torch.tensor(True)),
+    "sum": lambda group: group.sum([1.0]),
+    "gather": lambda group: group.gather("text"),
+    "broadcast": lambda group: group.broadcast({"w": torch.ones(5)}),
+    "vote": lambda group: group.vote(True).result(),
+}
+
+
+def leave_a_wait(group, wait):
+    """Rank 1 takes no part; rank 0 is asked to leave while it waits for rank 1. Returns the seconds since then."""
+    group.gather(None)
+    if group.rank == 1:
+        time.sleep(8)
+        return None
+    began = time.monotonic()
+
+    def look():
+        if time.monotonic() - began > 0.5:
+            raise _Request
+
+    group.while_waiting(look)
+    try:
+        WAITS[wait](group)
+    except _Request:
+        group.abandon("asked to")
+        left = time.monotonic()
+    freed = time.monotonic()  # the error is, with all that its traceback kept
+    return left - began, freed - left
+
+
+def test_whatever_a_rank_waits_for_in_vain_it_leaves_soon(tmp_path):
+    with ThreadPoolExecutor(len(WAITS)) as jobs:
+        results = jobs.map(lambda wait: run(leave_a_wait, ranks=2, folder=tmp_path, arguments=(wait,)), WAITS)
+    for wait, ((leaving, freeing), _) in zip(WAITS, results, strict=True):
+        assert leaving < 5, wait
+        assert freeing < 2, wait
 
 
 def host_a_store(port):

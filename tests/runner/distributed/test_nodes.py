@@ -13,6 +13,8 @@ import uuid
 
 import pytest
 from agents import Agent, steps_done, sweep, train
+from commands import ROOT
+from killing import differences
 from strangers import JUNK, Stranger, poison
 from waiting import wait_for
 
@@ -176,6 +178,49 @@ def test_on_one_machine_of_a_network_nothing_can_be_reached_from_another(tmp_pat
             assert agent.end() == 0, agent.output
         sweep(tmp_path)
     assert stranger.attacked == {}
+
+
+HOUR_AHEAD = """
+import time
+now, local = time.time, time.localtime
+time.time = lambda: now() + 3600
+time.localtime = lambda seconds=None: local(time.time() if seconds is None else seconds)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("apart", [0, 1])
+def test_of_two_hosts_with_one_folder_one_trains_undisturbed_and_the_other_ends_in_one_line(
+    machines, tmp_path, tone_corpus, apart
+):
+    """The hosts share the folder alone: they have networks, process numbers, names, uptimes and clocks of their own."""
+    (tmp_path / "ahead").mkdir()
+    (tmp_path / "ahead" / "sitecustomize.py").write_text(HOUR_AHEAD)
+    apart_from_all = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts"]
+    hosts = [
+        ((*machines.prefix(0), *apart_from_all), None),
+        (
+            (*machines.prefix(1), *apart_from_all, "--time", "--boottime", "3600"),
+            {"PYTHONPATH": f"{tmp_path / 'ahead'}:{ROOT}"},
+        ),
+    ]
+    settings = {"ranks": 1, "epochs": 60, "data.num_workers": 0}
+    alone = train(tone_corpus, tmp_path / "alone", **settings)
+    assert alone.end() == 0, alone.output
+    started = []
+    for prefix, environment in hosts:
+        name = f"host{len(started)}"
+        started.append(
+            train(tone_corpus, tmp_path / "run", name=name, prefix=prefix, environment=environment, **settings)
+        )
+        time.sleep(apart)
+    statuses = [host.end(180) for host in started]
+    assert sorted(statuses) == [0, 1], [host.output for host in started]
+    said = started[statuses.index(1)].output
+    assert said.count("\n") == 1, said
+    assert "is in use by process" in said or "already holds a run" in said
+    assert differences(tmp_path / "alone", tmp_path / "run") == []
+    assert not (tmp_path / "run" / "lease.json").exists()
 
 
 @pytest.mark.long

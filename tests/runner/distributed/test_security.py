@@ -1,14 +1,17 @@
 """What listens during a job, and what strangers who reach it can do: nothing is executed, read or accepted."""
 
 import os
+import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from agents import Agent, sweep, train
+from agents import Agent, steps_done, sweep, train
 from job import run
+from other_user import attempts
 from strangers import GUESSES, JUNK, LOOPBACK, Stranger, listening
 from waiting import wait_for
 
@@ -48,6 +51,50 @@ def test_a_training_of_one_rank_listens_nowhere(tone_corpus, tmp_path):
         time.sleep(0.02)
     assert run_.end() == 0, run_.output
     assert found == set()
+
+
+@pytest.fixture
+def shared_temporary():
+    """A folder for temporary files that everybody may enter and write, as /tmp; with a file that everybody may read."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o1777)
+    (folder / "control").touch(mode=0o644)
+    yield folder
+    sweep(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_another_user_of_the_machine_reads_writes_and_learns_nothing(tmp_path, shared_temporary, ranks):
+    temporary = {"TMPDIR": str(shared_temporary), "TIMEOUT": "60"}
+    agent = Agent.of_toys(tmp_path, nproc_per_node=ranks, steps=10**6, variables=temporary)
+    agent.until("is process", times=ranks)
+    made = list(shared_temporary.rglob("*"))
+    found = attempts(agent.process.pid, [shared_temporary])
+    assert len(made) > ranks, "the store and the heartbeats lie there"
+    assert found["read"] == [str(shared_temporary / "control")]
+    assert (found["written"], found["answered"]) == ([], [])
+    assert found["connected"], "gloo listens on loopback"
+    assert agent.output.count("is process") == ranks, "no rank was disturbed"
+    agent.signal(signal.SIGINT)
+    agent.end(30)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_another_user_of_the_machine_does_not_disturb_a_training_and_its_loaders(
+    tone_corpus, tmp_path, shared_temporary
+):
+    run_ = train(tone_corpus, tmp_path / "run", ranks=2, epochs=1000, environment={"TMPDIR": str(shared_temporary)})
+    assert wait_for(lambda: steps_done(tmp_path / "run") > 3, limit=60), run_.output
+    found = attempts(run_.process.pid, [shared_temporary, "/dev/shm"])
+    assert [name for name in found["read"] if "/dev/shm" not in name] == [str(shared_temporary / "control")]
+    assert (found["written"], found["answered"]) == ([], [])
+    done = steps_done(tmp_path / "run")
+    assert wait_for(lambda: steps_done(tmp_path / "run") > done + 3, limit=60), run_.output
+    assert "starting all ranks again" not in run_.output
+    run_.signal(signal.SIGTERM)
+    assert run_.end(30) == 143
 
 
 CONNECT_LATE = """

@@ -1,0 +1,69 @@
+"""Manifests in JSON: that of deepspeech.pytorch V3, a list of rows, and a row per line as NeMo writes it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ds2f.data.manifest_rows import Listing, Row, from_fields, require_names, with_files
+from ds2f.data.problems import Problem
+from ds2f.errors import InputError
+
+LINES = (".jsonl", ".ndjson")  # suffixes of files with a row per line
+
+
+def read_json(path: Path, content: str) -> Listing:
+    """Reads ``{"root_path": ..., "samples": [...]}``, a list of objects, or an object per line.
+
+    The objects have the fields of ``manifest_rows.from_fields``. Relative paths count from ``root_path``, which counts
+    from the manifest's folder, or from the manifest's folder.
+
+    Raises:
+      InputError: the file is no JSON, holds no rows, or none of the rows names a recording or a transcript.
+    """
+    if path.suffix.lower() in LINES:
+        return _by_line(path, content)
+    try:
+        listing: Any = json.loads(content)
+    except json.JSONDecodeError as error:
+        if not error.msg.startswith("Extra data"):
+            raise InputError(f"{path}:{error.lineno}: not JSON: {error}; write the manifest again") from error
+        return _by_line(path, content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {error}; write the manifest again") from error
+    root, where, samples = path.parent, f"{path}: row {{}}", listing
+    if isinstance(listing, dict) and "samples" in listing:
+        root, where, samples = root / str(listing.get("root_path") or ""), f"{path}: samples[{{}}]", listing["samples"]
+    elif isinstance(listing, dict) and listing:
+        samples = [listing]
+    if not isinstance(samples, list):
+        raise InputError(
+            f'{path}: no list "samples"; a JSON manifest is {{"root_path": ..., "samples": [...]}}, or an object a line'
+        )
+    return _listing(path, [(where.format(index), sample) for index, sample in enumerate(samples)], root)
+
+
+def _by_line(path: Path, content: str) -> Listing:
+    problems: list[Problem] = []
+    samples = []
+    for number, line in enumerate(content.split("\n"), start=1):
+        try:
+            if line.strip():
+                samples.append((f"{path}:{number}", json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            problems.append(Problem(f"{path}:{number}", f"not JSON: {error}; write the row again"))
+    found = _listing(path, samples, path.parent)
+    return found._replace(problems=problems + found.problems)
+
+
+def _listing(path: Path, samples: Sequence[tuple[str, Any]], folder: Path) -> Listing:
+    if names := [name.strip().lower() for _, sample in samples if isinstance(sample, dict) for name in sample]:
+        require_names(str(path), names, thing="field")
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for where, sample in samples:
+        try:
+            rows.append(from_fields(sample if isinstance(sample, dict) else {}, folder, where))
+        except InputError as error:
+            problems.append(Problem.of(where, error))
+    return Listing(with_files(rows, folder, problems), problems)

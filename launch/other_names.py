@@ -1,0 +1,105 @@
+"""Other systems' names for the flags: of deepspeech.pytorch, of the Ascend scripts around it, and usual ones."""
+
+from collections.abc import Collection
+
+_MEANT = {
+    "lr": "optim.learning_rate",
+    "learning_anneal": "optim.learning_anneal",
+    "optimizer": "optim.name",
+    "optim": "optim.name",
+    "scheduler": "optim.schedule",
+    "lr_scheduler": "optim.schedule",
+    "max_grad_norm": "optim.max_norm",
+    "clip_grad": "optim.max_norm",
+    "wd": "optim.weight_decay",
+    "l2": "optim.weight_decay",
+    "adam": "optim.name=adamw",
+    "epoch": "training.epochs",
+    "num_epochs": "training.epochs",
+    "max_epochs": "training.epochs",
+    "steps": "training.max_steps",
+    "bs": "data.batch_size",
+    "train_batch_size": "data.batch_size",
+    "workers": "data.num_workers",
+    "num_worker": "data.num_workers",
+    "train_path": "data.train_manifest",
+    "val_path": "data.val_manifest",
+    "valid_manifest": "data.val_manifest",
+    "test_path": "data.test_manifest",
+    "labels": "data.labels_path",
+    "no_sorta_grad": "nodata.sort_first_epoch",
+    "sorta_grad": "data.sort_first_epoch",
+    "sample_rate": "spect.sample_rate",
+    "rnn_hidden_size": "model.hidden_size",
+    "hidden_layers": "model.hidden_layers",
+    "num_layers": "model.hidden_layers",
+    "rnn_layers": "model.hidden_layers",
+    "rnn": "model.rnn_type",
+    "no_bidirectional": "nomodel.bidirectional",
+    "speed_volume_perturb": "augmentation.tempo_min",
+    "spec_augment": "augmentation.frequency_masks",
+    "amp": "apex.opt_level",
+    "fp16": "apex.dtype=fp16",
+    "bf16": "apex.dtype=bf16",
+    "half": "apex.dtype=fp16",
+    "precision": "apex.opt_level",
+    "static_loss_scale": "apex.loss_scale",
+    "save_folder": "run_dir",
+    "model_path": "run_dir",
+    "checkpoint_path": "run_dir",
+    "output": "run_dir",
+    "output_dir": "run_dir",
+    "out": "run_dir",
+    "logdir": "run_dir",
+    "log_dir": "run_dir",
+    "save_dir": "run_dir",
+    "dirpath": "checkpointing.folder",
+    "resume": "checkpointing.load_auto_checkpoint",
+    "checkpoint": "checkpointing.checkpoint_per_iteration",
+    "checkpoint_per_batch": "checkpointing.checkpoint_per_iteration",
+    "pretrained": "checkpointing.continue_from",
+    "data": "data_path",
+    "data_dir": "data_path",
+    "data_folder": "data_path",
+    "cuda": "device=cuda",
+    "gpu": "device=cuda",
+    "no_cuda": "device=cpu",
+    "cpu": "device=cpu",
+    "npu": "device=npu",
+    "gpus": "nproc_per_node",
+    "num_gpus": "nproc_per_node",
+    "devices": "nproc_per_node",
+    "world_size": "nproc_per_node",
+    "nproc": "nproc_per_node",
+    "num_nodes": "nnodes",
+    "master_addr": "rdzv_endpoint",
+    "dist_url": "rdzv_endpoint",
+    "lm": "lm.path",
+    "lm_path": "lm.path",
+    "alpha": "lm.weight",
+    "lm_alpha": "lm.weight",
+    "beta": "lm.word_score",
+    "lm_beta": "lm.word_score",
+    "beam_width": "lm.beam_size",
+    "beam": "lm.beam_size",
+    "decoder_type": "lm.decoder",
+}
+
+
+def meant(name: str, known: Collection[str]) -> list[str]:
+    """The flags that an unknown flag may stand for, without the leading hyphens.
+
+    Args:
+      name: the unknown flag, such as ``batch-size`` or ``training.no_cuda``.
+      known: the flags of the command.
+
+    >>> meant("batch-size", ["data.batch_size", "run_dir"]), meant("lr", ["optim.learning_rate"])
+    (['data.batch_size'], ['optim.learning_rate'])
+    """
+    own = name.lower().replace("-", "_")
+    tail = own.rpartition(".")[2]
+    same = [flag for flag in known if flag.rpartition(".")[2] in (own, tail)]
+    other = next((_MEANT[each] for each in (own, tail) if each in _MEANT), "")
+    flag = other.partition("=")[0]
+    named = [other] if flag in known or flag.removeprefix("no") in known else []
+    return same or named

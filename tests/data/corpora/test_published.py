@@ -1,0 +1,199 @@
+"""Tests of published corpora, on miniatures of their layouts with the faults that they have."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ds2f.config import Config, DataConfig, read_labels
+from ds2f.data import manifests
+from ds2f.data.corpora import published, readers
+from ds2f.data.manifest_paths import manifest_path
+from ds2f.errors import InputError
+
+RATE = 16000
+
+
+def sound(path: Path, seconds: float = 0.5) -> Path:
+    """A recording of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(0).normal(0, 0.1, int(seconds * RATE))
+    soundfile.write(path, samples, RATE)
+    return path
+
+
+def note(path: Path, *lines: str, encoding: str = "utf-8") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding=encoding)
+
+
+def librispeech(folder: Path) -> None:
+    for part, speaker in (
+        ("train-clean-100", "19"),
+        ("train-other-500", "20"),
+        ("dev-clean", "84"),
+        ("test-other", "5"),
+    ):
+        chapter = folder / "LibriSpeech" / part / speaker / "198"
+        for number in range(2):
+            sound(chapter / f"{speaker}-198-{number:04}.flac", 0.5 + number)
+        texts = (f"{speaker}-198-0000 NORTHANGER ABBEY", f"{speaker}-198-0001 IT ISN'T  MINE")
+        note(chapter / f"{speaker}-198.trans.txt", *texts)
+    chapter = folder / "LibriSpeech/train-clean-100/19/198"
+    note(folder / "LibriSpeech/SPEAKERS.TXT", "; ID | SEX | SUBSET | MINUTES | NAME")
+    with (chapter / "19-198.trans.txt").open("a") as table:
+        table.write("19-198-0002 LOST\n../../../etc/passwd OUT\n19-198-0003\n19-198-0004 CUT SHORT\n")
+    sound(chapter / "19-198-0003.flac")
+    (chapter / "19-198-0004.flac").write_bytes(b"fLaC")
+
+
+def aishell1(folder: Path) -> None:
+    lines = []
+    for part, speaker in (("train", "S0002"), ("train", "S0003"), ("dev", "S0724"), ("test", "S0764")):
+        for number in range(2):
+            id = f"BAC009{speaker}W{number:04}"
+            sound(folder / "data_aishell/wav" / part / speaker / f"{id}.wav")
+            lines.append(f"{id} 而 对 楼市{'成交' * number} 抑制 作用")
+    sound(folder / "data_aishell/wav/train/S0002/BAC009S0002W0179.wav")
+    note(folder / "data_aishell/transcript/aishell_transcript_v0.8.txt", *lines)
+
+
+def commonvoice(folder: Path) -> None:
+    language = folder / "cv-corpus-22.0-2025-06-20" / "de"
+    for part, client in (("train", "c1"), ("dev", "c2"), ("test", "c3")):
+        rows = [f"{client}\tcommon_voice_de_{part}{number}.mp3\tid\t{text}\t2" for number, text in enumerate(TEXTS)]
+        rows.append(f"{client}\t../../secret.mp3\tid\tHinaus.\t2")
+        rows.append(f"{client}\tcommon_voice_de_{part}2")
+        note(language / f"{part}.tsv", "client_id\tpath\tsentence_id\tsentence\tup_votes", *rows)
+        for number in range(2):
+            sound(language / "clips" / f"common_voice_de_{part}{number}.mp3")
+    sound(folder / "cv-corpus-22.0-2025-06-20" / "secret.mp3")
+
+
+TEXTS = ('"Er sagte ""ja""."', "Zwölf Straßen, sagt's.")
+
+
+def voxforge(folder: Path) -> None:
+    sessions = [
+        *(f"anonymous-2007080{day}-abc" for day in range(1, 4)),
+        "bob-20070805-de1",
+        "bob-20070806-de2",
+        "ann-20070805-x",
+    ]
+    for session in sessions:
+        kind = "flac" if session.startswith("ann") else "wav"
+        for number in range(2):
+            sound(folder / session / kind / f"de{number}.{kind}")
+        note(folder / session / "etc/PROMPTS", f"{session}/mfc/de0 EINS ZWEI", f"{session}/mfc/de1  DREI")
+        note(folder / session / "etc/prompts-original", "de0 Eins, zwei", "de1 Drei")
+    note(folder / "odd-20070805-y/etc/PROMPTS", "odd-20070805-y/mfc/de0 F\u00dcNF", encoding="latin-1")
+
+
+def prepared(name: str, tmp_path: Path, **more: object) -> published.PublishedCorpus:
+    globals()[name](tmp_path / "source")
+    return published.prepare(name, tmp_path / "source", tmp_path / "data", cfg=DataConfig(), **more)
+
+
+def texts(corpus: published.PublishedCorpus) -> dict[str, list[str]]:
+    """The transcripts of every set, as training reads them."""
+    return {split: [each.transcript for each in manifests.read(path)] for split, path in corpus.manifests.items()}
+
+
+def test_librispeech(tmp_path: Path):
+    corpus = prepared("librispeech", tmp_path)
+    both = ["NORTHANGER ABBEY", "IT ISN'T MINE"]
+    assert texts(corpus) == {"train": both * 2, "val": both, "test": both}
+    assert [(part.utterances, part.speakers, part.seconds) for part in corpus.parts] == [
+        (4, 2, 4),
+        (2, 1, 2),
+        (2, 1, 2),
+    ]
+    assert {why: found.number for why, found in corpus.left_out.items()} == {
+        "in malformed rows": 1,
+        "whose recording is missing": 1,
+        "without words": 1,
+        "whose recording cannot be read": 1,
+    }
+    assert read_labels(str(corpus.labels_path)) == corpus.labels == ("_", *sorted(set(" '" + "".join(both))))
+    only = published.prepare(
+        "librispeech", tmp_path / "source", tmp_path / "few", cfg=DataConfig(), subset=["train-other-500", "dev-clean"]
+    )
+    assert texts(only) == {"train": both, "val": both}
+    with pytest.raises(InputError, match="no part train-clean-360; --subset can name dev-clean, test-other, train-cl"):
+        published.prepare("librispeech", tmp_path / "source", tmp_path, cfg=DataConfig(), subset=["train-clean-360"])
+
+
+def test_aishell1_has_characters_and_no_spaces(tmp_path: Path):
+    corpus = prepared("aishell1", tmp_path)
+    assert texts(corpus)["train"] == ["而对楼市抑制作用", "而对楼市成交抑制作用"] * 2
+    assert [part.utterances for part in corpus.parts] == [4, 2, 2]
+    assert corpus.labels == ("_", *sorted("而对楼市成交抑制作用"))
+    assert [*corpus.left_out] == ["without a transcript"]
+
+
+def test_aishell1_whose_inner_archives_are_packed_says_how_to_unpack_them(tmp_path: Path):
+    note(tmp_path / "data_aishell/transcript/aishell_transcript_v0.8.txt", "BAC009S0002W0122 而")
+    (tmp_path / "data_aishell/wav").mkdir()
+    (tmp_path / "data_aishell/wav/S0002.tar.gz").touch()
+    with pytest.raises(InputError, match="tar -xzf"):
+        published.prepare("aishell1", tmp_path, tmp_path, cfg=DataConfig())
+
+
+def test_common_voice_keeps_its_sets_and_opens_nothing_outside_its_clips(tmp_path: Path):
+    corpus = prepared("commonvoice", tmp_path)
+    expected = ['Er sagte "ja".', "Zwölf Straßen, sagt's."]
+    assert texts(corpus) == dict.fromkeys(("train", "val", "test"), expected)
+    assert {"ß", "ö", "'", " "} < {*corpus.labels}
+    assert not {'"', ",", "."} & {*corpus.labels}
+    assert {why: found.number for why, found in corpus.left_out.items()} == {"in malformed rows": 6}
+
+
+def test_a_language_of_common_voice_is_chosen(tmp_path: Path):
+    commonvoice(tmp_path / "source")
+    release = tmp_path / "source/cv-corpus-22.0-2025-06-20"
+    note(release / "br/train.tsv", "client_id\tpath\tsentence")
+    (release / "br/clips").mkdir()
+    with pytest.raises(InputError, match="br, de are here; name one with --subset"):
+        published.prepare("commonvoice", tmp_path / "source", tmp_path, cfg=DataConfig())
+    corpus = published.prepare("commonvoice", release, tmp_path, cfg=DataConfig(), subset=["de"])
+    assert [part.utterances for part in corpus.parts] == [2, 2, 2]
+
+
+def test_voxforge_is_divided_by_speakers_always_in_the_same_way(tmp_path: Path):
+    corpus = prepared("voxforge", tmp_path)
+    speakers = {}
+    for split, path in corpus.manifests.items():
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        speakers[split] = {row["speaker"] for row in rows}
+        assert {row["text"] for row in rows} == {"EINS ZWEI", "DREI"}
+    assert sum(part.utterances for part in corpus.parts) == 12
+    assert sum(map(len, speakers.values())) == len(set.union(*speakers.values())) == 5, "no speaker is in two sets"
+    assert [*corpus.left_out] == ["in tables that cannot be read"]
+    again = published.prepare("voxforge", tmp_path / "source", tmp_path / "data", cfg=DataConfig())
+    assert texts(again) == texts(corpus)
+
+
+@pytest.mark.parametrize("name", readers.CORPORA)
+def test_training_finds_the_manifests_by_the_name_of_the_corpus(name: str, tmp_path: Path):
+    corpus = prepared(name, tmp_path)
+    cfg = Config(data_path=str(tmp_path / "data"), data=DataConfig(dataset=name))
+    assert {split: manifest_path(cfg, split) for split in ("train", "val", "test")} == corpus.manifests
+    for path in corpus.manifests.values():
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert all(row.keys() == {"audio_filepath", "duration", "text", "speaker"} for row in rows)
+        assert all(Path(row["audio_filepath"]).is_relative_to(tmp_path / "source") for row in rows), "nothing is copied"
+
+
+@pytest.mark.parametrize("name", readers.CORPORA)
+def test_a_folder_without_the_corpus_says_what_to_fetch(name: str, tmp_path: Path):
+    with pytest.raises(InputError, match=r"Fetch .*(openslr|mozilla|voxforge)\.org"):
+        published.prepare(name, tmp_path, tmp_path, cfg=DataConfig())
+
+
+@pytest.mark.parametrize("name", readers.CORPORA)
+def test_tables_have_a_largest_size(name: str, tmp_path: Path):
+    globals()[name](tmp_path / "source")
+    with pytest.raises(InputError, match=r"max_manifest_bytes|no utterance"):
+        published.prepare(name, tmp_path / "source", tmp_path, cfg=DataConfig(max_manifest_bytes=10))
