@@ -61,9 +61,13 @@ def _pairs(folder: Path, sounds: Path, texts: Path) -> Listing:
 
 
 def _kaldi(folder: Path, limit: int) -> Listing:
-    """Reads ``wav.scp``, ``text`` and, if it is there, ``segments``. No command in ``wav.scp`` is ever executed."""
+    """Reads ``wav.scp``, ``text`` and, as far as they are there, ``segments`` and ``utt2spk``.
+
+    No command in ``wav.scp`` is ever executed.
+    """
     problems: list[Problem] = []
     sounds, texts = (_table(folder / name, limit, problems) for name in ("wav.scp", "text"))
+    spoken_by = _table(folder / "utt2spk", limit, problems) if (folder / "utt2spk").is_file() else {}
     paths: dict[str, Path] = {}
     for name, (where, value) in sounds.items():
         try:
@@ -75,14 +79,15 @@ def _kaldi(folder: Path, limit: int) -> Listing:
         parts = _table(folder / "segments", limit, problems)
         for name, (where, value) in parts.items():
             try:
-                rows.append(_part(name, value, where, sounds, paths, texts))
+                row = _part(name, value, where, sounds, paths, texts)
+                rows.append(row and row._replace(speaker=spoken_by.get(name, ("", ""))[1]))
             except InputError as error:
                 problems.append(Problem.of(where, error))
     else:
         parts = sounds
         for name, path in paths.items():
             if name in texts:
-                rows.append(Row(sounds[name][0], path, texts[name][1]))
+                rows.append(Row(sounds[name][0], path, texts[name][1], speaker=spoken_by.get(name, ("", ""))[1]))
             else:
                 problems.append(Problem(sounds[name][0], f"{name!r} has no line in {folder / 'text'}; add it"))
     unspoken = len(texts.keys() - parts.keys())

@@ -19,6 +19,8 @@ TEXT_FILE = (
     *("txt_path", "txt_file", "txt"),
 )
 START, SECONDS, END = ("offset", "start", "start_time"), ("duration",), ("end", "end_time")
+SPEAKER = ("speaker", "speaker_id", "speaker_name", "spk", "spk_id", "client_id")
+LANG = ("lang", "language", "locale", "language_id")
 _SHOWN = 200  # characters of the names that a message quotes
 _TRIED = 1000  # rows whose transcripts are looked for as files before they count as text
 
@@ -31,6 +33,8 @@ class Row(NamedTuple):
     transcript: Path | str  # the file, or the text itself
     start: float = 0.0  # of the part of the recording, seconds
     seconds: float | None = None  # length of the part; None: to the recording's end
+    speaker: str = ""  # empty: unknown
+    lang: str = ""  # language; empty: unknown
 
 
 class Listing(NamedTuple):
@@ -90,7 +94,8 @@ def from_fields(fields: Mapping[str, Any], folder: Path, where: str) -> Row:
     start, seconds, end = (_time(values, names, where) for names in (START, SECONDS, END))
     if seconds is None and end is not None:
         seconds = end - (start or 0.0)
-    return Row(where, path_below(folder, audio, where), transcript, start or 0.0, seconds)
+    speaker, lang = (_word(values, names) for names in (SPEAKER, LANG))
+    return Row(where, path_below(folder, audio, where), transcript, start or 0.0, seconds, speaker, lang)
 
 
 def require_names(where: str, names: Iterable[str], *, thing: str) -> None:
@@ -113,6 +118,12 @@ def require_names(where: str, names: Iterable[str], *, thing: str) -> None:
 
 def _first(values: Mapping[str, Any], names: Iterable[str]) -> Any:
     return next((values[name] for name in names if values.get(name) is not None), None)
+
+
+def _word(values: Mapping[str, Any], names: Iterable[str]) -> str:
+    """A name of a speaker or a language; numbers are names, too."""
+    given = _first(values, names)
+    return " ".join(str(given).split()) if isinstance(given, str | int) else ""
 
 
 def _time(values: Mapping[str, Any], names: Iterable[str], where: str) -> float | None:

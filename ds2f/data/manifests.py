@@ -30,6 +30,8 @@ class Utterance(NamedTuple):
     transcript: str  # as written, runs of white space made one space
     duration: float  # seconds
     start: float | None = None  # of a part of the recording, seconds; None: the whole recording
+    speaker: str = ""  # empty: unknown
+    lang: str = ""  # language; empty: unknown
 
 
 def read(
@@ -60,32 +62,47 @@ def read(
         by kind.
     """
     path = Path(path)
-    listing = _require_rows(path, cfg)
-    faults = list(listing.problems)
+    read_rows, malformed, remarks = _require_rows(path, cfg)
+    faults = list(malformed)
     utterances: list[Utterance] = []
-    rows, repeated = _distinct(listing.rows)
+    rows, repeated = _distinct(read_rows)
     if repeated:
         _log.warning("%s: %d repeated row(s) dropped", path, repeated)
     for row in rows:
         try:
-            transcript = _transcript(row, cfg.max_text_bytes)
-            start, duration = _extent(row, parts=parts)
-            utterances.append(Utterance(len(utterances), row.audio, transcript, duration, start))
+            utterances.append(opened(row, len(utterances), cfg=cfg, parts=parts))
         except InputError as error:
             faults.append(Problem.of(row.where, error))
     if found is not None:
         found += faults
     else:
-        checked = Checked("", str(path), len(rows) + len(listing.problems), faults)
+        checked = Checked("", str(path), len(rows) + len(malformed), faults)
         for left_out in problems.require_few([checked], limit=cfg.max_unusable).values():
             _log.warning("%s: %s", path, left_out)
         if not utterances:
             raise InputError(f"{path}: the manifest leaves no recordings")
-    for remark in listing.remarks:
+    for remark in remarks:
         _log.warning("%s", remark)
     if silent := sum(not utterance.transcript for utterance in utterances):
         _log.warning("%s: %s%d transcript(s) are empty", path, "all " * (silent == len(utterances)), silent)
     return utterances
+
+
+def opened(row: Row, id: int, *, cfg: DataConfig = _DEFAULTS, parts: bool = False) -> Utterance:
+    """The utterance of a row, with its transcript and with the duration that the recording's header tells.
+
+    Args:
+      row: of a manifest.
+      id: the utterance's place in its list.
+      cfg: the limits are read.
+      parts: whether the row may name a part of a recording.
+
+    Raises:
+      InputError: the recording or the transcript cannot be read, or the recording ends before the part.
+    """
+    transcript = transcript_of(row, cfg.max_text_bytes)
+    start, duration = _extent(row, parts=parts)
+    return Utterance(id, row.audio, transcript, duration, start, row.speaker, row.lang)
 
 
 def require(cfg: Config, splits: Iterable[str]) -> None:
@@ -102,8 +119,8 @@ def require(cfg: Config, splits: Iterable[str]) -> None:
     for split in splits:
         try:
             path = manifest_path(cfg, split)
-            listing = _require_rows(path, cfg.data)
-            checked.append(Checked(split, str(path), len(listing.rows) + len(listing.problems), listing.problems))
+            rows, malformed, _ = _require_rows(path, cfg.data)
+            checked.append(Checked(split, str(path), len(rows) + len(malformed), malformed))
         except InputError as error:
             broken.append(str(error))
     problems.require_few(checked, limit=cfg.data.max_unusable, broken=broken)
@@ -111,13 +128,13 @@ def require(cfg: Config, splits: Iterable[str]) -> None:
 
 def _require_rows(path: Path, cfg: DataConfig) -> Listing:
     """The rows of a manifest, at least one."""
-    listing = _listing(path, cfg.max_manifest_bytes)
-    if not listing.rows and not listing.problems:
-        reasons = "".join(f" {remark}" for remark in listing.remarks)
+    found = listing(path, cfg.max_manifest_bytes)
+    if not found.rows and not found.problems:
+        reasons = "".join(f" {remark}" for remark in found.remarks)
         raise InputError(
             f"{path}: the manifest names no recordings; write it again with python -m launch.prepare.{reasons}"
         )
-    return listing
+    return found
 
 
 def write(path: str | Path, rows: Iterable[tuple[Path, Path]]) -> None:
@@ -142,8 +159,18 @@ def shown_from(folder: Path, file: Path) -> str:
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
 
 
-def _listing(path: Path, limit: int) -> Listing:
-    """Reads a manifest by its kind: a folder, JSON by its suffix or first character, or else a table."""
+def listing(path: Path, limit: int) -> Listing:
+    """Reads the rows of a manifest, but none of the files that they name.
+
+    A folder, JSON by its suffix or first character, or else a table.
+
+    Args:
+      path: the manifest file, or the folder.
+      limit: of the manifest's size, bytes (``data.max_manifest_bytes``).
+
+    Raises:
+      InputError: the manifest is missing, too large or malformed.
+    """
     if path.suffix == ".scp" and path.is_file():
         raise InputError(f"{path}: a part of a data folder of Kaldi's; name the folder, {path.parent}")
     try:
@@ -191,8 +218,12 @@ def _distinct(rows: Iterable[Row]) -> tuple[list[Row], int]:
     return list(first.values()), count - len(first)
 
 
-def _transcript(row: Row, limit: int) -> str:
-    """The text of a row, or of the file that it names."""
+def transcript_of(row: Row, limit: int) -> str:
+    """The text of a row, or of the file that it names, of at most ``limit`` bytes; single spaces.
+
+    Raises:
+      InputError: the file is missing or too large, or the text is not UTF-8.
+    """
     if isinstance(row.transcript, str):
         if not _is_unicode(row.transcript):
             raise InputError("the text is not UTF-8; save the manifest as UTF-8")

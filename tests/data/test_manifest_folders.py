@@ -149,3 +149,17 @@ def test_a_part_of_a_kaldi_folder_names_the_folder(kaldi: Path):
 def test_segments_that_are_whole_recordings_are_read(kaldi: Path):
     write(kaldi / "segments", "ann-1 ann-1 0 2.0\nbob-2 bob-2 0.0 1.9\n")
     assert [transcript for _, transcript in texts(kaldi)] == ["Hello there", "No"]
+
+
+def test_kaldis_speakers_are_read(tmp_path: Path):
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", np.ones(16000) / 2, 16000)
+    (tmp_path / "wav.scp").write_text("a a.wav\nb b.wav\n")
+    (tmp_path / "text").write_text("a YES\nb NO\n")
+    (tmp_path / "utt2spk").write_text("a ann\n")
+    assert [(each.transcript, each.speaker) for each in manifests.read(tmp_path)] == [("YES", "ann"), ("NO", "")]
+    (tmp_path / "segments").write_text("u1 a 0.5 1.0\nu2 b 0 0.25\n")
+    (tmp_path / "text").write_text("u1 YES\nu2 NO\n")
+    (tmp_path / "utt2spk").write_text("u1 ann\nu2 bob\n")
+    found = manifests.read(tmp_path, parts=True)
+    assert [(each.start, each.duration, each.speaker) for each in found] == [(0.5, 0.5, "ann"), (0.0, 0.25, "bob")]

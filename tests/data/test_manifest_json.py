@@ -47,6 +47,12 @@ def test_nemos_fields_are_read_by_line_and_in_a_list(folder: Path, name: str, co
     ]
 
 
+def test_speakers_and_languages_are_kept(folder: Path):
+    rows = [ROWS[0] | {"lang": "de"}, ROWS[1] | {"client_id": 7, "locale": "en"}]
+    (folder / "m.jsonl").write_text(lines(rows))
+    assert [(each.speaker, each.lang) for each in manifests.read(folder / "m.jsonl")] == [("ann", "de"), ("7", "en")]
+
+
 def test_a_single_line_is_a_manifest(folder: Path):
     (folder / "m.json").write_text(lines(ROWS[:1]))
     assert len(manifests.read(folder / "m.json")) == 1
