@@ -15,12 +15,14 @@ The algorithm::
     shard(), every batch: each rank takes every count-th utterance
 """
 
-import heapq
+import itertools
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from ds2f import rng
 from ds2f.data.padding import longest_within, padded
@@ -33,8 +35,40 @@ class Slot(NamedTuple):
     longest: int  # frames of each utterance, at most
 
 
+class Batches(Sequence[list[int]]):
+    """The batches of an epoch, in arrays: 16 bytes an utterance, however small the batches are."""
+
+    def __init__(self, members: NDArray[np.int64], cuts: NDArray[np.int64]) -> None:
+        """Takes all members, batch after batch, and the place of each batch's first, with their number at the end."""
+        self.members, self.cuts = members, cuts
+
+    def __len__(self) -> int:
+        return len(self.cuts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        return self.members[self.cuts[place] : self.cuts[place + 1]].tolist()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def reordered(self, places: NDArray[np.int64]) -> "Batches":
+        """The batches in another order."""
+        starts, sizes = self.cuts[:-1][places], np.diff(self.cuts)[places]
+        cuts = np.concatenate(([0], np.cumsum(sizes)))
+        return Batches(self.members[np.repeat(starts - cuts[:-1], sizes) + np.arange(len(self.members))], cuts)
+
+
 def slots(
-    longest: Sequence[int], *, batch_size: int, devices: int = 1, max_frames: int = 0, shapes: Sequence[int] = ()
+    longest: ArrayLike, *, batch_size: int, devices: int = 1, max_frames: int = 0, shapes: Sequence[int] = ()
 ) -> list[Slot]:
     """Divides an epoch into slots, one for each global batch; every epoch has the same slots.
 
@@ -54,12 +88,13 @@ def slots(
     >>> slots([10, 20, 30, 40, 50], batch_size=2, max_frames=96)
     [Slot(size=2, longest=48), Slot(size=2, longest=48), Slot(size=1, longest=96)]
     """
-    ordered, left = sorted(longest), len(longest)
+    ordered = np.sort(np.asarray(longest, dtype=np.int64))
+    left = len(ordered)
     found: list[Slot] = []
     while left:
         size, limit = batch_size, sys.maxsize
         if max_frames:
-            size = min(size, devices * (max_frames // padded(ordered[left - 1], shapes)))
+            size = min(size, devices * (max_frames // padded(int(ordered[left - 1]), shapes)))
         size = min(size, left)
         if max_frames:
             limit = longest_within(max_frames // -(-size // devices), shapes)
@@ -68,9 +103,7 @@ def slots(
     return found[::-1]
 
 
-def plan_epoch(
-    lengths: Sequence[int], slots: Sequence[Slot], *, seed: int, epoch: int, jitter: float
-) -> list[list[int]]:
+def plan_epoch(lengths: ArrayLike, slots: Sequence[Slot], *, seed: int, epoch: int, jitter: float) -> Batches:
     """Puts every utterance into exactly one batch of similar lengths; every epoch has other batches.
 
     Utterances, ordered by length times a random factor, fill the slots, and the batches are shuffled. If the data set
@@ -87,23 +120,24 @@ def plan_epoch(
     Returns:
       Batches of indices into ``lengths``, each from short to long but for the jitter.
     """
+    frames = np.asarray(lengths, dtype=np.int64)
     generator = rng.generator(rng.fold_in(seed, "plan", epoch))
-    factors = 1 + jitter * (2 * torch.rand(len(lengths), generator=generator, dtype=torch.float64) - 1)
-    order = torch.argsort(torch.tensor(lengths, dtype=torch.float64) * factors, stable=True).tolist()
+    factors = 1 + jitter * (2 * torch.rand(len(frames), generator=generator, dtype=torch.float64) - 1)
+    order = np.argsort(frames * factors.numpy(), kind="stable")
     place = 0
     if len(slots) > 1 and slots[0].size < slots[1].size:
         place = int(torch.randint(_places(slots) + 1, (), generator=generator))
-    batches = _fill(order, lengths, _move_first(slots, place))
-    return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
+    batches = _fill(order, frames, _move_first(slots, place))
+    return batches.reordered(torch.randperm(len(batches), generator=generator).numpy())
 
 
-def plan_sorted(lengths: Sequence[int], slots: Sequence[Slot]) -> list[list[int]]:
+def plan_sorted(lengths: ArrayLike, slots: Sequence[Slot]) -> Batches:
     """Puts every utterance into one batch, from short to long: for evaluation, and for the first epoch of SortaGrad.
 
     SortaGrad: Amodei et al., "Deep Speech 2", 2015, section 3.2.
     """
-    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    return _fill(order, lengths, _move_first(slots, _places(slots)))
+    frames = np.asarray(lengths, dtype=np.int64)
+    return _fill(np.argsort(frames, kind="stable"), frames, _move_first(slots, _places(slots)))
 
 
 def _places(slots: Sequence[Slot]) -> int:
@@ -124,20 +158,26 @@ def _move_first(slots: Sequence[Slot], place: int) -> list[Slot]:
     return [*others[:place], Slot(first.size, limit), *others[place:]]
 
 
-def _fill(order: Sequence[int], lengths: Sequence[int], slots: Sequence[Slot]) -> list[list[int]]:
+def _fill(order: NDArray[np.int64], lengths: NDArray[np.int64], slots: Sequence[Slot]) -> Batches:
     """Fills each slot with the first utterances in ``order`` that are left and within its limit.
 
     Limits must not fall along the slots. Then an earlier slot takes nothing that a later slot needs: every utterance
-    that is short enough for the earlier slot is short enough for the later one.
+    that is short enough for the earlier slot is short enough for the later one. Slots of one limit are filled together:
+    the places in the order that are admitted and left, cut one slot after another.
     """
-    waiting = sorted(range(len(order)), key=lambda place: lengths[order[place]], reverse=True)  # shortest at the end
-    admitted: list[int] = []  # a heap of places in the order
-    batches = []
-    for size, longest in slots:
-        while waiting and lengths[order[waiting[-1]]] <= longest:
-            heapq.heappush(admitted, waiting.pop())
-        batches.append([order[heapq.heappop(admitted)] for _ in range(size)])
-    return batches
+    sizes = np.array([slot.size for slot in slots], dtype=np.int64)
+    limits = [slot.longest for slot in slots]
+    firsts = [index for index in range(len(slots)) if not index or limits[index] != limits[index - 1]]
+    ordered = lengths[order]  # lengths by place
+    by_length = np.argsort(ordered, kind="stable")  # places
+    sorted_lengths = ordered[by_length]
+    left, admitted, taken = by_length[:0], 0, []
+    for first, after in itertools.pairwise([*firsts, len(slots)]):
+        before, admitted = admitted, int(np.searchsorted(sorted_lengths, limits[first], side="right"))
+        left = np.sort(np.concatenate((left, by_length[before:admitted])))
+        taken.append(left[: sizes[first:after].sum()])
+        left = left[len(taken[-1]) :]
+    return Batches(order[np.concatenate([*taken, left])], np.concatenate(([0], np.cumsum(sizes))))
 
 
 def shard(batch: Sequence[int], *, index: int, count: int) -> list[int]:

@@ -46,6 +46,7 @@ absl_flags.DEFINE_integer(
 absl_flags.DEFINE_integer(
     "steps", Options().steps, "Batches of an epoch, for the parts loader and epoch; 0: all.", lower_bound=0
 )
+absl_flags.DEFINE_integer("rows", Options().rows, "Utterances of the drawn corpus, for the part scale.", lower_bound=1)
 absl_flags.DEFINE_string("json", "", "Also write the results to this file.")
 absl_flags.DEFINE_string(
     "trace", "", "Also write a profile of a step of ds2f, of the first model and batch size, for chrome://tracing."
@@ -74,6 +75,7 @@ def main(_: list[str]) -> None:
         warmup=FLAGS.warmup,
         contestants=tuple(FLAGS.contestants),
         steps=FLAGS.steps,
+        rows=FLAGS.rows,
         trace=FLAGS.trace,
     )
     console, progress = Console(highlight=False), Console(stderr=True, highlight=False)

@@ -19,6 +19,7 @@ class Options:
     warmup: int = 1  # steps before the timed rounds, on the shortest batch
     contestants: tuple[str, ...] = ("ours", "usual", "best")
     steps: int = 0  # of an epoch, for the parts loader and epoch; 0: all
+    rows: int = 1_000_000  # of the drawn corpus, for the part scale
     trace: str = ""  # file for a profile of one step of ds2f; empty: none
 
 

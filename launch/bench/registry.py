@@ -32,5 +32,6 @@ PARTS = {
     "decode": Benchmark("launch.bench.decoding_speed", every_case=False),
     "epoch": Benchmark("launch.bench.epoch", every_case=False),
     "ranks": Benchmark("launch.bench.ranks", every_case=False),
+    "scale": Benchmark("launch.bench.corpus_scale", every_case=False),
     "startup": Benchmark("launch.bench.startup", every_case=False),
 }

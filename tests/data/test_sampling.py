@@ -1,3 +1,4 @@
+import heapq
 import itertools
 
 import numpy as np
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 
 from ds2f import rng
 from ds2f.config import DataConfig
+from ds2f.data import sampling
 from ds2f.data.padding import choose, padded
-from ds2f.data.sampling import plan_epoch, plan_sorted, shard, slots
+from ds2f.data.sampling import Batches, plan_epoch, plan_sorted, shard, slots
 
 LENGTHS = st.lists(st.integers(1, 2000), max_size=60)
 PLANS = settings(max_examples=100, deadline=None)
@@ -150,6 +152,45 @@ def test_no_share_holds_more_frames_than_allowed_whatever_lengths_are_drawn(draw
                     share = [lengths[member] for member in shard(batch, index=index, count=count)]
                     frames = len(share) * padded(max(share, default=0), layout["shapes"])
                     assert frames <= layout["max_frames"]
+
+
+def _filled_one_by_one(order, lengths, places):
+    """The slots filled one utterance at a time, from a heap of the places in the order that are admitted."""
+    waiting = sorted(range(len(order)), key=lambda place: lengths[order[place]], reverse=True)
+    admitted: list[int] = []
+    batches = []
+    for size, longest in places:
+        while waiting and lengths[order[waiting[-1]]] <= longest:
+            heapq.heappush(admitted, waiting.pop())
+        batches.append([int(order[heapq.heappop(admitted)]) for _ in range(size)])
+    sizes = np.array([len(batch) for batch in batches], dtype=np.int64)
+    members = np.array([*itertools.chain(*batches)], dtype=np.int64)
+    return Batches(members, np.concatenate(([0], np.cumsum(sizes))))
+
+
+@PLANS
+@given(drawn=_limited(), seed=st.integers(0), epoch=st.integers(0), jitter=st.floats(0, 10))
+def test_slots_filled_together_have_the_batches_of_slots_filled_one_utterance_at_a_time(drawn, seed, epoch, jitter):
+    longest, lengths, layout = drawn
+    places = slots(longest, **layout)
+
+    def plans():
+        drawn_plan = plan_epoch(lengths, places, seed=seed, epoch=epoch, jitter=jitter)
+        return [list(drawn_plan), list(plan_sorted(lengths, places))]
+
+    together = plans()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_fill", _filled_one_by_one)
+        assert together == plans()
+
+
+def test_batches_are_a_sequence_of_lists():
+    batches = Batches(np.array([5, 2, 9, 4, 7]), np.array([0, 2, 2, 5]))
+    assert list(batches) == [[5, 2], [], [9, 4, 7]] == batches[:]
+    assert batches[-1] == [9, 4, 7]
+    assert batches.reordered(np.array([2, 0, 1])) == [[9, 4, 7], [5, 2], []]
+    with pytest.raises(IndexError):
+        batches[3]
 
 
 @PLANS
