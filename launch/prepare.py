@@ -40,6 +40,7 @@ absl_flags.DEFINE_list(
 absl_flags.DEFINE_string(
     "archive", "", "Archive of AN4 (raw, SPHERE or WAV), its unpacked tree, or the folder of either; empty: download."
 )
+absl_flags.DEFINE_enum("language", "en", ["en", "cmn", "de", "es"], "Language of the synthetic corpus.")
 absl_flags.DEFINE_integer("seed", 0, "Seed of the synthetic corpus; the same seed gives the same bytes.", lower_bound=0)
 absl_flags.DEFINE_list("utterances", "1200,60,100", "Training, validation and test utterances of the synthetic corpus.")
 absl_flags.DEFINE_integer(
@@ -227,7 +228,12 @@ def _prepare(progress: "Progress") -> "Corpus":
         return an4.prepare(data_path, archive=archive, limits=limits, progress=progress)
     counts = synthetic.parse_counts(FLAGS.utterances)
     return synthetic.prepare(
-        data_path, seed=FLAGS.seed, utterances=counts, workers=FLAGS.num_workers, progress=progress
+        data_path,
+        seed=FLAGS.seed,
+        utterances=counts,
+        language=FLAGS.language,
+        workers=FLAGS.num_workers,
+        progress=progress,
     )
 
 
@@ -235,6 +241,8 @@ def _print(corpus: "Corpus") -> None:
     state = "was there already, and is whole" if corpus.reused else "is ready"
     _print_sizes(f"{corpus.name} {state} in {shown(str(corpus.folder))}", corpus.parts)
     print(f"{corpus.verdict}\nSHA-256 of all files: {corpus.digest}")
+    if corpus.labels_path:
+        print(f"Labels: --data.dataset={corpus.name} --data.labels_path={shlex.quote(shown(str(corpus.labels_path)))}")
 
 
 def _print_sizes(title: str, parts: "Iterable[CorpusSplit]") -> None:

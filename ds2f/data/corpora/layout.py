@@ -66,6 +66,7 @@ class Corpus:
     digest: str  # SHA-256 over every recording and transcript
     verdict: str  # one sentence about what was verified
     reused: bool = False  # found on disk and checked, not made
+    labels_path: Path | None = None  # of labels made for the corpus; None: the default labels spell it
 
 
 def publish(

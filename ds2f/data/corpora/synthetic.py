@@ -1,7 +1,7 @@
-"""A corpus that needs no download: sentences of AN4's kind, spoken by espeak-ng in many voices.
+"""A corpus that needs no download: sentences of a grammar, in one of several languages, spoken by espeak-ng.
 
-It replaces AN4 where no download is possible, and shows in minutes that everything works. All voices come from one
-synthesiser, so results say nothing about accuracy on people.
+The English corpus has sentences of AN4's kind. It replaces AN4 where no download is possible, and shows in minutes that
+everything works. All voices come from one synthesiser, so results say nothing about accuracy on people.
 """
 
 import hashlib
@@ -11,19 +11,23 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from ds2f import text
 from ds2f.data import audio
-from ds2f.data.corpora import espeak, layout
+from ds2f.data.corpora import espeak, layout, own
+from ds2f.data.corpora.grammars import GRAMMARS
 from ds2f.errors import InputError
 from ds2f.extras import import_extra
 from ds2f.processes import cpu_count
 from ds2f.rng import fold_in
 
 NAME = "synthetic"
+ENGLISH = "en"
 UTTERANCES: Mapping[str, int] = {"train": 1200, "val": 60, "test": 100}
-VOICES: Mapping[str, tuple[str, ...]] = {  # variants of espeak-ng's American English; no voice in two sets
+VOICES: Mapping[str, tuple[str, ...]] = {  # variants of espeak-ng's voices; no voice in two sets
     "train": (
         *("m1", "m2", "m3", "m5", "m7", "m8", "f1", "f2", "f3", "f5"),
         *("Alex", "Andrea", "Annie", "Jacky", "Mario", "Michael", "Denis", "Hugo"),
@@ -37,25 +41,6 @@ _ROOM_VERSION = 1  # increase it when ``_in_a_room`` changes, so that older corp
 _VERDICT = "No voice and no sentence is in two sets. Synthetic speech says nothing about accuracy on people."
 _PAUSE = (0.10, 0.25)  # seconds of room noise before and after the words
 _NOISE = (1.0, 6.0)  # standard deviation of the room noise, in steps of int16
-
-_DIGITS = ("ZERO", "OH", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
-_TEENS = ("TEN", "ELEVEN", "TWELVE", "THIRTEEN", "FOURTEEN", "FIFTEEN", "SIXTEEN", "SEVENTEEN", "EIGHTEEN", "NINETEEN")
-_TENS = ("TWENTY", "THIRTY", "FORTY", "FIFTY", "SIXTY", "SEVENTY", "EIGHTY", "NINETY")
-_MONTHS = (
-    *("JANUARY", "FEBRUARY", "MARCH", "APRIL", "MAY", "JUNE"),
-    *("JULY", "AUGUST", "SEPTEMBER", "OCTOBER", "NOVEMBER", "DECEMBER"),
-)
-_ORDINALS = ("FIRST", "SECOND", "THIRD", "FOURTH", "FIFTH", "SIXTH", "SEVENTH", "EIGHTH", "NINTH", "TENTH", "TWELFTH")
-_ALONE = ("YES", "NO", "GO", "STOP", "HELP", "START", "ENTER", "ERASE", "REPEAT")
-_COMMANDS = ("ENTER", "ERASE", "RUBOUT", "REPEAT")
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_NAMES = (
-    "ADAMS ALICE AMBER BAKER BLAKE BOSTON BRIAN BRUCE CAROL CHICAGO CLARK DALLAS DAVID DENVER DIANE EDITH ELLIS "
-    "EMILY ERIC EVANS FELIX FLOYD FRANK GRACE GRANT GREEN HARRY HELEN HENRY HUGHES IRENE ISAAC JAMES JASON JOYCE "
-    "JULIA KAREN KEITH KELLY LAURA LEWIS LINDA LOGAN MARTIN MAXINE MIAMI MOORE NANCY NEWTON NORMAN OAKLAND OLIVER "
-    "OSCAR PARIS PETER PHILIP QUENTIN QUINN RALPH REGINA ROBERT SALEM SIMON SUSAN TAMPA TAYLOR TULSA URBAN UTICA "
-    "VICTOR VIOLA WALKER WALTER WENDY XAVIER YONKERS YVONNE ZELDA ZURICH"
-)
 
 
 class _Line(NamedTuple):
@@ -71,6 +56,7 @@ def prepare(
     *,
     seed: int = 0,
     utterances: Mapping[str, int] = UTTERANCES,
+    language: str = ENGLISH,
     workers: int = 0,
     progress: layout.Progress = layout.silent,
 ) -> layout.Corpus:
@@ -78,11 +64,14 @@ def prepare(
 
     The three sets share neither voices nor sentences (training may repeat a sentence in another voice). The same
     seed gives the same bytes for any number of workers, with the same espeakng-loader, soxr and kind of processor.
+    Beside a corpus in another language than English lie its labels, ``NAME_labels.json``: the characters of the
+    training transcripts.
 
     Args:
       data_path: where manifests and recordings go.
       seed: decides the sentences and their delivery.
       utterances: the number for each of ``train``, ``val`` and ``test``.
+      language: of the sentences and voices, one of ``GRAMMARS``.
       workers: sentences spoken at the same time; 0: one per processor.
       progress: called after every utterance.
 
@@ -90,20 +79,37 @@ def prepare(
       InputError: espeak-ng is not installed or does not work; says how to install it.
     """
     library, data, version = _locate_espeak()
-    lines = script(seed, utterances)
-    sentences = [_direction(line) for line in lines]
+    name = corpus_name(language)
+    lines = script(seed, utterances, language)
+    sentences = [_direction(line, language) for line in lines]
     spoken = hashlib.sha256(repr((lines, sentences)).encode()).hexdigest()
-    origin = {"corpus": NAME, "seed": seed, "script": spoken, "room": _ROOM_VERSION, "espeakng": version}
-    if found := layout.existing(data_path, name=NAME, origin=origin):
-        return found
+    origin = {"corpus": name, "seed": seed, "script": spoken, "room": _ROOM_VERSION, "espeakng": version}
+    found = layout.existing(data_path, name=name, origin=origin)
+    layout.make_folder(data_path)
+    labels = labels_path(data_path, language)
+    if labels and not (found and labels.exists()):
+        own.write_labels(labels, text.characters(line.transcript for line in lines if line.split == "train"))
+    if found:
+        return attrs.evolve(found, labels_path=labels)
     try:
         with espeak.speaking(sentences, library=library, data=data, workers=workers or cpu_count()) as speeches:
             recordings = _recordings(lines, speeches, progress)
-            return layout.publish(recordings, data_path, name=NAME, origin=origin, verdict=_VERDICT)
+            made = layout.publish(recordings, data_path, name=name, origin=origin, verdict=_VERDICT)
     except espeak.SpeechError as error:
         raise InputError(
             f"espeak-ng: {error}; install it again: pip install --force-reinstall espeakng-loader"
         ) from error
+    return attrs.evolve(made, labels_path=labels)
+
+
+def corpus_name(language: str) -> str:
+    """The name of the corpus in a language: ``synthetic`` in English, ``synthetic_cmn`` in Mandarin."""
+    return NAME if language == ENGLISH else f"{NAME}_{language}"
+
+
+def labels_path(data_path: Path, language: str) -> Path | None:
+    """The corpus's file of labels; None for English, which is written with the default labels."""
+    return None if language == ENGLISH else data_path / f"{corpus_name(language)}_labels.json"
 
 
 def parse_counts(texts: Sequence[str]) -> dict[str, int]:
@@ -120,7 +126,7 @@ def parse_counts(texts: Sequence[str]) -> dict[str, int]:
     return dict(zip(layout.SPLITS, map(int, texts), strict=True))
 
 
-def script(seed: int, utterances: Mapping[str, int]) -> list[_Line]:
+def script(seed: int, utterances: Mapping[str, int], language: str = ENGLISH) -> list[_Line]:
     """The sentences and voices of all splits.
 
     Raises:
@@ -132,8 +138,8 @@ def script(seed: int, utterances: Mapping[str, int]) -> list[_Line]:
         said: set[str] = set()
         voices = VOICES[split]
         for index in range(utterances[split]):
-            key = fold_in(seed, NAME, split, index)
-            transcript = _new_sentence(random.Random(fold_in(key, "sentence")), taken)
+            key = fold_in(seed, corpus_name(language), split, index)
+            transcript = _new_sentence(language, random.Random(fold_in(key, "sentence")), taken)
             said.add(transcript)
             speaker = voices[index % len(voices)]
             lines.append(_Line(split, f"{index:05d}-{speaker.lower()}", speaker, transcript, key))
@@ -141,73 +147,26 @@ def script(seed: int, utterances: Mapping[str, int]) -> list[_Line]:
     return lines
 
 
-def _new_sentence(draw: random.Random, taken: Collection[str]) -> str:
+def _new_sentence(language: str, draw: random.Random, taken: Collection[str]) -> str:
     for _ in range(1000):
-        sentence = " ".join(draw.choice(_KINDS)(draw))
+        sentence = GRAMMARS[language].sentence(draw)
         if sentence not in taken:
             return sentence
     raise InputError("the grammar has no new sentences left; ask for fewer utterances")
 
 
-def _alone(draw: random.Random) -> list[str]:
-    return [draw.choice(_ALONE)]
-
-
-def _command(draw: random.Random) -> list[str]:
-    letters = [draw.choice(_LETTERS) for _ in range(draw.randint(0, 3))]
-    return [draw.choice(_COMMANDS), *letters, *draw.choice((_digits, _numbers))(draw)[:2]]
-
-
-def _spelled(draw: random.Random) -> list[str]:
-    if draw.random() < 0.5:
-        return list(draw.choice(_NAMES.split()))
-    return [draw.choice(_LETTERS) for _ in range(draw.randint(3, 6))]
-
-
-def _digits(draw: random.Random) -> list[str]:
-    return [draw.choice(_DIGITS) for _ in range(draw.randint(2, 5))]
-
-
-def _numbers(draw: random.Random) -> list[str]:
-    words = []
-    for _ in range(draw.randint(1, 2)):
-        words += [draw.choice(_TENS), draw.choice(_DIGITS[2:])] if draw.random() < 0.7 else [draw.choice(_TEENS)]
-    return words
-
-
-def _date(draw: random.Random) -> list[str]:
-    return [draw.choice(_MONTHS), draw.choice(_ORDINALS), *(["NINETEEN", *_numbers(draw)[:2]] * draw.randint(0, 1))]
-
-
-_KINDS = (
-    _alone,
-    _command,
-    _command,
-    _spelled,
-    _spelled,
-    _digits,
-    _numbers,
-    _date,
-)  # a kind's probability follows from its number of entries
-
-
-def _direction(line: _Line) -> espeak.Sentence:
+def _direction(line: _Line, language: str) -> espeak.Sentence:
     """The delivery of a line: the speaker's own pace and pitch, with a small variation."""
+    grammar = GRAMMARS[language]
     person = random.Random(fold_in(0, "speaker", line.speaker))
     now = random.Random(fold_in(line.key, "delivery"))
     return espeak.Sentence(
-        text=_spoken_form(line.transcript),
-        voice=f"en-us+{line.speaker}",
-        rate=person.randint(140, 190) + now.randint(-8, 8),
+        text=grammar.spoken_form(line.transcript),
+        voice=f"{grammar.voice}+{line.speaker}",
+        rate=person.randint(*grammar.pace) + now.randint(-8, 8),
         pitch=person.randint(35, 65) + now.randint(-4, 4),
         intonation=person.randint(35, 65),
     )
-
-
-def _spoken_form(transcript: str) -> str:
-    """Text for espeak-ng: a comma after each letter, so that A is no article; RUBOUT as two words."""
-    words = [f"{word}," if len(word) == 1 else word.lower().replace("rubout", "rub out") for word in transcript.split()]
-    return " ".join(words).rstrip(",")
 
 
 def _recordings(

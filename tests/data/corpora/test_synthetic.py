@@ -14,6 +14,7 @@ import soundfile
 
 from ds2f.data import manifests
 from ds2f.data.corpora import espeak, layout, synthetic
+from ds2f.data.corpora.grammars import english
 from ds2f.errors import InputError
 
 FEW = {"train": 8, "val": 2, "test": 3}
@@ -98,12 +99,12 @@ def test_every_letter_is_said_by_its_name():
             clauses.append(library.espeak_TextToPhonemes(ctypes.byref(rest), 1, 0).decode())
         return clauses
 
-    said = phonemes(synthetic._spoken_form(" ".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ") + " THREE"))
+    said = phonemes(english.spoken_form(" ".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ") + " THREE"))
     # espeak-ng's ASCII phonemes: A is eI as in "day", not the article's a2; Z is zi:, not zEd
     names = "eI bi: si: di: i: Ef dZi: eItS aI dZeI keI El Em En oU pi: kju: A@ Es ti: ju: vi: dVb@Lj,u: Eks waI zi:"
     assert [clause.replace("'", "") for clause in said] == [*names.split(), "Tri:"]
-    assert phonemes("A three") != phonemes(synthetic._spoken_form("A THREE"))
-    assert phonemes(synthetic._spoken_form("RUBOUT")) == phonemes("rub out")
+    assert phonemes("A three") != phonemes(english.spoken_form("A THREE"))
+    assert phonemes(english.spoken_form("RUBOUT")) == phonemes("rub out")
 
 
 def test_no_test_sentence_and_no_voice_is_in_another_set():
@@ -134,7 +135,7 @@ def test_sentences_are_of_an4s_kind():
 
 
 def test_more_sentences_than_the_grammar_has_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(synthetic, "_KINDS", (synthetic._alone,))
+    monkeypatch.setattr(english, "_KINDS", (english._alone,))
     with pytest.raises(InputError, match="no new sentences left; ask for fewer"):
         synthetic.script(0, {"train": 100, "val": 1, "test": 1})
 
