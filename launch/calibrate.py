@@ -92,7 +92,7 @@ def _delays(cfg: "Config", run_dir: Path) -> list[float]:
     Of the onsets after pauses within recordings, where words are known; else of their first ones.
     """
     from ds2f import decode
-    from ds2f.data import audio
+    from ds2f.data import audio_parts
     from ds2f.inference.calibration import later_onsets, onset
     from ds2f.runner.telemetry import terminal
 
@@ -118,7 +118,8 @@ def _delays(cfg: "Config", run_dir: Path) -> list[float]:
         for row, log_probs, _ in decoding.utterances(batch, logits, hypotheses):
             starts = decode.align(log_probs, recordings[row].labels, blank=cfg.model.blank)
             limit = cfg.data.max_recording_seconds
-            loaded = audio.load(recordings[row].audio, sample_rate=cfg.spect.sample_rate, max_seconds=limit)
+            path, start, samples = recordings[row].audio, recordings[row].start, recordings[row].num_samples
+            loaded = audio_parts.load(path, start, samples, sample_rate=cfg.spect.sample_rate, max_seconds=limit)
             begins = onset(loaded.samples, cfg.spect.sample_rate)
             if starts and begins is not None:
                 firsts.append(starts[0] * frame - begins)

@@ -259,6 +259,6 @@ def utterances(
 def transcripts(split: "Split", found: "Evaluation") -> list[Transcript]:
     """The transcripts of an evaluation, in the order of the manifest, with single spaces as ``launch.transcribe``."""
     return [
-        Transcript(str(split.utterances[row].audio), split.references[row], " ".join(text.split()))
+        Transcript(split.utterances[row].name, split.references[row], " ".join(text.split()))
         for row, text in sorted(found.transcripts.items())
     ]

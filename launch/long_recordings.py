@@ -118,7 +118,7 @@ def _transcribe(
     calibration: "Calibration",
 ) -> "dict[int, Transcript]":
     """The transcripts of long recordings by row, in constant memory."""
-    from ds2f.data.audio_blocks import Recording
+    from ds2f.data import audio_parts
     from ds2f.inference import Recognizer, pieces
     from ds2f.processes import cpu_count
 
@@ -133,7 +133,7 @@ def _transcribe(
         cut=partial(pieces.cut, cutting=cutting.lengths()),
         decoding=(lm.workers or cpu_count()) if lm.searches else 1,
     )
-    sources = (Recording(whole.utterances[row].audio, sample_rate=rate, max_seconds=limit) for row in rows)
+    sources = (audio_parts.source(whole.utterances[row], sample_rate=rate, max_seconds=limit) for row in rows)
     found = {}
     for row, transcript in zip(rows, recognizer.transcribe_all(sources), strict=True):
         if isinstance(transcript, InputError):

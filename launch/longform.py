@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ds2f.config import Config
+    from ds2f.data.manifests import Utterance
     from ds2f.inference import Recognizer, Transcript
     from ds2f.inference.recognizer import Cut
 
@@ -90,12 +91,12 @@ def main(_: list[str]) -> None:
         )
 
 
-def _split(cfg: "Config") -> list[tuple[Path, str]]:
-    """Paths and references of the set."""
+def _split(cfg: "Config") -> "list[tuple[Utterance, str]]":
+    """Utterances of the set, with references in the spelling of the labels."""
     from ds2f.runner.splits import Split
 
     data = Split.read(absl_flags.FLAGS.split, cfg)
-    return [(example.audio, data.references[example.row]) for example in data.dataset.examples]
+    return [(data.utterances[example.row], data.references[example.row]) for example in data.dataset.examples]
 
 
 def _recognizers(cfg: "Config", run_dir: Path, decoder: "decoding.Decoder") -> "Callable[[Cut], Recognizer]":
@@ -111,15 +112,16 @@ def _recognizers(cfg: "Config", run_dir: Path, decoder: "decoding.Decoder") -> "
     return lambda cut: made(cut=cut)
 
 
-def _say(recordings: Sequence[tuple[Path, str]], recognizer: "Recognizer", cfg: "Config") -> list[Said]:
-    from ds2f.data import audio
+def _say(recordings: "Sequence[tuple[Utterance, str]]", recognizer: "Recognizer", cfg: "Config") -> list[Said]:
+    from ds2f.data import audio_parts
 
-    heard = recognizer.transcribe_all(path for path, _ in recordings)
+    rate, limit = cfg.spect.sample_rate, cfg.data.max_recording_seconds
+    heard = recognizer.transcribe_all(audio_parts.source(each, sample_rate=rate) for each, _ in recordings)
     found = []
-    for (path, reference), transcript in zip(recordings, heard, strict=True):
+    for (utterance, reference), transcript in zip(recordings, heard, strict=True):
         if isinstance(transcript, InputError):
             raise transcript
-        loaded = audio.load(path, sample_rate=cfg.spect.sample_rate, max_seconds=cfg.data.max_recording_seconds)
+        loaded = audio_parts.of(utterance, sample_rate=rate, max_seconds=limit)
         found.append(Said(loaded.samples, reference, transcript))
     return found
 

@@ -127,7 +127,7 @@ def _write_labels(path: Path) -> None:
     for split in ("train", "val", "test"):
         with suppress(InputError):  # a set that is neither named nor beside a named one
             paths[split] = manifest_path(cfg, split)
-    read = [utterance for each in paths.values() for utterance in manifests.read(each, cfg=cfg.data, parts=True)]
+    read = [utterance for each in paths.values() for utterance in manifests.read(each, cfg=cfg.data)]
     characters = text.characters([utterance.transcript for utterance in read])
     _print_labels(path, characters, own.write_labels(path, characters, punctuation=FLAGS.punctuation))
     print(f"from {len(read):,} transcripts of {shown(', '.join(map(str, paths.values())))}")

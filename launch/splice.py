@@ -48,7 +48,7 @@ def main(_: list[str]) -> None:
         raise InputError(f"--output={FLAGS.output}: give a new folder in one that exists, such as data/spliced")
 
     from ds2f.checkpoint import load_config
-    from ds2f.data import audio, manifests, splicing
+    from ds2f.data import audio_parts, manifests, splicing
     from ds2f.data.corpora import layout
     from ds2f.data.manifest_paths import manifest_path
 
@@ -71,7 +71,7 @@ def main(_: list[str]) -> None:
     stems = Counter(utterance.audio.stem for utterance in run.split.utterances[:copied])
     for row, utterance in enumerate(run.split.utterances):
         samples, stem = (
-            audio.load(utterance.audio, sample_rate=rate, max_seconds=cfg.data.max_recording_seconds).samples,
+            audio_parts.of(utterance, sample_rate=rate, max_seconds=cfg.data.max_recording_seconds).samples,
             utterance.audio.stem,
         )
         if row < copied:

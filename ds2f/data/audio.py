@@ -200,7 +200,7 @@ def block_size(samples: int) -> int:
 
 def _blocks(sound: soundfile.SoundFile, most: int) -> Iterator[NDArray[np.float32]]:
     """Blocks of samples from the beginning, [n, channels], at least one; they end soon after ``most`` samples."""
-    if sound.tell():
+    if sound.seekable() and sound.tell():  # GSM 6.10 cannot be sought in; it has one channel, read once
         sound.seek(0)
     size = block_size(_BLOCK // sound.channels)
     read, last = 0, size

@@ -115,7 +115,7 @@ class Recording:
 
     def _read(self, sound: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
         """Blocks [n, channels] of a stream, from its beginning."""
-        if sound.tell():
+        if sound.seekable() and sound.tell():  # GSM 6.10 cannot be sought in; it has one channel, read once
             sound.seek(0)
         most = min(round(_BLOCK_SECONDS * sound.samplerate), _BLOCK_VALUES // sound.channels)
         size, read = audio.block_size(most), 0

@@ -13,7 +13,7 @@ from torch.utils.data import get_worker_info
 
 from ds2f import augment, rng
 from ds2f.convolutions import output_lengths
-from ds2f.data import audio, padding
+from ds2f.data import audio, audio_parts, padding
 from ds2f.data.dataset import Dataset
 from ds2f.errors import InputError
 from ds2f.features import frequencies, log_spectrogram
@@ -104,8 +104,13 @@ def feasible(dataset: Dataset, members: Sequence[int], frames: Sequence[int]) ->
 def _features(
     dataset: Dataset, index: int, epoch: int, notes: list[tuple[Path, str]], unreadable: list[tuple[Path, str]]
 ) -> Tensor:
-    """Features of one example, [F, T]. The cache holds features whose recording is changed by speed alone."""
-    path, key, how = dataset.examples[index].audio, dataset.key(index, epoch), dataset.perturbation(index, epoch)
+    """Features of one example, [F, T].
+
+    The cache holds features of whole recordings that are changed by speed alone. To look a part up, all bytes of its
+    recording would have to be read.
+    """
+    example, key, how = dataset.examples[index], dataset.key(index, epoch), dataset.perturbation(index, epoch)
+    path, start = example.audio, example.start
     rate, cache = dataset.spect.sample_rate, dataset.cache
     noise = None
     if how.snr is not None:
@@ -117,12 +122,13 @@ def _features(
             how = how._replace(snr=None)
 
     def compute() -> Tensor:
-        recording = audio.load(path, sample_rate=rate, max_seconds=dataset.data.max_recording_seconds)
+        limit = dataset.data.max_recording_seconds
+        recording = audio_parts.load(path, start, example.num_samples, sample_rate=rate, max_seconds=limit)
         notes.extend((path, note) for note in recording.notes)
         waveform = augment.perturb(torch.from_numpy(recording.samples), how, key, sample_rate=rate, noise=noise)
         return log_spectrogram(waveform, dataset.spect)
 
-    if cache is not None and how == augment.Perturbation(speed=how.speed):
+    if cache is not None and start is None and how == augment.Perturbation(speed=how.speed):
         before = cache.problem
         features = cache.features(path, how.speed, compute)
         if cache.problem != before:

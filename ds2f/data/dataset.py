@@ -11,7 +11,7 @@ import attrs
 from ds2f import augment, features, rng, text
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
 from ds2f.convolutions import output_lengths
-from ds2f.data import audio, padding, problems, suffixes
+from ds2f.data import audio, audio_parts, padding, problems, suffixes
 from ds2f.data.cache import FeatureCache
 from ds2f.data.manifests import Utterance
 from ds2f.data.problems import Checked, Problem, Remark
@@ -39,6 +39,7 @@ class Example(NamedTuple):
     num_samples: int  # at the rate of the spectrogram, before any augmentation
     labels: tuple[int, ...]
     min_frames: int  # frames of logits that the transcript needs at least
+    start: float | None = None  # of a part of the recording, seconds; None: the whole recording
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -112,7 +113,7 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool, found: l
     faults: list[Problem] = []
     rows = list(utterances)
     for utterance in rows:
-        recording = str(utterance.audio)
+        recording = utterance.name
         if train and (why := _pruned(utterance.duration, cfg.data)):
             seen[why].append(recording)
             continue
@@ -224,7 +225,7 @@ def _pruned(duration: float, cfg: DataConfig) -> str | None:
 
 def _problem(utterance: Utterance, cfg: Config, *, train: bool) -> Problem | None:
     """Why an utterance cannot be used, or None."""
-    recording, limit = str(utterance.audio), cfg.data.max_recording_seconds
+    recording, limit = utterance.name, cfg.data.max_recording_seconds
     if utterance.duration > limit:
         others = ", or leave long recordings out, --data.max_duration=SECONDS" if train else ""
         return Problem(recording, audio.too_long("", utterance.duration, limit).removeprefix(": ") + others)
@@ -246,10 +247,10 @@ def _encode(utterance: Utterance, cfg: Config) -> tuple[list[int] | None, Counte
 
 
 def _example(utterance: Utterance, labels: list[int], spect: SpectConfig) -> Example:
-    num_samples = max(1, int(utterance.duration * spect.sample_rate + 0.5))  # as resampling rounds
+    num_samples = audio_parts.num_samples(utterance.duration, spect.sample_rate)
     # Equals ctc.min_frames, whose tensors would take most of the time to read a large corpus.
     needed = len(labels) + sum(map(operator.eq, labels, labels[1:]))
-    return Example(utterance.id, utterance.audio, num_samples, tuple(labels), needed)
+    return Example(utterance.id, utterance.audio, num_samples, tuple(labels), needed, utterance.start)
 
 
 def _fits(example: Example, cfg: Config) -> bool:

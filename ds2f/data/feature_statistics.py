@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ds2f import features
-from ds2f.data import audio
+from ds2f.data import audio_parts
 from ds2f.data.dataset import Dataset
 from ds2f.errors import InputError
 
@@ -46,5 +46,5 @@ def measure(dataset: Dataset, *, most: int = _MOST) -> tuple[tuple[float, ...], 
 def _log_magnitudes(dataset: Dataset, index: int) -> torch.Tensor:
     example = dataset.examples[index]
     rate, limit = dataset.spect.sample_rate, dataset.data.max_recording_seconds
-    recording = audio.load(example.audio, sample_rate=rate, max_seconds=limit)
+    recording = audio_parts.load(example.audio, example.start, example.num_samples, sample_rate=rate, max_seconds=limit)
     return features.unnormalized(torch.from_numpy(recording.samples), dataset.spect)

@@ -33,25 +33,29 @@ class Utterance(NamedTuple):
     speaker: str = ""  # empty: unknown
     lang: str = ""  # language; empty: unknown
 
+    @property
+    def name(self) -> str:
+        """The recording's path, of a part with a fragment of the W3C's Media Fragments: ``talk.flac#t=1.5,3``."""
+        if self.start is None:
+            return str(self.audio)
+        return f"{self.audio}#t={round(self.start, 3):g},{round(self.start + self.duration, 3):g}"
 
-def read(
-    path: str | Path, *, cfg: DataConfig = _DEFAULTS, found: list[Problem] | None = None, parts: bool = False
-) -> list[Utterance]:
+
+def read(path: str | Path, *, cfg: DataConfig = _DEFAULTS, found: list[Problem] | None = None) -> list[Utterance]:
     """Reads a manifest and checks every file that it names.
 
     Understood are: CSV and TSV, with a header row or with two columns, the recording and its transcript or the
     transcript's file; JSON of deepspeech.pytorch V3; JSON lines with NeMo's fields; folders with ``wav/`` and ``txt/``,
     with recordings and ``.txt`` files side by side, or with Kaldi's ``wav.scp`` and ``text``. Relative paths count from
-    the manifest's own folder (JSON: from ``root_path``). A byte-order mark, UTF-16 with one, and Windows line ends are
-    accepted. Repeated rows are dropped. The numbers of dropped rows and of empty transcripts are logged.
+    the manifest's own folder (JSON: from ``root_path``). Rows may name parts of recordings, by offset and duration or
+    in Kaldi's ``segments``. A byte-order mark, UTF-16 with one, and Windows line ends are accepted. Repeated rows are
+    dropped. The numbers of dropped rows and of empty transcripts are logged.
 
     Args:
       path: the manifest file, or the folder.
       cfg: the limits are read.
       found: takes the problems of single rows, which are left out; None: up to ``cfg.max_unusable`` rows are left out
         with a warning.
-      parts: whether rows may name parts of recordings, by offset and duration or in Kaldi's ``segments``; otherwise
-        such rows are problems, since recordings are read whole (``launch.prepare --source`` cuts parts out).
 
     Returns:
       The utterances in the order of the manifest, with durations from the recordings' headers.
@@ -65,12 +69,13 @@ def read(
     read_rows, malformed, remarks = _require_rows(path, cfg)
     faults = list(malformed)
     utterances: list[Utterance] = []
+    lengths: dict[Path, float | InputError] = {}
     rows, repeated = _distinct(read_rows)
     if repeated:
         _log.warning("%s: %d repeated row(s) dropped", path, repeated)
     for row in rows:
         try:
-            utterances.append(opened(row, len(utterances), cfg=cfg, parts=parts))
+            utterances.append(opened(row, len(utterances), lengths, cfg=cfg))
         except InputError as error:
             faults.append(Problem.of(row.where, error))
     if found is not None:
@@ -88,20 +93,21 @@ def read(
     return utterances
 
 
-def opened(row: Row, id: int, *, cfg: DataConfig = _DEFAULTS, parts: bool = False) -> Utterance:
+def opened(row: Row, id: int, lengths: dict[Path, float | InputError], *, cfg: DataConfig = _DEFAULTS) -> Utterance:
     """The utterance of a row, with its transcript and with the duration that the recording's header tells.
 
     Args:
       row: of a manifest.
       id: the utterance's place in its list.
+      lengths: of the recordings that were opened before, seconds, or why they cannot be read: many rows may name parts
+        of one recording.
       cfg: the limits are read.
-      parts: whether the row may name a part of a recording.
 
     Raises:
       InputError: the recording or the transcript cannot be read, or the recording ends before the part.
     """
     transcript = transcript_of(row, cfg.max_text_bytes)
-    start, duration = _extent(row, parts=parts)
+    start, duration = _extent(row, lengths)
     return Utterance(id, row.audio, transcript, duration, start, row.speaker, row.lang)
 
 
@@ -245,15 +251,21 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _extent(row: Row, *, parts: bool) -> tuple[float | None, float]:
+def _extent(row: Row, lengths: dict[Path, float | InputError]) -> tuple[float | None, float]:
     """The beginning of a row's part (None: the whole recording) and its length, seconds.
 
+    Args:
+      row: the row.
+      lengths: of the recordings that were opened before, seconds, or why they cannot be read.
+
     Raises:
-      InputError: the recording cannot be read, ends before the part, or the row names a part where none is allowed.
+      InputError: the recording cannot be read, or ends before the part.
     """
-    if not _is_unicode(str(row.audio)) and not row.audio.exists():
-        raise InputError(f"{row.audio}: no such file, and the name is not UTF-8; save the manifest as UTF-8")
-    seconds = audio.info(row.audio).duration
+    if row.audio not in lengths:
+        lengths[row.audio] = _length(row.audio)
+    seconds = lengths[row.audio]
+    if isinstance(seconds, InputError):
+        raise seconds
     end = seconds if row.seconds is None else row.start + row.seconds
     if end > seconds + _SLACK or row.start >= seconds:
         raise InputError(
@@ -262,9 +274,16 @@ def _extent(row: Row, *, parts: bool) -> tuple[float | None, float]:
         )
     if not row.start and end >= seconds - _SLACK:
         return None, seconds
-    if not parts:
-        raise InputError(
-            f"{row.audio}: the row names a part, from {row.start:g} to {end:g} s of {seconds:.1f} s, and recordings "
-            "are read whole. Cut the parts out: python -m launch.prepare --source=MANIFEST --output=FOLDER"
-        )
+    if end <= row.start:
+        raise InputError(f"{row.audio}: the row names an empty part, at {row.start:g} s; correct or remove the row")
     return row.start, min(end, seconds) - row.start
+
+
+def _length(recording: Path) -> float | InputError:
+    """The length of a recording, seconds, or why it cannot be read."""
+    if not _is_unicode(str(recording)) and not recording.exists():
+        return InputError(f"{recording}: no such file, and the name is not UTF-8; save the manifest as UTF-8")
+    try:
+        return audio.info(recording).duration
+    except InputError as error:
+        return error

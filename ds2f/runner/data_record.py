@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ds2f.config import Config
 from ds2f.data.manifest_paths import manifest_path
+from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
 from ds2f.files import json_text, write_atomically
 from ds2f.processes import cpu_count
@@ -72,7 +73,7 @@ def take(splits: Mapping[str, Split], cfg: Config) -> DataRecord:
             folder = manifest_path(cfg, name).parent.absolute()
             return list(
                 pool.map(
-                    lambda utterance: _row(utterance.audio, utterance.transcript, folder, whole=cfg.data.verify),
+                    lambda utterance: _row(utterance, folder, whole=cfg.data.verify),
                     split.utterances,
                 )
             )
@@ -149,9 +150,10 @@ def text(record: DataRecord) -> str:
     return f'{{"content": {content},\n"sha256": "{_digest(content.encode())}"}}\n'
 
 
-def _row(audio: Path, transcript: str, folder: Path, *, whole: bool) -> _Row:
-    path = audio.absolute()
+def _row(utterance: Utterance, folder: Path, *, whole: bool) -> _Row:
+    audio, path = utterance.audio, utterance.audio.absolute()
     name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    name += utterance.name.removeprefix(str(audio))  # the part
     try:
         with audio.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
@@ -159,7 +161,7 @@ def _row(audio: Path, transcript: str, folder: Path, *, whole: bool) -> _Row:
             content = hashlib.file_digest(file, "sha256").hexdigest()[:32] if whole else ""
     except OSError as error:
         raise InputError(f"{audio}: {error.strerror or error}; restore the recording or remove its row") from error
-    said = _digest(transcript.encode(errors="surrogateescape"))
+    said = _digest(utterance.transcript.encode(errors="surrogateescape"))
     return _Row(name, said, status.st_size, status.st_mtime_ns, _digest(sample), content)
 
 

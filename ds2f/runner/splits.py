@@ -188,7 +188,7 @@ def digests(splits: Mapping[str, Split]) -> dict[str, str]:
     for name, split in splits.items():
         digest = hashlib.sha256()
         for utterance in split.utterances:
-            digest.update(f"{utterance.transcript}\0{utterance.duration:.6f}\0".encode())
+            digest.update(f"{utterance.transcript}\0{utterance.start}\0{utterance.duration:.6f}\0".encode())
         rows = ",".join(str(example.row) for example in split.dataset.examples)
         digest.update(rows.encode())
         found[f"the {name} utterances"] = f"{len(split.dataset.examples)} ({digest.hexdigest()[:12]})"

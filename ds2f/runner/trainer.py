@@ -89,7 +89,7 @@ class Trainer:
         self._meter = Meter(
             progress,
             frame_seconds=cfg.spect.window_stride,
-            name=lambda row: str(self._data["train"].utterances[row].audio),
+            name=lambda row: self._data["train"].utterances[row].name,
             log=log,
             gather=self._group.gather,
         )

@@ -1,7 +1,6 @@
 """Features alone: the speed of spectrograms on one thread, as a multiple of real time."""
 
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -9,8 +8,9 @@ import torch
 from rich.console import Console
 
 from ds2f.config import Config
-from ds2f.data import audio, manifests
+from ds2f.data import audio_parts, manifests
 from ds2f.data.manifest_paths import manifest_path
+from ds2f.data.manifests import Utterance
 from ds2f.features import log_spectrogram
 from launch.bench.options import Options
 
@@ -26,28 +26,28 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     """
     utterances = manifests.read(manifest_path(cfg, "train"))
     every = -(-len(utterances) // _RECORDINGS)
-    paths = [utterance.audio for utterance in utterances[::every]]
+    chosen = utterances[::every]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        timed = [_once(paths, cfg) for _ in range(1 + options.rounds)][1:]  # the first round reads from the disk
+        timed = [_once(chosen, cfg) for _ in range(1 + options.rounds)][1:]  # the first round reads from the disk
     finally:
         torch.set_num_threads(threads)
     seconds = timed[0][0]
     return {
-        "recordings": len(paths),
+        "recordings": len(chosen),
         "audio_seconds": seconds,
         "spectrogram_times_real_time": seconds / median(computing for _, _, computing in timed),
         "with_reading_times_real_time": seconds / median(reading + computing for _, reading, computing in timed),
     }
 
 
-def _once(paths: list[Path], cfg: Config) -> tuple[float, float, float]:
+def _once(utterances: list[Utterance], cfg: Config) -> tuple[float, float, float]:
     """Seconds of audio, of reading, and of computing spectrograms."""
     samples, reading, computing = 0, 0.0, 0.0
-    for path in paths:
+    for utterance in utterances:
         began = time.perf_counter()
-        waveform = torch.from_numpy(audio.load(path, sample_rate=cfg.spect.sample_rate).samples)
+        waveform = torch.from_numpy(audio_parts.of(utterance, sample_rate=cfg.spect.sample_rate).samples)
         read = time.perf_counter()
         log_spectrogram(waveform, cfg.spect)
         computing += time.perf_counter() - read

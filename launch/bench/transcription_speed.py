@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -11,7 +10,8 @@ from rich.console import Console
 
 from ds2f import decode, features
 from ds2f.config import Config
-from ds2f.data import audio
+from ds2f.data import audio_parts
+from ds2f.data.manifests import Utterance
 from ds2f.inference import Recognizer
 from ds2f.model import deepspeech2
 from ds2f.processes import cpu_count
@@ -31,31 +31,36 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     Raises:
       InputError: the test manifest or a file in it cannot be used.
     """
-    paths = [example.audio for example in Split.read("test", cfg).dataset.examples]
+    split = Split.read("test", cfg)
+    utterances = [split.utterances[example.row] for example in split.dataset.examples]
     params, stats = deepspeech2.init(cfg.model, key=cfg.training.seed)
     backend = open_backend(cfg.device)
     recognizer = Recognizer(cfg, params, stats, backend=backend)
 
     def at_once() -> float:
-        found = recognizer.transcribe_all(paths, workers=cpu_count())
+        found = recognizer.transcribe_all(
+            (audio_parts.source(each, sample_rate=cfg.spect.sample_rate) for each in utterances), workers=cpu_count()
+        )
         return sum(getattr(transcript, "duration", 0.0) for transcript in found)
 
     heard = at_once()
-    rounds = [(_timed(lambda: _one_by_one(paths, recognizer, backend)), _timed(at_once)) for _ in range(options.rounds)]
+    rounds = [
+        (_timed(lambda: _one_by_one(utterances, recognizer, backend)), _timed(at_once)) for _ in range(options.rounds)
+    ]
     return {
         "preset": f"{cfg.model.hidden_layers}x{cfg.model.hidden_size}",
         "compute": str(recognizer.policy.compute).removeprefix("torch."),
-        "files": len(paths),
+        "files": len(utterances),
         "seconds": heard,
         "one_by_one": [slow for slow, _ in rounds],
         "at_once": [fast for _, fast in rounds],
     }
 
 
-def _one_by_one(paths: Sequence[Path], recognizer: Recognizer, backend: Backend) -> None:
+def _one_by_one(utterances: Sequence[Utterance], recognizer: Recognizer, backend: Backend) -> None:
     cfg = recognizer.cfg
-    for path in paths:
-        samples = audio.load(path, sample_rate=cfg.spect.sample_rate).samples
+    for utterance in utterances:
+        samples = audio_parts.of(utterance, sample_rate=cfg.spect.sample_rate).samples
         values = features.log_spectrogram(torch.from_numpy(samples), cfg.spect)[None]
         none = torch.zeros(1, dtype=torch.int64)
         batch = Batch(values, torch.tensor([values.shape[2]]), none[None], none, none, torch.ones(()))

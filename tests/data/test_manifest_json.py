@@ -90,11 +90,26 @@ def test_fields_in_other_words_are_told_of_once_with_their_names(folder: Path, r
 
 
 @pytest.mark.parametrize(
-    "part", [{"offset": 0.5, "duration": 0.5}, {"offset": 1.0}, {"duration": 0.4}, {"start": 1, "end": 2}]
+    ("part", "start", "duration"),
+    [
+        ({"offset": 0.5, "duration": 0.5}, 0.5, 0.5),
+        ({"offset": 1.0}, 1.0, 1.0),
+        ({"duration": 0.4}, 0.0, 0.4),
+        ({"start": 1, "end": 2}, 1.0, 1.0),
+        ({"offset": 0, "duration": 1.9}, None, 2.0),  # programs round durations
+    ],
 )
-def test_a_part_of_a_recording_is_never_read_as_the_whole(folder: Path, part: dict):
+def test_a_part_of_a_recording_is_never_read_as_the_whole(
+    folder: Path, part: dict, start: float | None, duration: float
+):
     (folder / "m.json").write_text(lines([{"audio_filepath": "2.wav", "text": "x"} | part]))
-    with pytest.raises(InputError, match=r"names a part, from .* of 2\.0 s.*launch\.prepare --source"):
+    (utterance,) = manifests.read(folder / "m.json")
+    assert (utterance.start, utterance.duration) == (start, duration)
+
+
+def test_an_empty_part_is_a_problem(folder: Path):
+    (folder / "m.json").write_text(lines([{"audio_filepath": "2.wav", "text": "x", "offset": 0.5, "duration": 0}]))
+    with pytest.raises(InputError, match=r"names an empty part, at 0\.5 s; correct or remove the row"):
         manifests.read(folder / "m.json")
 
 

@@ -66,7 +66,7 @@ def prepare(
     written = [*(folder / f"{split}.csv" for split in SPLITS), folder / LABELS, folder / _CUT]
     if there := [path for path in written if path.exists()]:
         raise InputError(f"{there[0]} is there already: remove it, or name another folder with --output")
-    utterances = manifests.read(source, cfg=cfg, parts=True)
+    utterances = manifests.read(source, cfg=cfg)
     sets = divide(utterances, held_out=held_out, speaker=speaker, seed=seed)
     found = text.characters([utterance.transcript for utterance in utterances])
     layout.make_folder(folder)
