@@ -160,5 +160,5 @@ def test_kaldis_speakers_are_read(tmp_path: Path):
     (tmp_path / "segments").write_text("u1 a 0.5 1.0\nu2 b 0 0.25\n")
     (tmp_path / "text").write_text("u1 YES\nu2 NO\n")
     (tmp_path / "utt2spk").write_text("u1 ann\nu2 bob\n")
-    found = manifests.read(tmp_path, parts=True)
+    found = manifests.read(tmp_path)
     assert [(each.start, each.duration, each.speaker) for each in found] == [(0.5, 0.5, "ann"), (0.0, 0.25, "bob")]

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 
+from ds2f.data.manifests import Utterance
 from ds2f.inference import saved_logits
 from ds2f.metrics import bootstrap, count_errors
 from launch import decoding
@@ -297,7 +298,7 @@ def test_errors_of_long_recordings_are_analysed(launch, workplace, long_recordin
 
 
 def test_transcripts_have_single_spaces_as_those_of_launch_transcribe(tmp_path):
-    utterance = SimpleNamespace(audio=tmp_path / "a.wav")
+    utterance = Utterance(0, tmp_path / "a.wav", "W O", 1.0)
     split = SimpleNamespace(utterances=[utterance, utterance], references={0: "W O", 1: ""})
     found = SimpleNamespace(transcripts={1: "  ", 0: "W  O "})
     assert [each.transcript for each in decoding.transcripts(split, found)] == ["W O", ""]
