@@ -38,7 +38,8 @@ class Utterance(NamedTuple):
         """The recording's path, of a part with a fragment of the W3C's Media Fragments: ``talk.flac#t=1.5,3``."""
         if self.start is None:
             return str(self.audio)
-        return f"{self.audio}#t={round(self.start, 3):g},{round(self.start + self.duration, 3):g}"
+        start, end = (f"{time:.3f}".rstrip("0").rstrip(".") for time in (self.start, self.start + self.duration))
+        return f"{self.audio}#t={start},{end}"
 
 
 def read(path: str | Path, *, cfg: DataConfig = _DEFAULTS, found: list[Problem] | None = None) -> list[Utterance]:

@@ -8,6 +8,7 @@ Times of recordings count only on the machine that noted them: other machines ma
 bytes are known, times do not count.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +45,15 @@ class _Row(NamedTuple):
     content: str = ""  # digest of all its bytes; empty if unknown
 
 
+class _File(NamedTuple):
+    """A recording's file, with the fields of ``_Row``."""
+
+    size: int
+    time: int
+    sample: str
+    content: str
+
+
 class DataRecord(NamedTuple):
     """The data of a run, by split."""
 
@@ -67,13 +78,14 @@ def take(splits: Mapping[str, Split], cfg: Config) -> DataRecord:
     Raises:
       InputError: a recording cannot be read.
     """
+    look = functools.cache(partial(_look, whole=cfg.data.verify))  # many utterances may be parts of one recording
     with ThreadPoolExecutor(cpu_count() if cfg.data.verify else 1) as pool:
 
         def rows(name: str, split: Split) -> list[_Row]:
             folder = manifest_path(cfg, name).parent.absolute()
             return list(
                 pool.map(
-                    lambda utterance: _row(utterance, folder, whole=cfg.data.verify),
+                    lambda utterance: _row(utterance, folder, look(utterance.audio)),
                     split.utterances,
                 )
             )
@@ -150,10 +162,15 @@ def text(record: DataRecord) -> str:
     return f'{{"content": {content},\n"sha256": "{_digest(content.encode())}"}}\n'
 
 
-def _row(utterance: Utterance, folder: Path, *, whole: bool) -> _Row:
-    audio, path = utterance.audio, utterance.audio.absolute()
+def _row(utterance: Utterance, folder: Path, file: _File) -> _Row:
+    path = utterance.audio.absolute()
     name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
-    name += utterance.name.removeprefix(str(audio))  # the part
+    name += utterance.name.removeprefix(str(utterance.audio))  # the part
+    said = _digest(utterance.transcript.encode(errors="surrogateescape"))
+    return _Row(name, said, *file)
+
+
+def _look(audio: Path, *, whole: bool) -> _File:
     try:
         with audio.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
@@ -161,8 +178,7 @@ def _row(utterance: Utterance, folder: Path, *, whole: bool) -> _Row:
             content = hashlib.file_digest(file, "sha256").hexdigest()[:32] if whole else ""
     except OSError as error:
         raise InputError(f"{audio}: {error.strerror or error}; restore the recording or remove its row") from error
-    said = _digest(utterance.transcript.encode(errors="surrogateescape"))
-    return _Row(name, said, status.st_size, status.st_mtime_ns, _digest(sample), content)
+    return _File(status.st_size, status.st_mtime_ns, _digest(sample), content)
 
 
 def _digest(content: bytes) -> str:

@@ -141,4 +141,5 @@ def test_a_manifest_of_parts_opens_each_recording_once_and_names_the_parts(tmp_p
     assert opened == [tmp_path / "talk.flac"]
     assert [each.start for each in utterances] == pytest.approx([row / 10 for row in range(9)])
     assert utterances[3].name == f"{tmp_path}/talk.flac#t=0.3,0.4"
+    assert utterances[3]._replace(start=35999.123, duration=1.001).name == f"{tmp_path}/talk.flac#t=35999.123,36000.124"
     assert len({each.name for each in utterances}) == 9

@@ -1,6 +1,7 @@
 """A run goes on with the data that it was begun with; what has changed is named."""
 
 import csv
+import json
 import os
 import shutil
 
@@ -152,3 +153,22 @@ def test_a_training_goes_on_with_its_data_alone_unless_allowed(launch, data, tmp
 
 def test_a_run_begun_without_a_record_goes_on(data, tmp_path):
     assert data_record.require_unchanged(tmp_path, record(data), config(data)) == []
+
+
+def test_parts_of_recordings_are_utterances_of_their_own_and_each_file_is_looked_at_once(data, tmp_path, monkeypatch):
+    parts = [{"audio_filepath": "train3.wav", "text": "AB", "offset": at, "duration": 0.1} for at in (0, 0.1, 0.2)]
+
+    def write(rows):
+        (data / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return record(data, train_manifest=str(data / "m.jsonl"), val_manifest=str(data / "tones_val_manifest.csv"))
+
+    opened, look = [], data_record._look
+    monkeypatch.setattr(data_record, "_look", lambda path, **how: opened.append(path) or look(path, **how))
+    before = write(parts)
+    assert opened.count(data / "train3.wav") == 1
+    data_record.write(tmp_path, before)
+    moved = write([*parts[:2], parts[2] | {"offset": 0.25}])
+    with pytest.raises(InputError) as refused:
+        data_record.require_unchanged(tmp_path, moved, config(data))
+    assert "1 rows added: train3.wav#t=0.25,0.35" in str(refused.value)
+    assert "1 rows removed: train3.wav#t=0.2,0.3" in str(refused.value)
