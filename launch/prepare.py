@@ -14,7 +14,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import decoding, flags
+from launch import decoding, flags, progress_bars
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -86,18 +86,7 @@ def main(_: list[str]) -> None:
     if FLAGS.labels:
         return _write_labels(Path(FLAGS.labels))
 
-    from rich import progress
-    from rich.console import Console
-
-    columns = (*progress.Progress.get_default_columns(), progress.MofNCompleteColumn())
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, progress.TaskID] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage)
-            bars.update(tasks[stage], completed=done, total=total or None)
-
+    with progress_bars.shown_progress() as show:
         if FLAGS.dataset in _PUBLISHED:
             published = _prepare_published(show)
         elif FLAGS.source:

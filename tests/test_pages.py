@@ -46,6 +46,7 @@ FOREIGN_FILES = {"set_env.sh", "merge_manifests.py", "search_lm_params.py", "sel
 # program parses their flags; tests/test_page_commands.py runs the blocks of the pages for users with a tiny corpus.
 NOT_RUN = {
     "launch.prepare": ("downloads or speaks a corpus", "tests/launch/test_prepare.py"),
+    "launch.manifest": ("needs AN4", "tests/launch/test_manifest_command.py"),
     "launch.train": ("trains for minutes or hours", "tests/test_page_commands.py"),
     "launch.evaluate": ("needs a trained run", "tests/test_page_commands.py"),
     "launch.transcribe": ("needs a trained run", "tests/test_page_commands.py"),
@@ -242,7 +243,7 @@ def test_the_flags_of_every_command_are_parsed_by_its_program(program: str) -> N
     lines = invocations()[program]
     for (command, _), answer in zip(lines, parsed(program, [flags for _, flags in lines]), strict=True):
         assert "problem" not in answer, f"{command}\n{answer}"
-        positional = program in ("launch.transcribe", "launch.convert", "launch.load_test")
+        positional = program in ("launch.transcribe", "launch.convert", "launch.load_test", "launch.manifest")
         assert positional or not answer["rest"], f"{command}\n{answer['rest']}"
 
 

@@ -1,10 +1,11 @@
-"""Manifests in JSON: that of deepspeech.pytorch V3, a list of rows, and a row per line as NeMo writes it."""
+"""Manifests in JSON: deepspeech.pytorch V3's, a list of rows, a row per line as NeMo writes it, and Lhotse's cuts."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ds2f.data.manifest_lhotse import is_cut, refuse_halves, row_of_cut
 from ds2f.data.manifest_rows import Listing, Row, from_fields, require_names, with_files
 from ds2f.data.problems import Problem
 from ds2f.errors import InputError
@@ -15,8 +16,8 @@ LINES = (".jsonl", ".ndjson")  # suffixes of files with a row per line
 def read_json(path: Path, content: str) -> Listing:
     """Reads ``{"root_path": ..., "samples": [...]}``, a list of objects, or an object per line.
 
-    The objects have the fields of ``manifest_rows.from_fields``. Relative paths count from ``root_path``, which counts
-    from the manifest's folder, or from the manifest's folder.
+    The objects have the fields of ``manifest_rows.from_fields``, or are Lhotse's cuts. Relative paths count from
+    ``root_path``, which counts from the manifest's folder, or from the manifest's folder.
 
     Raises:
       InputError: the file is no JSON, holds no rows, or none of the rows names a recording or a transcript.
@@ -57,13 +58,18 @@ def _by_line(path: Path, content: str) -> Listing:
 
 
 def _listing(path: Path, samples: Sequence[tuple[str, Any]], folder: Path) -> Listing:
-    if names := [name.strip().lower() for _, sample in samples if isinstance(sample, dict) for name in sample]:
+    cuts = any(is_cut(sample) for _, sample in samples)
+    if samples and not cuts:
+        refuse_halves(samples[0][1], path)
+    names = [name.strip().lower() for _, sample in samples if isinstance(sample, dict) for name in sample]
+    if names and not cuts:
         require_names(str(path), names, thing="field")
     rows: list[Row] = []
     problems: list[Problem] = []
     for where, sample in samples:
         try:
-            rows.append(from_fields(sample if isinstance(sample, dict) else {}, folder, where))
+            row = row_of_cut if is_cut(sample) else from_fields
+            rows.append(row(sample if isinstance(sample, dict) else {}, folder, where))
         except InputError as error:
             problems.append(Problem.of(where, error))
-    return Listing(with_files(rows, folder, problems), problems)
+    return Listing(rows if cuts else with_files(rows, folder, problems), problems)

@@ -91,10 +91,10 @@ def from_fields(fields: Mapping[str, Any], folder: Path, where: str) -> Row:
             f'{where}: needs a recording, as in "{AUDIO[0]}", and a text, "{TEXT[0]}", or its file, "{TEXT_FILE[0]}"'
         )
     transcript = text if file is None else path_below(folder, file, where)
-    start, seconds, end = (_time(values, names, where) for names in (START, SECONDS, END))
+    start, seconds, end = (seconds_of(values, names, where) for names in (START, SECONDS, END))
     if seconds is None and end is not None:
         seconds = end - (start or 0.0)
-    speaker, lang = (_word(values, names) for names in (SPEAKER, LANG))
+    speaker, lang = (word_of(values, names) for names in (SPEAKER, LANG))
     return Row(where, path_below(folder, audio, where), transcript, start or 0.0, seconds, speaker, lang)
 
 
@@ -120,13 +120,18 @@ def _first(values: Mapping[str, Any], names: Iterable[str]) -> Any:
     return next((values[name] for name in names if values.get(name) is not None), None)
 
 
-def _word(values: Mapping[str, Any], names: Iterable[str]) -> str:
+def word_of(values: Mapping[str, Any], names: Iterable[str]) -> str:
     """A name of a speaker or a language; numbers are names, too."""
     given = _first(values, names)
     return " ".join(str(given).split()) if isinstance(given, str | int) else ""
 
 
-def _time(values: Mapping[str, Any], names: Iterable[str], where: str) -> float | None:
+def seconds_of(values: Mapping[str, Any], names: Iterable[str], where: str) -> float | None:
+    """The number of seconds in the first of the fields that has one; None without any.
+
+    Raises:
+      InputError: it is no number, negative or infinite.
+    """
     given = _first(values, names)
     if given is None or (isinstance(given, str) and not given.strip()):
         return None

@@ -63,22 +63,27 @@ def read_table(path: Path, content: str) -> Listing:
 
 def table_text(rows: Iterable[tuple[str, str]]) -> str:
     """The text of a CSV table of recordings and names of transcripts, which ``read_table`` reads back as written."""
-    return "".join(f"{_quoted(_safe(sound))},{_quoted(_safe(words))}\n" for sound, words in rows)
+    return table_of_cells((unmistakable(sound), unmistakable(words)) for sound, words in rows)
 
 
 def table_of_texts(rows: Iterable[tuple[str, str]]) -> str:
     """The text of a CSV table of recordings and transcripts, with a header row."""
-    return "audio,text\n" + "".join(f"{_quoted(_safe(sound))},{_quoted(text)}\n" for sound, text in rows)
+    return table_of_cells([("audio", "text"), *((unmistakable(sound), text) for sound, text in rows)])
 
 
-def _safe(name: str) -> str:
+def table_of_cells(rows: Iterable[Iterable[str]], *, separator: str = ",") -> str:
+    """The text of a table, with its cells in double quotes where they need them."""
+    return "".join(separator.join(_quoted(cell, separator) for cell in row) + "\n" for row in rows)
+
+
+def unmistakable(name: str) -> str:
     """A name that is neither a home, a byte-order mark, space that is stripped, nor a header."""
     misread = name[:1] in ("~", "\ufeff", " ", "\t") or _is_header([name])
     return f"./{name}" if misread else name
 
 
-def _quoted(cell: str) -> str:
-    return '"' + cell.replace('"', '""') + '"' if set(cell) & {",", '"', "\n", "\r"} else cell
+def _quoted(cell: str, separator: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if {*cell} & {separator, '"', "\n", "\r"} else cell
 
 
 def _row(path: Path, number: int, cells: list[str], names: list[str]) -> Row:

@@ -1,6 +1,9 @@
 """Manifests: the recordings of a split, and their transcripts. Read in every form that people have, written as CSV."""
 
+import gzip
+import io
 import logging
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +21,8 @@ from ds2f.files import read_bounded, write_atomically
 
 _SLACK = 0.5  # seconds by which a manifest's duration may differ from the recording's: programs round it
 
+_BLOCK = 1 << 20  # bytes that are unpacked at a time
+_REMEDY = "Raise it with --data.max_manifest_bytes."
 _DEFAULTS = DataConfig()
 _log = logging.getLogger(__name__)
 
@@ -46,11 +51,12 @@ def read(path: str | Path, *, cfg: DataConfig = _DEFAULTS, found: list[Problem] 
     """Reads a manifest and checks every file that it names.
 
     Understood are: CSV and TSV, with a header row or with two columns, the recording and its transcript or the
-    transcript's file; JSON of deepspeech.pytorch V3; JSON lines with NeMo's fields; folders with ``wav/`` and ``txt/``,
-    with recordings and ``.txt`` files side by side, or with Kaldi's ``wav.scp`` and ``text``. Relative paths count from
-    the manifest's own folder (JSON: from ``root_path``). Rows may name parts of recordings, by offset and duration or
-    in Kaldi's ``segments``. A byte-order mark, UTF-16 with one, and Windows line ends are accepted. Repeated rows are
-    dropped. The numbers of dropped rows and of empty transcripts are logged.
+    transcript's file; JSON of deepspeech.pytorch V3; JSON lines with NeMo's fields, and Lhotse's cuts; folders with
+    ``wav/`` and ``txt/``, with recordings and ``.txt`` files side by side, or with Kaldi's ``wav.scp`` and ``text``;
+    files that gzip has packed. Relative paths count from the manifest's own folder (JSON: from ``root_path``). Rows may
+    name parts of recordings, by offset and duration or in Kaldi's ``segments``. A byte-order mark, UTF-16 with one, and
+    Windows line ends are accepted. Repeated rows are dropped. The numbers of dropped rows and of empty transcripts are
+    logged.
 
     Args:
       path: the manifest file, or the folder.
@@ -71,7 +77,7 @@ def read(path: str | Path, *, cfg: DataConfig = _DEFAULTS, found: list[Problem] 
     faults = list(malformed)
     utterances: list[Utterance] = []
     lengths: dict[Path, float | InputError] = {}
-    rows, repeated = _distinct(read_rows)
+    rows, repeated = distinct(read_rows)
     if repeated:
         _log.warning("%s: %d repeated row(s) dropped", path, repeated)
     for row in rows:
@@ -183,7 +189,7 @@ def listing(path: Path, limit: int) -> Listing:
     try:
         if path.is_dir():
             return read_folder(path, limit=limit)
-        content = _decoded(read_bounded(path, limit, remedy="Raise it with --data.max_manifest_bytes."))
+        content = _decoded(_unpacked(path, read_bounded(path, limit, remedy=_REMEDY), limit))
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such manifest. Make the data with python -m launch.prepare --dataset=an4 (or synthetic), or "
@@ -197,6 +203,22 @@ def listing(path: Path, limit: int) -> Listing:
     if path.suffix.lower() in (".json", *LINES) or content.lstrip()[:1] == "{":
         return read_json(path, content)
     return read_table(path, content)
+
+
+def _unpacked(path: Path, content: bytes, limit: int) -> bytes:
+    """The content of a manifest, unpacked if gzip has packed it."""
+    if content[:2] != b"\x1f\x8b":
+        return content
+    blocks, left = [], limit
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            while block := file.read(_BLOCK):
+                blocks.append(block)
+                if (left := left - len(block)) < 0:
+                    raise InputError(f"{path}: unpacks to more than {limit:,} bytes, the limit. {_REMEDY}")
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path}: cut short or damaged ({error}); copy the manifest again") from error
+    return b"".join(blocks)
 
 
 def _decoded(content: bytes) -> str:
@@ -215,7 +237,7 @@ def _other_corpora(path: Path) -> str:
     return f" {path.parent} holds another corpus: {names}." if names and split else ""
 
 
-def _distinct(rows: Iterable[Row]) -> tuple[list[Row], int]:
+def distinct(rows: Iterable[Row]) -> tuple[list[Row], int]:
     """The rows without repetitions, and the number of repetitions."""
     first: dict[Row, Row] = {}
     count = 0

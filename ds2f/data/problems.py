@@ -124,11 +124,20 @@ def _written(found: Sequence[Checked]) -> str:
     """Writes all problems to a file named by their digest, the same for all ranks; empty if the message shows all."""
     if sum(len(each.problems) for each in found) <= _SHOWN:
         return ""
-    lines = [f"{each.name}\t{shown(str(problem))}\n".lstrip("\t") for each in found for problem in each.problems]
-    content = "".join(lines).encode(errors="backslashreplace")
+    content = _listed(found)
     path = Path(tempfile.gettempdir()) / f"data_problems_{hashlib.sha256(content).hexdigest()[:12]}.txt"
     try:
         write_atomically(path, content)
     except OSError:
         return ""
     return str(path)
+
+
+def write_all(path: Path, sets: Sequence[Checked]) -> None:
+    """Writes the problems of all sets to a file, one a line."""
+    write_atomically(path, _listed(sets))
+
+
+def _listed(found: Sequence[Checked]) -> bytes:
+    lines = [f"{each.name}\t{shown(str(problem))}\n".lstrip("\t") for each in found for problem in each.problems]
+    return "".join(lines).encode(errors="backslashreplace")

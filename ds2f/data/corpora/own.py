@@ -1,9 +1,8 @@
 """Recordings of one's own: divided into training, validation and test set, parts cut out, labels from the texts."""
 
-import hashlib
 import itertools
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import attrs
 
 from ds2f import text
 from ds2f.config import BLANK, DataConfig
-from ds2f.data import audio, manifests
+from ds2f.data import audio, division, manifests
 from ds2f.data.corpora import layout
 from ds2f.data.corpora.layout import SAMPLE_RATE, SPLITS, CorpusSplit, Progress
 from ds2f.data.manifest_tables import table_of_texts
@@ -22,7 +21,6 @@ from ds2f.errors import InputError
 from ds2f.files import json_text, write_atomically
 
 LABELS, _CUT = "labels.json", "cut"
-_MOST = 1000  # utterances of the validation set, and of the test set: more cost time and tell little
 
 
 class OwnCorpus(NamedTuple):
@@ -95,36 +93,18 @@ def divide(
     Raises:
       InputError: there are fewer than three speakers or recordings, or a path without a speaker.
     """
-    groups: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance in utterances:
-        groups[_group(utterance.audio, speaker)].append(utterance)
-    if len(groups) < len(SPLITS):
-        what = "speakers" if speaker else "recordings"
-        raise InputError(f"{len(groups)} {what} cannot be divided into training, validation and test set; add some")
-    shuffled = sorted(groups, key=lambda name: hashlib.sha256(f"{seed} {name}".encode(errors="replace")).digest())
-    most = min(_MOST, held_out * len(utterances))
-    sets: dict[str, list[Utterance]] = {}
-    for split in ("test", "val"):
-        sets[split] = list(groups[shuffled.pop()])
-        while len(shuffled) > len(SPLITS) - len(sets) and len(sets[split]) + len(groups[shuffled[-1]]) <= most:
-            sets[split] += groups[shuffled.pop()]
-    sets["train"] = [utterance for name in shuffled for utterance in groups[name]]
-    return {split: sorted(sets[split], key=lambda utterance: utterance.id) for split in SPLITS}
+    groups = [_group(utterance.audio, speaker) for utterance in utterances]
+    splits = division.by_groups(
+        groups, held_out=held_out, what="speakers" if speaker else "recordings", salt=f"{seed} "
+    )
+    return {
+        split: [utterance for utterance, own in zip(utterances, splits, strict=True) if own == split]
+        for split in SPLITS
+    }
 
 
 def _group(path: Path, speaker: re.Pattern[str] | None) -> str:
-    if speaker is None:
-        return str(path)
-    path = path.absolute()
-    found = speaker.search(path.as_posix())
-    if not found or found[1] is None:
-        above, name = path.parts[-3:-1] if len(path.parts) > 3 else ("wav", "")
-        example = f"{re.escape(above)}/([^/]+)/"
-        raise InputError(
-            f"--speaker={speaker.pattern}: finds no speaker in {path}; correct the expression"
-            + (f" ({example!r} finds {name!r})" if name else "")
-        )
-    return found[1]
+    return str(path) if speaker is None else division.speaker_in(path, speaker)
 
 
 def _cut(utterances: Sequence[Utterance], folder: Path, cfg: DataConfig, progress: Progress) -> dict[int, Path]:

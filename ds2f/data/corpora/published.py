@@ -5,7 +5,6 @@ every corpus: durations, the division by speakers where none is published, manif
 (``audio_filepath``, ``duration``, ``text``, ``speaker``), and labels from the training texts.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +15,14 @@ import attrs
 
 from ds2f import text
 from ds2f.config import DataConfig
-from ds2f.data import audio, manifests
+from ds2f.data import audio, division, manifests
 from ds2f.data.corpora import layout, own
 from ds2f.data.corpora.layout import SPLITS, CorpusSplit, Progress
 from ds2f.data.corpora.readers import CORPORA, LeftOut, Spoken
 from ds2f.errors import InputError
 from ds2f.files import json_text, write_atomically
 
-_HELD_OUT, _MOST = 0.05, 1000  # of the utterances, for validation and for the test, where none are published
+_HELD_OUT = 0.05  # of the utterances, for validation and for the test, where none are published
 _EXAMPLES = 3  # recordings named for every reason to leave some out
 _AT_ONCE = 1000  # recordings whose headers are read at a time
 
@@ -131,23 +130,13 @@ def _duration(spoken: Spoken) -> float | LeftOut:
 
 
 def _divided(kept: Sequence[tuple[Spoken, float]]) -> list[tuple[Spoken, float]]:
-    """The utterances divided by speakers, always in the same way.
+    """The utterances divided by speakers.
 
     Raises:
       InputError: there are fewer than three speakers.
     """
-    counts = Counter(spoken.speaker for spoken, _ in kept)
-    if len(counts) < len(SPLITS):
-        raise InputError(f"{len(counts)} speakers cannot be divided into training, validation and test set; add some")
-    shuffled = sorted(counts, key=lambda speaker: hashlib.sha256(speaker.encode(errors="replace")).digest())
-    most, split_of = min(_MOST, _HELD_OUT * len(kept)), {}
-    for split in ("test", "val"):
-        size = counts[shuffled[-1]]
-        split_of[shuffled.pop()] = split
-        while len(shuffled) > 2 and size + counts[shuffled[-1]] <= most:
-            size += counts[shuffled[-1]]
-            split_of[shuffled.pop()] = split
-    return [(spoken._replace(split=split_of.get(spoken.speaker, "train")), seconds) for spoken, seconds in kept]
+    splits = division.by_groups([spoken.speaker for spoken, _ in kept], held_out=_HELD_OUT, what="speakers")
+    return [(spoken._replace(split=split), seconds) for (spoken, seconds), split in zip(kept, splits, strict=True)]
 
 
 def _line(spoken: Spoken, seconds: float, folder: Path) -> str:
