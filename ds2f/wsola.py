@@ -11,12 +11,12 @@ _TEMPO_TOLERANCE = 0.008  # largest shift of a segment to fit its predecessor, s
 
 
 def stretched(num_samples: int, factor: float) -> int:
-    """The number of samples that ``augment.speed`` and ``tempo`` return: N / factor, halves rounded up, at least one.
+    """The number of samples after ``augment.speed`` or ``tempo``: N / factor, halves rounded up; at least 1 if N is.
 
     >>> stretched(16000, 1.25)
     12800
     """
-    return num_samples if factor == 1 else max(1, math.floor(num_samples / factor + 0.5))
+    return num_samples if factor == 1 else max(min(num_samples, 1), math.floor(num_samples / factor + 0.5))
 
 
 def tempo(waveform: Tensor, factor: float, *, sample_rate: int) -> Tensor:
@@ -36,7 +36,7 @@ def tempo(waveform: Tensor, factor: float, *, sample_rate: int) -> Tensor:
     Source: WSOLA (Verhelst and Roelands, ICASSP 1993), the method of sox's ``tempo``, with the normalised
     cross-correlation as the measure of similarity.
     """
-    if factor == 1:
+    if factor == 1 or not len(waveform):
         return waveform
     hop, tolerance = max(1, round(_TEMPO_HOP * sample_rate)), max(1, round(_TEMPO_TOLERANCE * sample_rate))
     length = stretched(len(waveform), factor)

@@ -141,7 +141,7 @@ def _define(setting: _Setting) -> None:
     program = sys.argv[0]  # absl's name for the main module, whose flags --help lists
     if isinstance(default, bool):
         flags.DEFINE_boolean(name, default, text, module_name=program)
-    elif isinstance(check, OneOf):
+    elif isinstance(check, OneOf) and isinstance(default, str):
         flags.DEFINE_enum(name, str(default), check.choices, text, module_name=program)
     else:
         flags.DEFINE(_Parser(kind, check), name, default, text, serializer=_Serializer(), module_name=program)

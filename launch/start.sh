@@ -4,7 +4,7 @@ start_training() {
   local root name=$1 flagfile=configs/$1.flags python=python3 device=auto previous="" argument arguments=()
   shift
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-  local paths='--@(data_path|run_dir|flagfile|data.*_manifest|data.labels_path|augmentation.noise_dir|checkpointing.continue_from|checkpointing.folder)'
+  local paths='--@(data_path|run_dir|flagfile|data.*_manifest|data.labels_path|augmentation.@(noise|reverb)_dir|checkpointing.continue_from|checkpointing.folder)'
   shopt -s extglob
   # launch.train runs in the root of the repository, since flagfiles include each other by paths from there. Relative
   # paths of the command line are made absolute.

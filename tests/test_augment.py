@@ -95,36 +95,35 @@ def test_gain_of_twenty_decibels_is_ten_times_the_amplitude_and_does_not_clip():
     torch.testing.assert_close(augment.gain(torch.tensor([0.5, -0.25]), 20.0), torch.tensor([5.0, -2.5]))
 
 
-@pytest.mark.parametrize("snr", [-5.0, 0.0, 20.0])
-@pytest.mark.parametrize("noise_samples", [37, 5000, 50000])
-def test_noise_is_added_at_the_signal_to_noise_ratio_however_long_it_is(snr, noise_samples):
-    speech, noise = _tone(300, 8000), 0.01 * _noise(noise_samples)
-    noisy = augment.add_noise(speech, noise, 7, snr=snr)
-    added = noisy - speech
-    ratio = 10 * torch.log10(speech.square().mean() / added.square().mean())
-    assert ratio.item() == pytest.approx(snr, abs=0.01)
-    if noise_samples < len(speech):
-        torch.testing.assert_close(added[noise_samples:], added[:-noise_samples], atol=1e-4, rtol=0)
-
-
-def test_noise_begins_where_the_key_says():
-    speech, noise = _tone(300, 8000), _noise(50000)
-    mixed = [augment.add_noise(speech, noise, key, snr=10.0) for key in (1, 1, 2)]
-    assert torch.equal(mixed[0], mixed[1])
-    assert not torch.equal(mixed[0], mixed[2])
-
-
 @pytest.mark.parametrize(
-    ("speech", "noise"),
-    [(torch.zeros(100), torch.ones(9)), (torch.ones(100), torch.zeros(9)), (torch.ones(9), torch.zeros(0))],
+    ("how", "problem"),
+    [
+        (augment.Perturbation(snr=3.0), "noise is None"),
+        (augment.Perturbation(reverb=True), "response is None"),
+        (augment.Perturbation(codec="opus"), "codec 'opus'"),
+    ],
 )
-def test_without_a_ratio_to_reach_the_waveform_stays(speech, noise):
-    assert torch.equal(augment.add_noise(speech, noise, 0, snr=3.0), speech)
+def test_what_is_wanted_and_not_given_is_an_error(how, problem):
+    with pytest.raises(ValueError, match=problem):
+        augment.perturb(torch.ones(9), how, 0, sample_rate=RATE)
 
 
-def test_noise_that_is_wanted_and_not_given_is_an_error():
-    with pytest.raises(ValueError, match="noise is None"):
-        augment.perturb(torch.ones(9), augment.Perturbation(snr=3.0), 0, sample_rate=RATE)
+def test_the_steps_of_the_chain_have_their_order():
+    """The truth: the functions one by one, from the speaker over the room and the microphone to the line."""
+    how = augment.Perturbation(
+        speed=0.9, tempo=1.1, before=700, after=900, reverb=True, gain=4.0, snr=7.0, band=(300.0, 3400.0), codec="alaw"
+    )
+    speech, noise, response = 0.3 * _noise(5000), _noise(900, seed=1), torch.tensor([0.1, 1.0, 0.0, 0.5])
+    step = augment.tempo(augment.speed(speech, 0.9), 1.1, sample_rate=RATE)
+    step = augment.reverberate(augment.surround(step, 700, 900, sample_rate=RATE), response)
+    step = augment.add_noise(augment.gain(step, 4.0), noise, 5, snr=7.0)
+    step = augment.telephone.coded(augment.band_limit(step, 300.0, 3400.0, sample_rate=RATE), "alaw", sample_rate=RATE)
+    found = augment.perturb(speech, how, 5, sample_rate=RATE, noise=noise, response=response)
+    assert torch.equal(found, step)
+    room = augment.Room(0.3, 5.0)
+    drawn = augment.perturb(speech, augment.Perturbation(reverb=True, room=room), 5, sample_rate=RATE)
+    expected = augment.reverberate(speech, augment.impulse_response(room, 5, sample_rate=RATE), direct=0)
+    assert torch.equal(drawn, expected)
 
 
 def test_draws_stay_within_their_limits_and_cover_them():
@@ -137,6 +136,18 @@ def test_draws_stay_within_their_limits_and_cover_them():
         gain_max=8,
         noise_dir="n",
         noise_prob=0.4,
+        reverb_prob=0.3,
+        reverb_min_rt60=0.1,
+        reverb_max_rt60=0.6,
+        reverb_min_drr=-3,
+        reverb_max_drr=9,
+        band_prob=0.2,
+        band_min_low=0,
+        band_max_low=300,
+        band_min_high=2500,
+        band_max_high=3800,
+        codec_prob=0.6,
+        codecs=("ulaw", "gsm", "mp3"),
     )
     draws = [augment.draw(key, cfg, sample_rate=RATE) for key in range(2000)]
     assert all(abs(count - 2000 / 3) < 100 for count in Counter(how.speed for how in draws).values())
@@ -149,9 +160,23 @@ def test_draws_stay_within_their_limits_and_cover_them():
         values = [getattr(how, name) for how in draws]
         assert low <= min(values) < low + 0.02 * (high - low)
         assert high - 0.02 * (high - low) < max(values) <= high
-    levels = [how.snr for how in draws if how.snr is not None]
-    assert abs(len(levels) / 2000 - 0.4) < 0.05
-    assert 5 <= min(levels) < max(levels) <= 30
+    for probability, values, limits in (
+        (0.4, [how.snr for how in draws if how.snr is not None], (5, 30)),
+        (0.3, [how.room.rt60 for how in draws if how.reverb], (0.1, 0.6)),
+        (0.3, [how.room.drr for how in draws if how.reverb], (-3, 9)),
+        (0.2, [how.band[0] for how in draws if how.band], (0, 300)),
+        (0.2, [how.band[1] for how in draws if how.band], (2500, 3800)),
+    ):
+        assert abs(len(values) / 2000 - probability) < 0.05
+        margin = 0.03 * (limits[1] - limits[0])
+        assert limits[0] <= min(values) < limits[0] + margin
+        assert limits[1] - margin < max(values) <= limits[1]
+    codecs = Counter(how.codec for how in draws)
+    assert sorted(codecs) == ["", "gsm", "mp3", "ulaw"]
+    assert all(abs(codecs[name] / 2000 - 0.2) < 0.04 for name in cfg.codecs)
+    # Which steps happen is drawn independently of each other.
+    both = sum(how.reverb and bool(how.codec) for how in draws)
+    assert abs(both / 2000 - 0.3 * 0.6) < 0.03
 
 
 def test_the_default_configuration_changes_nothing():

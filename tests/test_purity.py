@@ -27,7 +27,8 @@ SPECT = SpectConfig(sample_rate=4000)
 MODEL = ModelConfig(hidden_size=6, hidden_layers=2, num_bins=SPECT.num_bins, labels=tuple("_AB "), dropout=0.2)
 AUGMENTATION = AugmentationConfig(
     speeds=(0.9, 1.1), tempo_min=0.9, tempo_max=1.1, silence=0.1, gain_min=-3, gain_max=3,
-    noise_dir="n", noise_prob=1.0, warp_min=0.9, warp_max=1.1,
+    noise_dir="n", noise_prob=1.0, reverb_prob=1.0, band_prob=1.0, band_min_high=1500.0, codec_prob=1.0,
+    warp_min=0.9, warp_max=1.1,
     frequency_masks=1, frequency_width=4, time_masks=2, time_width=5,
 )  # fmt: skip
 TRANSCRIPTS = ("AB A", "b", "")

@@ -163,6 +163,13 @@ class SpectConfig:
         return self.num_mels or self.window_samples // 2 + 1
 
 
+_DRAWN_ROOMS = needs(
+    "augmentation.draws_rooms",
+    flags="--augmentation.reverb_prob without --augmentation.reverb_dir",
+    decided_by=("augmentation.reverb_prob", "augmentation.reverb_dir"),
+)
+
+
 @attrs.frozen(kw_only=True)
 class AugmentationConfig:
     """Augmentation of training utterances; every random number depends on (seed, epoch, utterance) alone."""
@@ -178,6 +185,24 @@ class AugmentationConfig:
         "cut in other places than the training's.",
         within(0, 10),
     )
+    reverb_prob: float = setting(0.0, "Probability of reverberation in an utterance.", within(0, 1))
+    reverb_dir: str = setting(
+        "",
+        "Folder of impulse responses of rooms, recorded or simulated; empty: rooms are drawn.",
+        needs=(needs("augmentation.reverb_prob"),),
+    )
+    reverb_min_rt60: float = setting(
+        0.2, "Shortest reverberation time (RT60) of a drawn room, seconds.", within(0.01, 10), needs=(_DRAWN_ROOMS,)
+    )
+    reverb_max_rt60: float = setting(
+        0.8, "Longest reverberation time (RT60) of a drawn room, seconds.", within(0.01, 10), needs=(_DRAWN_ROOMS,)
+    )
+    reverb_min_drr: float = setting(
+        0.0, "Lowest direct-to-reverberant ratio of a drawn room, dB.", within(-20, 60), needs=(_DRAWN_ROOMS,)
+    )
+    reverb_max_drr: float = setting(
+        12.0, "Highest direct-to-reverberant ratio of a drawn room, dB.", within(-20, 60), needs=(_DRAWN_ROOMS,)
+    )
     gain_min: float = setting(0.0, "Lowest gain, dB.", within(-60, 60))
     gain_max: float = setting(0.0, "Highest gain, dB.", within(-60, 60))
     noise_dir: str = setting("", "Folder of noise recordings to add; empty: none.")
@@ -189,6 +214,28 @@ class AugmentationConfig:
     )
     noise_max_snr: float = setting(
         30.0, "Highest signal-to-noise ratio, dB.", within(-20, 100), needs=(needs("augmentation.noise_dir"),)
+    )
+    band_prob: float = setting(
+        0.0, "Probability of a limited band of frequencies in an utterance, as of a telephone.", within(0, 1)
+    )
+    band_min_low: float = setting(
+        300.0, "Lowest lower cut-off of the band, hertz.", within(0), needs=(needs("augmentation.band_prob"),)
+    )
+    band_max_low: float = setting(
+        300.0, "Highest lower cut-off of the band, hertz.", within(0), needs=(needs("augmentation.band_prob"),)
+    )
+    band_min_high: float = setting(
+        3400.0, "Lowest upper cut-off of the band, hertz.", within(1), needs=(needs("augmentation.band_prob"),)
+    )
+    band_max_high: float = setting(
+        3400.0, "Highest upper cut-off of the band, hertz.", within(1), needs=(needs("augmentation.band_prob"),)
+    )
+    codec_prob: float = setting(0.0, "Probability of a codec's distortion in an utterance.", within(0, 1))
+    codecs: tuple[str, ...] = setting(
+        ("ulaw", "alaw"),
+        "Codecs; each coded utterance gets a random one. ulaw and alaw (G.711) and gsm have 8 kHz, as telephones.",
+        one_of("ulaw", "alaw", "gsm", "opus", "vorbis", "mp3"),
+        needs=(needs("augmentation.codec_prob"),),
     )
     warp_min: float = setting(
         1.0,
@@ -213,8 +260,23 @@ class AugmentationConfig:
         for low, high in (
             ("tempo_min", "tempo_max"),
             ("gain_min", "gain_max"),
+            ("reverb_min_rt60", "reverb_max_rt60"),
+            ("reverb_min_drr", "reverb_max_drr"),
             ("noise_min_snr", "noise_max_snr"),
+            ("band_min_low", "band_max_low"),
+            ("band_min_high", "band_max_high"),
             ("warp_min", "warp_max"),
         ):
             if getattr(self, low) > getattr(self, high):
                 raise InputError(f"{low} is above {high}; swap them")
+        if self.band_prob and self.band_max_low >= self.band_min_high:
+            raise InputError(
+                f"band_max_low={self.band_max_low:g} is not below band_min_high={self.band_min_high:g}; lower it"
+            )
+        if self.codec_prob and not self.codecs:
+            raise InputError("codec_prob without codecs; name some, such as ulaw,alaw")
+
+    @property
+    def draws_rooms(self) -> bool:
+        """Whether reverberation is that of drawn rooms, not of recorded impulse responses."""
+        return bool(self.reverb_prob) and not self.reverb_dir

@@ -12,13 +12,14 @@ T = TypeVar("T")
 
 @attrs.frozen
 class OneOf:
-    """Admits the values of an enumeration; the flag is an enum flag."""
+    """Admits the values of an enumeration; of a tuple, every element is checked."""
 
     choices: tuple[str, ...]
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with ``value``, or None."""
-        return None if value in self.choices else f"{value!r} is not one of {', '.join(self.choices)}"
+        strange = [each for each in (value if isinstance(value, tuple) else (value,)) if each not in self.choices]
+        return f"{strange[0]!r} is not one of {', '.join(self.choices)}" if strange else None
 
 
 @attrs.frozen

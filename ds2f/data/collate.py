@@ -1,6 +1,5 @@
 """Loads one shard of a global batch: reads, augments and pads its recordings."""
 
-import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from ds2f import augment, rng
+from ds2f import augment
 from ds2f.convolutions import output_lengths
-from ds2f.data import audio, audio_parts, padding
+from ds2f.data import added_recordings, audio_parts, padding
 from ds2f.data.dataset import Dataset
 from ds2f.errors import InputError
 from ds2f.features import frequencies, log_spectrogram
@@ -112,20 +111,17 @@ def _features(
     example, key, how = dataset.examples[index], dataset.key(index, epoch), dataset.perturbation(index, epoch)
     path, start = example.audio, example.start
     rate, cache = dataset.spect.sample_rate, dataset.cache
-    noise = None
-    if how.snr is not None:
-        drawn = dataset.noises[rng.fold_in(key, "noise") % len(dataset.noises)]
-        try:
-            noise = _noise(drawn, rate, dataset.data.max_recording_seconds)
-        except InputError as error:
-            unreadable.append((drawn, str(error)))
-            how = how._replace(snr=None)
+    added = added_recordings.drawn(
+        dataset.added, how, key, sample_rate=rate, max_seconds=dataset.data.max_recording_seconds
+    )
+    unreadable += added.unreadable
+    how = added.how
 
     def compute() -> Tensor:
         limit = dataset.data.max_recording_seconds
         recording = audio_parts.load(path, start, example.num_samples, sample_rate=rate, max_seconds=limit)
         notes.extend((path, note) for note in recording.notes)
-        waveform = augment.perturb(torch.from_numpy(recording.samples), how, key, sample_rate=rate, noise=noise)
+        waveform = added_recordings.perturb(torch.from_numpy(recording.samples), added, key, sample_rate=rate)
         return log_spectrogram(waveform, dataset.spect)
 
     if cache is not None and start is None and how == augment.Perturbation(speed=how.speed):
@@ -139,11 +135,6 @@ def _features(
         return features
     warped = augment.warp(features, augment.draw_warp(key, dataset.augmentation), frequencies(dataset.spect))
     return augment.spec_augment(warped, key, dataset.augmentation, donate=True)
-
-
-@functools.lru_cache(maxsize=16)
-def _noise(path: Path, sample_rate: int, max_seconds: float) -> Tensor:
-    return torch.from_numpy(audio.load(path, sample_rate=sample_rate, max_seconds=max_seconds).samples)
 
 
 def _pad(rows: Sequence[Tensor], padded: Tensor) -> Tensor:

@@ -11,12 +11,11 @@ import attrs
 from ds2f import augment, features, rng, text
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
 from ds2f.convolutions import output_lengths
-from ds2f.data import audio, audio_parts, padding, problems, suffixes
+from ds2f.data import added_recordings, audio, audio_parts, padding, problems
 from ds2f.data.cache import FeatureCache
 from ds2f.data.manifests import Utterance
 from ds2f.data.problems import Checked, Problem, Remark
 from ds2f.errors import InputError
-from ds2f.files import files_below
 
 _SHOWN = 5  # recordings that a remark names
 _CHARACTERS = 50  # characters outside the labels that a remark names
@@ -53,7 +52,7 @@ class Dataset:
     data: DataConfig
     spect: SpectConfig
     augmentation: AugmentationConfig
-    noises: tuple[Path, ...]
+    added: added_recordings.Folders  # noises and impulse responses
     cache: FeatureCache | None
     time_stride: int  # frames of spectrogram per frame of logits
     shapes: tuple[int, ...]  # allowed padded lengths in frames, ascending; empty: all multiples of 8
@@ -154,7 +153,7 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool, found: l
         data=cfg.data,
         spect=cfg.spect,
         augmentation=_augmentation(cfg),
-        noises=_noises(cfg.augmentation) if train else (),
+        added=added_recordings.found(cfg.augmentation) if train else added_recordings.Folders(),
         cache=FeatureCache(Path(cfg.data_path) / "cache", cfg.spect) if cfg.data.cache_features else None,
         time_stride=cfg.model.time_stride,
         shapes=_shapes(examples, cfg, train=train),
@@ -256,18 +255,3 @@ def _example(utterance: Utterance, labels: list[int], spect: SpectConfig) -> Exa
 def _fits(example: Example, cfg: Config) -> bool:
     frames = features.num_frames(example.num_samples, cfg.spect)
     return output_lengths(frames, time_stride=cfg.model.time_stride) >= example.min_frames
-
-
-def _noises(cfg: AugmentationConfig) -> tuple[Path, ...]:
-    if not cfg.noise_dir:
-        return ()
-    folder = Path(cfg.noise_dir)
-    files = files_below(folder)
-    found = tuple(path for path in files if suffixes.is_recording(path))
-    if not found:
-        raise InputError(
-            f"augmentation.noise_dir={folder}: no recordings in a format that soundfile reads ("
-            f"{suffixes.convertible(files) or 'such as .wav'}) in it or below it; name a folder that holds "
-            "some, or leave the flag out"
-        )
-    return found

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ds2f import ctc
 from ds2f.config import AugmentationConfig, Config, DataConfig, ModelConfig, SpectConfig
-from ds2f.data import dataset, padding
+from ds2f.data import added_recordings, dataset, padding
 from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
 
@@ -164,12 +164,12 @@ def test_a_noise_folder_is_searched_in_depth_and_must_hold_recordings(tmp_path):
     cfg = attrs.evolve(CFG, augmentation=AugmentationConfig(noise_dir=str(tmp_path)))
     with pytest.raises(InputError, match=r"augmentation\.noise_dir"):
         dataset.build([_utterance(0)], cfg, train=True)
-    assert dataset.build([_utterance(0)], cfg, train=False).noises == ()
+    assert dataset.build([_utterance(0)], cfg, train=False).added == added_recordings.Folders()
     (tmp_path / "street").mkdir()
     (tmp_path / "street" / "b.WAV").touch()
     (tmp_path / "a.flac").touch()
     (tmp_path / "readme.txt").touch()
-    assert dataset.build([_utterance(0)], cfg, train=True).noises == (
+    assert dataset.build([_utterance(0)], cfg, train=True).added.noises == (
         tmp_path / "a.flac",
         tmp_path / "street" / "b.WAV",
     )

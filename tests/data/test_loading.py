@@ -13,7 +13,7 @@ from waiting import wait_for
 from ds2f import augment, ctc
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
 from ds2f.convolutions import output_lengths
-from ds2f.data import collate, dataset
+from ds2f.data import codecs, collate, dataset
 from ds2f.data.loading import Loader
 from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
@@ -22,8 +22,12 @@ from ds2f.features import frequencies, log_spectrogram
 RATE = 16000
 SPEEDS = AugmentationConfig(speeds=(0.9, 1.0, 1.1), frequency_masks=1, time_masks=1)
 EVERYTHING = attrs.evolve(
-    SPEEDS, tempo_min=0.9, tempo_max=1.1, gain_min=-6, gain_max=8, noise_prob=0.5, warp_min=0.9, warp_max=1.1
+    SPEEDS,
+    **{"tempo_min": 0.9, "tempo_max": 1.1, "silence": 0.1, "gain_min": -6, "gain_max": 8, "noise_prob": 0.5},
+    **{"reverb_prob": 0.5, "band_prob": 0.5, "band_min_low": 0, "band_max_high": 4000, "codec_prob": 0.7},
+    **{"codecs": ("ulaw", "alaw", "gsm", "opus", "vorbis", "mp3"), "warp_min": 0.9, "warp_max": 1.1},
 )
+RECORDED_ROOMS = attrs.evolve(EVERYTHING, reverb_prob=1.0)
 
 
 @pytest.fixture
@@ -33,6 +37,11 @@ def corpus(tmp_path):
     utterances = []
     (tmp_path / "noise").mkdir()
     soundfile.write(tmp_path / "noise" / "hum.wav", draw.normal(0, 0.1, 3000), RATE)
+    (tmp_path / "rooms").mkdir()
+    for name, peak in (("hall", 40), ("cellar", 0)):
+        response = 0.05 * draw.normal(0, 0.1, 2000)
+        response[peak] = 0.5
+        soundfile.write(tmp_path / "rooms" / f"{name}.wav", response, RATE)
     for row in range(13):
         path = tmp_path / f"utterance-{row}.wav"
         samples = int(RATE * (0.3 + 0.05 * ((5 * row) % 13)))
@@ -42,8 +51,10 @@ def corpus(tmp_path):
 
 
 def _config(tmp_path, augmentation=EVERYTHING, *, cache_features=False, **data):
-    if augmentation is EVERYTHING:
+    if augmentation in (EVERYTHING, RECORDED_ROOMS):
         augmentation = attrs.evolve(augmentation, noise_dir=str(tmp_path / "noise"))
+    if augmentation.reverb_prob == 1:
+        augmentation = attrs.evolve(augmentation, reverb_dir=str(tmp_path / "rooms"))
     return Config(
         data_path=str(tmp_path), data=DataConfig(cache_features=cache_features, **data), augmentation=augmentation
     )
@@ -240,7 +251,7 @@ def test_epochs_differ_in_company_and_in_sound(corpus, tmp_path):
     assert all(totals[0][id] != totals[1][id] for id in range(13))
 
 
-@pytest.mark.parametrize("augmentation", [EVERYTHING, SPEEDS, AugmentationConfig()])
+@pytest.mark.parametrize("augmentation", [EVERYTHING, RECORDED_ROOMS, SPEEDS, AugmentationConfig()])
 def test_only_training_augments(corpus, tmp_path, augmentation):
     cfg = _config(tmp_path, augmentation)
     plain = _all(dataset.build(corpus, _config(tmp_path, AugmentationConfig()), train=False), batch_size=13)[0]
@@ -405,7 +416,7 @@ def test_cached_epochs_have_the_bits_of_computed_ones(corpus, tmp_path, num_work
     cached = dataset.build(corpus, _config(tmp_path, SPEEDS, cache_features=True), train=True)
     expected = _all(computed, epoch=1)
     _assert_same(expected, _all(cached, epoch=1, num_workers=num_workers))
-    monkeypatch.setattr(collate.audio, "load", lambda *_, **__: pytest.fail("read although it is cached"))
+    monkeypatch.setattr(collate.audio_parts, "load", lambda *_, **__: pytest.fail("read although it is cached"))
     _assert_same(expected, _all(cached, epoch=1, num_workers=num_workers))
 
 
@@ -447,7 +458,44 @@ def test_noise_reaches_the_features(corpus, tmp_path):
     (batch,) = _all(built)
     how, key = built.perturbation(0, 0), built.key(0, 0)
     waveform, noise = (
-        torch.from_numpy(soundfile.read(path, dtype="float32")[0]) for path in (corpus[0].audio, built.noises[0])
+        torch.from_numpy(soundfile.read(path, dtype="float32")[0]) for path in (corpus[0].audio, built.added.noises[0])
     )
     expected = log_spectrogram(augment.add_noise(waveform, noise, key, snr=how.snr), built.spect)
     torch.testing.assert_close(batch.features[0, :, : expected.shape[1]], expected)
+
+
+def test_a_recorded_room_and_a_codec_reach_the_features(corpus, tmp_path):
+    cfg = AugmentationConfig(reverb_prob=1.0, codec_prob=1.0, codecs=("mp3",))
+    built = dataset.build(corpus[:1], _config(tmp_path, cfg), train=True)
+    assert [path.name for path in built.added.responses] == ["cellar.wav", "hall.wav"]
+    expected = set()
+    waveform = torch.from_numpy(soundfile.read(corpus[0].audio, dtype="float32")[0])
+    for path in built.added.responses:
+        response = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        heard = codecs.coded(augment.reverberate(waveform, response), "mp3", RATE)
+        expected.add(log_spectrogram(heard, built.spect).numpy().tobytes())
+    found = set()
+    for epoch in range(8):
+        (batch,) = _all(built, epoch=epoch)
+        found.add(batch.features[0, :, : int(batch.lengths[0])].contiguous().numpy().tobytes())
+    assert found == expected, "each room in some epoch"
+
+
+def test_an_impulse_response_that_cannot_be_read_is_told_and_the_utterance_goes_without_it(corpus, tmp_path):
+    built = dataset.build(corpus, _config(tmp_path, AugmentationConfig(reverb_prob=1.0)), train=True)
+    for path in built.added.responses:
+        path.write_bytes(b"RIFF")
+    loader = Loader(built, batch_size=4)
+    found = list(loader.epoch(0))
+    assert set(loader.unreadable) == set(built.added.responses)
+    _assert_same(found, _all(dataset.build(corpus, _config(tmp_path, AugmentationConfig()), train=True)))
+
+
+def test_only_features_that_speed_alone_has_changed_are_cached(corpus, tmp_path):
+    cache = tmp_path / "cache"
+    for change in ({"reverb_prob": 0.999}, {"band_prob": 1.0}, {"codec_prob": 1.0}, {"silence": 0.2}):
+        cfg = _config(tmp_path, attrs.evolve(SPEEDS, **change), cache_features=True)
+        _all(dataset.build(corpus, cfg, train=True))
+        assert not [path for path in cache.rglob("*") if path.is_file()], change
+    _all(dataset.build(corpus, _config(tmp_path, SPEEDS, cache_features=True), train=True))
+    assert [path for path in cache.rglob("*") if path.is_file()]

@@ -19,6 +19,10 @@ from launch.other_names import _MEANT, meant
 WITHOUT = {
     "augmentation.frequency_masks": ["--augmentation.frequency_masks=0"],
     "augmentation.noise_dir": ["--augmentation.noise_dir="],
+    "augmentation.band_prob": [],
+    "augmentation.codec_prob": [],
+    "augmentation.draws_rooms": ["--augmentation.reverb_prob=1", "--augmentation.reverb_dir=r"],
+    "augmentation.reverb_prob": [],
     "augmentation.time_masks": ["--augmentation.time_masks=0"],
     "apex.loss_scale": ["--apex.loss_scale=8"],
     "apex.opt_level": ["--apex.opt_level=O0"],
@@ -45,6 +49,10 @@ JOB = ["--nnodes=2", "--rdzv_endpoint=a:1", "--rdzv_id=x", "--rdzv_secret_file=s
 WITH = {
     "augmentation.frequency_masks": ["--augmentation.frequency_masks=1"],
     "augmentation.noise_dir": ["--augmentation.noise_dir=n"],
+    "augmentation.band_prob": ["--augmentation.band_prob=1"],
+    "augmentation.codec_prob": ["--augmentation.codec_prob=1"],
+    "augmentation.draws_rooms": ["--augmentation.reverb_prob=1"],
+    "augmentation.reverb_prob": ["--augmentation.reverb_prob=1"],
     "augmentation.time_masks": ["--augmentation.time_masks=1"],
     "checkpointing.continue_from": ["--checkpointing.continue_from=r"],
     "checkpointing.load_auto_checkpoint": ["--checkpointing.load_auto_checkpoint"],

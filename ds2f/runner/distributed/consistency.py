@@ -22,6 +22,7 @@ _PRIVATE |= {
     "data.verify",
     "data.allow_changes",
     "augmentation.noise_dir",
+    "augmentation.reverb_dir",
 }
 _PRIVATE_SECTIONS = ("rdzv_", "checkpointing.", "visualization.")
 
