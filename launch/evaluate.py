@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _WITH_WORDS = ("json", "jsonl")  # formats with times and confidences
 
-flags.define(only=("data_path", "run_dir", "device", "data", "apex.opt_level", "apex.dtype"))
+flags.define(only=("data_path", "run_dir", "device", "data", "training.metric", "apex.opt_level", "apex.dtype"))
 decoding.define()
 decoding.define_which()
 cutting.define()
@@ -110,14 +110,15 @@ def main(_: list[str]) -> None:
         about = _about(run_dir, name, [each for _, each in at_once], known=known, run=run, labels=cfg.model.labels)
         saved_logits.save(saved, saved_logits.from_arrays(about, [logits for logits, _ in at_once]))
     rates = {name: split_results(found)}
+    first = metrics.deciding_rate(cfg.training.metric, (each.reference for each in heard))
     intervals = metrics.bootstrap([metrics.count_errors(each.reference, each.transcript) for each in heard])
     if results:
-        written = {"name": run_dir.name, "seed": cfg.training.seed, "which": chosen.which, **rates}
+        written = {"name": run_dir.name, "seed": cfg.training.seed, "which": chosen.which, "metric": first, **rates}
         written["intervals_95"] = {name: intervals._asdict()}
         written |= {"cut": {name: len(cut)}, "manifests": {name: run.split.manifest}}
         write_atomically(results, json_text(written | {"lm": attrs.asdict(decoding.settings())}, indent=2) + "\n")
     manifests = {name: run.split.manifest}
-    console.print(errors_table(run_dir.name, rates, manifests, intervals={name: intervals}))
+    console.print(errors_table(run_dir.name, rates, manifests, intervals={name: intervals}, first=first))
     console.print("in parentheses: 95 % intervals over utterances (bootstrap)")
 
 

@@ -168,10 +168,10 @@ def _judge(joined: Joined, recognizer: "Recognizer", loaded: int) -> str:
 
 
 def _errors(said: Sequence[Said], heard: Sequence["Transcript"]) -> str:
-    from ds2f.metrics import count_errors
+    from ds2f.metrics import count_errors, deciding_rate
 
     found = count_errors(" ".join(each.reference for each in said), " ".join(each.text for each in heard))
-    return f"WER {found.wer:.2f} %, CER {found.cer:.2f} %"
+    return found.rates(deciding_rate("auto", (each.reference for each in said)), between=", ")
 
 
 def _lateness(joined: Joined, heard: "Transcript") -> list[float]:

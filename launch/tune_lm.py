@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from ds2f.inference.beam_pool import BeamPool
     from ds2f.inference.tuner import ScoredBatch, Trial
-    from ds2f.metrics import ErrorCounts
+    from ds2f.metrics import ErrorCounts, Rate
 
-flags.define(only=("data_path", "run_dir", "device", "data", "apex.opt_level", "apex.dtype"))
+flags.define(only=("data_path", "run_dir", "device", "data", "training.metric", "apex.opt_level", "apex.dtype"))
 decoding.define()
 decoding.define_which()
 absl_flags.DEFINE_list("weights", "0,0.25,0.5,0.75,1,1.5,2", "Values of lm.weight to try first.")
@@ -43,11 +43,12 @@ class _Scored(NamedTuple):
 
     batches: "list[ScoredBatch]"
     labels: Sequence[str]
+    metric: str  # training.metric
     source: dict[str, str]  # for the report
 
 
 def main(_: list[str]) -> None:
-    """Decodes the validation set with many weights, and prints the flags with the fewest word errors."""
+    """Decodes the validation set with many weights, and prints the flags with the fewest errors."""
     chosen = absl_flags.FLAGS
     lm_cfg = attrs.evolve(decoding.settings(), decoder="beam")
     if chosen.logits and (chosen.run_dir or chosen["which"].present):
@@ -58,7 +59,7 @@ def main(_: list[str]) -> None:
     output = flags.output_file("output")
     weights, word_scores = _numbers("weights", chosen.weights, lowest=0), _numbers("word_scores", chosen.word_scores)
 
-    from ds2f import decode
+    from ds2f import decode, metrics
     from ds2f.files import json_text, write_atomically
     from ds2f.inference import tuner
     from ds2f.runner.telemetry import terminal
@@ -70,7 +71,7 @@ def main(_: list[str]) -> None:
             return opened.enter_context(decoding.beam_pool(lm_cfg, labels))
 
         pool, scored = _read(Path(chosen.logits), start) if run_dir is None else _computed(run_dir, start)
-        batches, labels, source = scored
+        batches, labels, metric, source = scored
         hot = decoding.hot_words(lm_cfg, labels)
 
         def measure(weight: float, word_score: float) -> "ErrorCounts":
@@ -83,16 +84,17 @@ def main(_: list[str]) -> None:
             without_lm = pool.best(attrs.evolve(lm_cfg, path=""), hot_words=hot)
             alone = tuner.total_errors(batches, without_lm, labels)
             references = [reference for batch in batches for reference in batch.references]
+            first = metrics.deciding_rate(metric, references)
             trials = tuner.search(
                 measure,
                 weights=weights,
                 word_scores=word_scores,
                 refinements=chosen.refinements,
-                by_words=any(" " in reference for reference in references),
+                first=first,
             )
     best = attrs.evolve(lm_cfg, weight=trials[0].weight, word_score=trials[0].word_score)
     advice = flags.section_text("lm", best)
-    console.print(_table(greedy, alone, trials))
+    console.print(_table(greedy, alone, trials, first))
     console.print(f"{len(trials)} pairs on {len(references)} validation utterances; the best:\n{shown(advice)}")
     if output:
         report = _report(greedy, alone, trials) | source | {"flags": advice}
@@ -125,7 +127,7 @@ def _computed(run_dir: Path, start: "Callable[[Sequence[str]], BeamPool]") -> "t
         policy=run.policy,
         backend=run.backend,
     )
-    return pool, _Scored(batches, cfg.model.labels, {"run_dir": str(run_dir), "which": which})
+    return pool, _Scored(batches, cfg.model.labels, cfg.training.metric, {"run_dir": str(run_dir), "which": which})
 
 
 def _read(path: Path, start: "Callable[[Sequence[str]], BeamPool]") -> "tuple[BeamPool, _Scored]":
@@ -141,7 +143,8 @@ def _read(path: Path, start: "Callable[[Sequence[str]], BeamPool]") -> "tuple[Be
             "those of a validation set: launch.evaluate --split=val --save_logits=FILE"
         )
     source = {"logits": str(path), "run": about.run, "which": about.which}
-    return start(about.labels), _Scored(saved.batches(), about.labels, source)
+    metric = flags.config_from_flags().training.metric
+    return start(about.labels), _Scored(saved.batches(), about.labels, metric, source)
 
 
 def _numbers(name: str, texts: Sequence[str], *, lowest: float = float("-inf")) -> list[float]:
@@ -154,17 +157,21 @@ def _numbers(name: str, texts: Sequence[str], *, lowest: float = float("-inf")) 
     return numbers
 
 
-def _table(greedy: "ErrorCounts", alone: "ErrorCounts", trials: "Sequence[Trial]") -> "Table":
+def _table(greedy: "ErrorCounts", alone: "ErrorCounts", trials: "Sequence[Trial]", first: "Rate") -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("decoder", "weight", "word score", "WER %", "CER %", "words"):
+    from ds2f.metrics import in_order
+
+    table, rates = Table(box=box.SIMPLE_HEAD), in_order(first)
+    headings = (*(f"{rate.upper()} %" for rate in rates), "words" if first == "wer" else "characters")
+    for heading in ("decoder", "weight", "word score", *headings):
         table.add_column(heading, justify="left" if heading == "decoder" else "right")
     rows = [("greedy", "", "", greedy), ("beam, no language model", "", "", alone)]
     rows += [("beam", f"{trial.weight:g}", f"{trial.word_score:g}", trial.counts) for trial in trials[:_SHOWN]]
     for *cells, counts in rows:
-        table.add_row(*cells, f"{counts.wer:.3f}", f"{counts.cer:.3f}", f"{counts.word_errors}/{counts.words}")
+        wrong, of = counts[:2] if first == "wer" else counts[2:]
+        table.add_row(*cells, *(f"{getattr(counts, rate):.3f}" for rate in rates), f"{wrong}/{of}")
     return table
 
 

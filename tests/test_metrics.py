@@ -146,7 +146,7 @@ def test_operations_of_nothing_and_of_insertions_alone() -> None:
 def test_a_score_is_finite_and_prefers_words_or_characters_as_asked() -> None:
     fewer_words, fewer_characters = ErrorCounts(1, 10, 9, 40), ErrorCounts(2, 10, 3, 40)
     assert fewer_words.score() < fewer_characters.score()
-    assert fewer_words.score(by_words=False) > fewer_characters.score(by_words=False)
+    assert fewer_words.score("cer") > fewer_characters.score("cer")
     assert ErrorCounts(1, 10, 2, 40).score() < ErrorCounts(1, 10, 3, 40).score()
     assert ErrorCounts(2, 0, 7, 0).score() == 7.0, "no reference has a character"
     assert ErrorCounts().score() == 0.0

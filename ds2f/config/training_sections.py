@@ -170,6 +170,12 @@ class TrainingConfig:
     evaluate_test: bool = setting(
         False, "Evaluate the best model on the test manifest at the end; not for runs that tune settings."
     )
+    metric: str = setting(
+        "auto",
+        "Error rate that chooses the best model and stands first in tables; auto: WER, or CER where no reference has a "
+        "space.",
+        one_of("auto", "wer", "cer"),
+    )
     validate_every: int = setting(
         1, "Epochs between validations.", within(1), needs=(needs("data.train_on_val", False),)
     )

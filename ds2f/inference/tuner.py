@@ -9,7 +9,7 @@ from torch import Tensor
 from ds2f import metrics
 from ds2f.config import ModelConfig
 from ds2f.decode import Decoder
-from ds2f.metrics import ErrorCounts
+from ds2f.metrics import ErrorCounts, Rate, in_order
 from ds2f.precision import Policy
 from ds2f.runner.device.backend import Backend
 from ds2f.steps import eval_step
@@ -29,13 +29,13 @@ class Trial(NamedTuple):
     weight: float  # of the language model
     word_score: float
     counts: ErrorCounts
-    by_words: bool = True
+    first: Rate = "wer"  # the deciding error rate
 
     @property
     def sort_key(self) -> tuple[float, ...]:
-        """Lower is better: word errors, character errors (without ``by_words`` these first), sizes of the weights."""
-        errors = self.counts.word_errors, self.counts.char_errors
-        return *(errors if self.by_words else errors[::-1]), self.weight, abs(self.word_score)
+        """Lower is better: errors of the deciding rate, errors of the other, sizes of the weights."""
+        errors = {"wer": self.counts.word_errors, "cer": self.counts.char_errors}
+        return *(errors[rate] for rate in in_order(self.first)), self.weight, abs(self.word_score)
 
 
 def compute_logits(
@@ -72,7 +72,7 @@ def search(
     weights: Sequence[float],
     word_scores: Sequence[float],
     refinements: int,
-    by_words: bool = True,
+    first: Rate = "wer",
 ) -> list[Trial]:
     """Tries a grid of weights and word scores, then refines the grid around the best trial.
 
@@ -91,7 +91,7 @@ def search(
       weights: weights of the language model in the grid.
       word_scores: word scores in the grid.
       refinements: the number of refinements.
-      by_words: whether word errors decide; false for texts without spaces, whose words are whole utterances.
+      first: the error rate that decides, see ``metrics.deciding_rate``.
 
     Returns:
       All trials, the best first.
@@ -101,7 +101,7 @@ def search(
     def attempt(weight: float, word_score: float) -> None:
         pair = round(weight, 6), round(word_score, 6)
         if weight >= 0 and pair not in trials:
-            trials[pair] = Trial(*pair, measure(*pair), by_words)
+            trials[pair] = Trial(*pair, measure(*pair), first)
 
     for weight, word_score in itertools.product(weights, word_scores):
         attempt(weight, word_score)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from ds2f import text
+from ds2f import metrics, text
 from ds2f.checkpoint import load_config
 from ds2f.config import Config
 from ds2f.data import dataset as datasets
@@ -69,11 +69,6 @@ class Split(NamedTuple):
         if remark is None:
             return self
         return self._replace(dataset=attrs.evolve(self.dataset, remarks=(remark, *self.dataset.remarks)))
-
-    @property
-    def has_spaces(self) -> bool:
-        """Whether a reference has a space. Otherwise the script writes none, and words are whole utterances."""
-        return any(" " in reference for reference in self.references.values())
 
     @property
     def seconds(self) -> float:
@@ -180,6 +175,15 @@ def _inherited(cfg: Config) -> tuple[tuple[float, ...], float] | None:
     spect = load_config(other).spect
     alike = spect.full_scale == cfg.spect.full_scale and len(spect.mean) == cfg.spect.num_bins
     return (spect.mean, spect.deviation) if alike else None
+
+
+def deciding_rate(splits: Mapping[str, Split], cfg: Config) -> metrics.Rate:
+    """The error rate that chooses between models: ``training.metric``, or by the validation set's references.
+
+    Without a validation set, the references of the first split decide.
+    """
+    judged = splits["val"] if "val" in splits else next(iter(splits.values()))
+    return metrics.deciding_rate(cfg.training.metric, judged.references.values())
 
 
 def digests(splits: Mapping[str, Split]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import attrs
 import torch
 
 from ds2f.config import Config
+from ds2f.metrics import Rate
 from ds2f.optim import schedules
 from ds2f.precision import short_name
 from ds2f.runner.evaluator import Evaluation, split_results
@@ -23,6 +24,7 @@ class Summary:
 
     program: Program
     run_dir: Path
+    first: Rate = "wer"  # the deciding error rate
 
     @property
     def cfg(self) -> Config:
@@ -92,7 +94,7 @@ class Summary:
         line = f"epoch {progress.epoch}/{self.cfg.training.epochs}"
         line += f" and {progress.batch} steps  loss {loss:.3f}" if progress.batch else f"  loss {loss:.3f}"
         if found is not None:
-            line += f"  val loss {found.loss:.3f}  WER {found.counts.wer:.2f} %  CER {found.counts.cer:.2f} %"
+            line += f"  val loss {found.loss:.3f}  {found.counts.rates(self.first)}"
             line += f" ({found.unreadable} unreadable, left out)" if found.unreadable else ""
         return f"{line}{' *' if best else ''}  {speed:.1f} utt/s  lr {rate:.2e}"
 
@@ -126,6 +128,7 @@ class Summary:
             "steps": steps,
             "skipped_steps": progress.skipped_steps,
             "batch_size": global_batch(self.cfg, self.ranks),
+            "metric": self.first,
             "manifests": manifests_of(data),
             "wall_seconds": round(wall_seconds, 1),
             "utterances_per_second": round(progress.utterances / seconds, 3),

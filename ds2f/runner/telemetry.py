@@ -17,7 +17,7 @@ from rich.text import Text
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.files import json_text, write_atomically
-from ds2f.metrics import Intervals
+from ds2f.metrics import Intervals, Rate, in_order
 from ds2f.runner import log_files
 from ds2f.runner.log_files import LineFile, TensorBoard
 from ds2f.runner.run_files import RunFiles
@@ -158,7 +158,8 @@ class Telemetry:
         sets = {split: results[split] for split in ("val", "test") if split in results}
         columns = {"FPS": f"{results['utterances_per_second']:.1f}", "epochs": str(results["epochs"])}
         columns |= {"AMP": results["amp"], "Torch": results["torch"].split("+")[0]}
-        self._console.print(errors_table(results["name"], sets, results.get("manifests", {}), columns=columns))
+        shared: dict[str, Any] = {"first": results.get("metric", "wer"), "columns": columns}
+        self._console.print(errors_table(results["name"], sets, results.get("manifests", {}), **shared))
         self.restore()
         path = self._run_dir / "results.json"
         try:
@@ -259,6 +260,7 @@ def errors_table(
     manifests: Mapping[str, str] = MappingProxyType({}),
     *,
     intervals: Mapping[str, Intervals] = MappingProxyType({}),
+    first: Rate = "wer",
     columns: Mapping[str, str] = MappingProxyType({}),
 ) -> Table:
     """A table of error rates by split, with further columns that are the same for all splits.
@@ -268,19 +270,21 @@ def errors_table(
       results: the entry of ``results.json`` for each split (``val``, ``test``).
       manifests: the paths of the splits' manifests, for the lines below the table.
       intervals: confidence intervals of the rates, shown below them.
+      first: the deciding error rate; it has the first column, and the last column counts its errors.
       columns: heading and text.
     """
     paths = [f"{split}: {shown(manifests[split])}" for split in results if split in manifests]
     caption = Text("\n".join(paths)) if paths else None
     padding = (0, 1, 0, 0) if columns else (0, 1)  # within 80 columns
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=padding)
-    for heading in ("name", "set", "WER %", "CER %", "words", *columns):
+    rates, wrong, of = in_order(first), *(("word_errors", "words") if first == "wer" else ("char_errors", "chars"))
+    for heading in ("name", "set", *(f"{rate.upper()} %" for rate in rates), of, *columns):
         text = heading in ("name", "set")
         table.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     for split, row in results.items():
-        bounds = intervals.get(split, (None, None))
-        rates = [_rate(row[rate], interval) for rate, interval in zip(("wer", "cer"), bounds, strict=True)]
-        table.add_row(shown(name), split, *rates, f"{row['word_errors']}/{row['words']}", *columns.values())
+        bounds = intervals[split]._asdict() if split in intervals else {}
+        cells = [_rate(row[rate], bounds.get(rate)) for rate in rates]
+        table.add_row(shown(name), split, *cells, f"{row[wrong]}/{row[of]}", *columns.values())
     return table
 
 

@@ -20,7 +20,7 @@ from ds2f.runner.program import Program, run_length
 from ds2f.runner.progress import Meter
 from ds2f.runner.rank0_checkpoints import RankZeroCheckpoints
 from ds2f.runner.rank0_log import RankZeroLog
-from ds2f.runner.splits import Split, micro_batches
+from ds2f.runner.splits import Split, deciding_rate, micro_batches
 from ds2f.runner.stops import StopRequested, Stops
 from ds2f.runner.summary import Summary
 from ds2f.runner.telemetry import Telemetry, duration
@@ -69,7 +69,7 @@ class Trainer:
         self._cfg, self._backend, self._group = program.cfg, program.backend, program.group
         self._checkpoints, self._telemetry, self._data_digests = checkpoints, telemetry, dict(data_digests)
         self._rank0_log = RankZeroLog(telemetry, program.group)
-        self._summary = Summary(program, run_dir)
+        self._summary = Summary(program, run_dir, deciding_rate(data, program.cfg))
         self._batches_per_epoch = loaders["train"].steps
         self._stops = Stops(program.group, on_host=program.backend.device.type == "cpu")
         self._started = time.monotonic()
@@ -290,7 +290,7 @@ class Trainer:
         values: dict[str, Any] = {"epoch": epochs, "train_loss": meter.loss, "learning_rate": self._learning_rate()}
         score, best = None, False
         if found is not None:
-            score = found.counts.score(by_words=self._data["val"].has_spaces)
+            score = found.counts.score(self._summary.first)
             best = score < progress.best_score
             progress.best_score = min(score, progress.best_score)
             values |= {"val_loss": found.loss, "val_wer": found.counts.wer, "val_cer": found.counts.cer}

@@ -74,8 +74,8 @@ def test_the_command_judges_a_run(launch, tone_corpus, tmp_path):
     )
     assert ended.status == 0, ended.err
     one, silences, none, minute = ended.out.splitlines()
-    assert one.startswith("3 utterances one by one: WER ")
-    assert silences.startswith("with silences, 1.0 min: WER ")
+    assert one.startswith("3 utterances one by one: CER ")  # the references have no space
+    assert silences.startswith("with silences, 1.0 min: CER ")
     assert "GB above the model" in none
     assert "words differ" in minute
     refused = launch("longform", "--run_dir=run", "--device=cpu", "--pauses=1", folder=tmp_path)

@@ -83,13 +83,18 @@ def test_up_to_the_limit_rows_are_left_out_of_every_set_with_a_remark(tmp_path):
 
 
 @pytest.mark.parametrize(("texts", "spaces"), [(["你好", "好"], False), (["A", ""], False), (["A B", "A"], True)])
-def test_a_script_without_spaces_is_told_by_its_references(tmp_path, texts, spaces):
-    write_set(tmp_path, "train", ["A"])
+def test_characters_decide_where_no_validation_reference_has_a_space(tmp_path, texts, spaces):
+    write_set(tmp_path, "train", ["A B"])
     write_set(tmp_path, "val", texts if texts[1] else ["A", "B"])
     cfg = config_of(tmp_path)
     labels = ("_", *sorted(set("".join(texts)) | {"A", "B", " "}))
     cfg = attrs.evolve(cfg, model=attrs.evolve(cfg.model, labels=labels))
-    assert Split.read("val", cfg).has_spaces == spaces
+    read = {name: Split.read(name, cfg) for name in ("train", "val")}
+    assert splits.deciding_rate(read, cfg) == ("wer" if spaces else "cer")
+    assert splits.deciding_rate({"train": read["train"]}, cfg) == "wer"
+    for metric in ("wer", "cer"):
+        asked = attrs.evolve(cfg, training=attrs.evolve(cfg.training, metric=metric))
+        assert splits.deciding_rate(read, asked) == metric
 
 
 def test_statistics_of_features_are_those_that_the_weights_were_trained_on(tone_corpus, tmp_path):

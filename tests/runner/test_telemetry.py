@@ -78,6 +78,18 @@ def test_the_table_of_results_has_whole_numbers_within_80_columns(name, split, r
     assert printed.count(name[0]) >= name.count(name[0])  # the name is folded, not cut
 
 
+def test_the_deciding_rate_stands_first_with_its_errors():
+    row = {"wer": 50.5, "cer": 7.25, "word_errors": 5, "words": 10, "char_errors": 3, "chars": 40}
+    intervals = {"val": Intervals((49.0, 52.0), (6.0, 8.0))}
+    for first, numbers in (
+        ("wer", ["50.500", "7.250", "5/10", "49.00", "52.00", "6.00", "8.00"]),
+        ("cer", ["7.250", "50.500", "3/40", "6.00", "8.00", "49.00", "52.00"]),
+    ):
+        console = Console(file=io.StringIO(), width=80)
+        console.print(telemetry.errors_table("run", {"val": row}, intervals=intervals, first=first))
+        assert re.findall(r"[0-9.]+[0-9]/[0-9]+|[0-9]+\.[0-9]+|[0-9]/[0-9]+", console.file.getvalue()) == numbers
+
+
 def test_output_to_a_file_has_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     console = telemetry.terminal(io.StringIO())
