@@ -14,25 +14,26 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import decoding, flags, progress_bars
+from launch import decoding, flag_effects, flags, progress_bars
 
 if TYPE_CHECKING:
     from collections import Counter
 
     from ds2f.data.corpora.layout import Corpus, CorpusSplit, Progress
-    from ds2f.data.corpora.own import OwnCorpus
-    from ds2f.data.corpora.published import PublishedCorpus
+    from ds2f.data.corpora.preparation import PreparedCorpus
 
 _LISTED = 80  # labels that a message lists
 _RARE = 5  # occurrences of a character below which a message doubts that it can be learnt
 
 FLAGS = absl_flags.FLAGS
-_PUBLISHED = ("librispeech", "aishell1", "commonvoice", "voxforge")  # of ds2f.data.corpora.readers
+_PUBLISHED = ("librispeech", "tedlium3", "aishell1", "commonvoice", "voxforge")  # of ds2f.data.corpora.readers
+_OWN = ("folder", "table")
 absl_flags.DEFINE_enum(
     "dataset",
     "synthetic",
-    ["synthetic", "an4", *_PUBLISHED],
-    "Corpus: synthetic needs no download, an4 is real speech; the others are read where they lie, in --source.",
+    ["synthetic", "an4", *_PUBLISHED, *_OWN],
+    "Corpus: synthetic needs no download, an4 is real speech; the others are read where they lie, in --source; folder "
+    "and table are recordings of your own.",
 )
 absl_flags.DEFINE_list(
     "subset", [], "Parts of the corpus in --source: LibriSpeech's, as in train-clean-100, or Common Voice's language."
@@ -46,7 +47,7 @@ absl_flags.DEFINE_list("utterances", "1200,60,100", "Training, validation and te
 absl_flags.DEFINE_integer(
     "num_workers",
     0,
-    "Processes that speak the synthetic corpus, or threads that read headers; 0: as many as cores.",
+    "Processes that speak the synthetic corpus (0: one for each core), or threads that open recordings (0: four).",
     lower_bound=0,
 )
 absl_flags.DEFINE_integer(
@@ -56,12 +57,32 @@ absl_flags.DEFINE_integer("max_members", 20_000, "Limit of the number of an arch
 absl_flags.DEFINE_string(
     "source",
     "",
-    "Recordings of your own, in any form of manifest: they are divided into train.csv, val.csv and test.csv in "
-    "--output, with labels.json. Parts of recordings (offsets, Kaldi's segments) are cut out.",
+    "Folder of the corpus; or recordings of your own, a folder or table in any form of manifest. Parts of recordings "
+    "(offsets, Kaldi's segments, text grids) stay where they are.",
 )
-absl_flags.DEFINE_string("output", "", "Folder for the tables and labels of --source, such as data/mine.")
+absl_flags.DEFINE_string(
+    "output",
+    "",
+    "Folder for train.csv, val.csv, test.csv and labels.json of --source, such as data/mine. Empty: manifests of the "
+    "dataset's name, in --data_path.",
+)
+absl_flags.DEFINE_list(
+    "columns", [], "Columns of --dataset=table by their meaning, as in audio=path,text=sentence,speaker=client."
+)
+absl_flags.DEFINE_float("min_duration", 0.0, "Leave out shorter utterances, seconds.", lower_bound=0)
+absl_flags.DEFINE_float("max_duration", 0.0, "Leave out longer utterances, seconds; 0: none.", lower_bound=0)
+absl_flags.DEFINE_enum(
+    "unknown_words", "leave_out", ["leave_out", "remove"], "Utterances with <unk>: leave them out, or remove the mark."
+)
+absl_flags.DEFINE_enum(
+    "convert", None, ["flac"], "Copy recordings as FLAC, 16 kHz, with parts cut out. Empty: no copies are made."
+)
 absl_flags.DEFINE_float(
-    "held_out", 0.1, "Fraction of the utterances of --source for validation, and again for the test.", 0, 0.4
+    "held_out",
+    0.1,
+    "Fraction of the utterances for validation, and again for the test, where --source has no sets; 1,000 at most.",
+    0,
+    0.4,
 )
 absl_flags.DEFINE_string(
     "speaker",
@@ -86,17 +107,14 @@ def main(_: list[str]) -> None:
     if FLAGS.labels:
         return _write_labels(Path(FLAGS.labels))
 
+    lying = bool(FLAGS.source) or FLAGS.dataset in (*_PUBLISHED, *_OWN)
     with progress_bars.shown_progress() as show:
-        if FLAGS.dataset in _PUBLISHED:
-            published = _prepare_published(show)
-        elif FLAGS.source:
-            own = _prepare_own(show)
+        if lying:
+            prepared = _prepare_lying(show)
         else:
             corpus = _prepare(show)
-    if FLAGS.dataset in _PUBLISHED:
-        _print_published(published)
-    elif FLAGS.source:
-        _print_own(own)
+    if lying:
+        _print_prepared(prepared)
     else:
         _print(corpus)
 
@@ -122,69 +140,60 @@ def _write_labels(path: Path) -> None:
     print(f"from {len(read):,} transcripts of {shown(', '.join(map(str, paths.values())))}")
 
 
-def _prepare_own(progress: "Progress") -> "OwnCorpus":
-    from ds2f.data.corpora import own
-
-    if not FLAGS.output:
-        raise InputError("--source needs --output=FOLDER, for the tables and labels")
-    return own.prepare(
-        Path(FLAGS.source),
-        Path(FLAGS.output),
-        cfg=flags.config_from_flags().data,
-        held_out=FLAGS.held_out,
-        speaker=decoding.speaker() if FLAGS.speaker else None,
-        punctuation=FLAGS.punctuation,
-        seed=FLAGS.seed,
-        progress=progress,
-    )
-
-
-def _prepare_published(progress: "Progress") -> "PublishedCorpus":
-    from ds2f.data.corpora import published
+def _prepare_lying(progress: "Progress") -> "PreparedCorpus":
+    """Prepares the corpus in ``--source``: a published one, or recordings of one's own."""
+    from ds2f.data.corpora import preparation
     from ds2f.processes import cpu_count
 
+    name, source = FLAGS.dataset, Path(FLAGS.source)
     if not FLAGS.source:
-        raise InputError(f"--dataset={FLAGS.dataset} needs --source=FOLDER, where the corpus is unpacked")
-    return published.prepare(
-        FLAGS.dataset,
-        Path(FLAGS.source),
-        Path(FLAGS.data_path),
-        cfg=flags.config_from_flags().data,
-        subset=FLAGS.subset,
+        where = "is unpacked" if name in _PUBLISHED else "lies"
+        raise InputError(f"--dataset={name} needs --source=FOLDER, where the corpus {where}")
+    if name not in (*_PUBLISHED, *_OWN):
+        if flag_effects.typed("dataset"):
+            raise InputError(f"--source: has no effect on --dataset={name}; leave one of the two out")
+        if not FLAGS.output:
+            raise InputError("--source needs --output=FOLDER, for the tables and labels; or name the --dataset")
+        name = "folder" if source.is_dir() else "table"
+    if FLAGS.columns and name != "table":
+        raise InputError(f"--columns: has no effect on --dataset={name}; leave it out")
+    pairs = [each.partition("=") for each in FLAGS.columns]
+    if wrong := [ours for ours, _, theirs in pairs if not theirs]:
+        raise InputError(f"--columns={wrong[0]}: give MEANING=NAME, as in audio=path")
+    choices = preparation.Choices(
+        subset=tuple(FLAGS.subset),
+        min_duration=FLAGS.min_duration,
+        max_duration=FLAGS.max_duration or float("inf"),
+        unknown_words=FLAGS.unknown_words,
+        speaker=decoding.speaker() if FLAGS.speaker else None,
+        held_out=FLAGS.held_out,
+        salt=f"{FLAGS.seed} ",
+        copies=bool(FLAGS.convert),
         punctuation=FLAGS.punctuation,
-        workers=FLAGS.num_workers or cpu_count(),
-        progress=progress,
+        workers=FLAGS.num_workers or 4 * cpu_count(),
     )
+    output = Path(FLAGS.output) if FLAGS.output else None
+    destination = preparation.of_ones_own(output) if output else preparation.of_corpus(name, Path(FLAGS.data_path))
+    columns = {ours: theirs for ours, _, theirs in pairs}
+    cfg = flags.config_from_flags().data
+    return preparation.prepare(name, source, destination, choices, cfg=cfg, columns=columns, progress=progress)
 
 
-def _print_published(corpus: "PublishedCorpus") -> None:
+def _print_prepared(corpus: "PreparedCorpus") -> None:
     _print_sizes(f"{corpus.name} in {shown(FLAGS.source)}", corpus.parts)
     for why, (number, examples) in corpus.left_out.items():
         print(f"left out: {number:,} {why}, such as {shown(examples[0])}")
-    _print_labels(corpus.labels_path, corpus.characters, corpus.labels)
-    values = {
-        "run_dir": f"runs/{corpus.name}",
-        "data_path": FLAGS.data_path,
-        "data.dataset": corpus.name,
-        "data.labels_path": str(corpus.labels_path),
-    }
-    settings = " ".join(f"--{flag}={shlex.quote(value)}" for flag, value in values.items())
-    print(shown(f"Train: python -m launch.train --flagfile=configs/own.flags {settings}"))
-
-
-def _print_own(corpus: "OwnCorpus") -> None:
-    folder, name = Path(FLAGS.output), shown(FLAGS.output.rstrip("/"))
-    _print_sizes(f"{name}: your recordings, divided", corpus.parts)
-    if corpus.cut:
-        print(f"{corpus.cut:,} parts of recordings are cut out, in {name}/cut")
-    if not FLAGS.speaker:
+    if corpus.left_out_path:
+        print(f"all that is left out: {shown(str(corpus.left_out_path))}")
+    if corpus.by_recordings:
         print("Speakers may be in several sets, which flatters the model: --speaker=REGEX keeps each in one.")
-    _print_labels(folder / "labels.json", corpus.characters, corpus.labels)
+    _print_labels(corpus.labels_path, corpus.characters, corpus.labels)
+    folder = Path(FLAGS.output or corpus.name)
     values = {
         "run_dir": f"runs/{folder.absolute().name}",
-        "data_path": FLAGS.output,
-        "data.train_manifest": str(folder / "train.csv"),
-        "data.labels_path": str(folder / "labels.json"),
+        "data_path": FLAGS.output or FLAGS.data_path,
+        **({"data.train_manifest": str(corpus.manifests["train"])} if FLAGS.output else {"data.dataset": corpus.name}),
+        "data.labels_path": str(corpus.labels_path),
     }
     settings = " ".join(f"--{flag}={shlex.quote(value)}" for flag, value in values.items())
     print(shown(f"Train: python -m launch.train --flagfile=configs/own.flags {settings}"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ds2f.data import manifests
+from ds2f.data import manifest_listing, manifests
 from ds2f.data.manifest_tables import table_of_cells, unmistakable
 from ds2f.data.manifests import Utterance, shown_from
 from ds2f.data.sound_files import opened
@@ -66,7 +66,7 @@ def write_form(path: Path, form: str, utterances: Sequence[Utterance], texts: Te
 
 def _require_same(path: Path, form: str, utterances: Sequence[Utterance], size: int) -> None:
     """Requires that the rows of a manifest of ``size`` bytes that was just written are the utterances."""
-    found = manifests.listing(path, size)
+    found = manifest_listing.listing(path, size)
     reason = f"{found.problems[0].reason}; " if found.problems else ""
     try:
         rows = [(manifests.transcript_of(row, size + 1), _absolute(row.audio), row.start) for row in found.rows]

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from ds2f import text
 from ds2f.config import DataConfig
-from ds2f.data import audio, division, manifests
+from ds2f.data import audio, division, manifest_listing, manifests
 from ds2f.data.corpora.layout import Progress, silent
 from ds2f.data.manifest_rows import Row
 from ds2f.data.manifests import Utterance
@@ -55,10 +55,10 @@ def open_manifest(
     Raises:
       InputError: the manifest is missing, empty, too large or malformed as a whole.
     """
-    found = manifests.listing(path, cfg.max_manifest_bytes)
+    found = manifest_listing.listing(path, cfg.max_manifest_bytes)
     if not found.rows and not found.problems:
         raise InputError(f"{path}: the manifest names no recordings. {' '.join(found.remarks)}".rstrip())
-    rows, repeated = manifests.distinct(found.rows)
+    rows, repeated = manifest_listing.distinct(found.rows)
     faults = list(found.problems)
     lengths: dict[Path, float | InputError] = {}
     damaged = _damaged(rows, cfg, workers, progress) if decode else {}

@@ -55,6 +55,15 @@ def manifest_path(cfg: Config, split: str) -> Path:
     )
 
 
+def split_of_name(name: str) -> str:
+    """The split that a folder, or a word in a table, names; empty if it names none.
+
+    >>> split_of_name("dev"), split_of_name("Train"), split_of_name("words")
+    ('val', 'train', '')
+    """
+    return next((split for split, words in _WORDS.items() if name.lower() in words), "")
+
+
 def _of_corpus(folder: Path, dataset: str, split: str) -> Path:
     """The manifest of a corpus: CSV, or JSON lines where only these are there."""
     table, lines = (folder / f"{dataset}_{split}_manifest.{suffix}" for suffix in ("csv", "jsonl"))

@@ -1,10 +1,11 @@
 """Rows of manifests, and their fields by name: the same names in header rows and in JSON."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ds2f.data.manifest_paths import split_of_name
 from ds2f.data.problems import Problem
 from ds2f.data.suffixes import TRANSCRIPTS
 from ds2f.errors import InputError
@@ -21,6 +22,18 @@ TEXT_FILE = (
 START, SECONDS, END = ("offset", "start", "start_time"), ("duration",), ("end", "end_time")
 SPEAKER = ("speaker", "speaker_id", "speaker_name", "spk", "spk_id", "client_id")
 LANG = ("lang", "language", "locale", "language_id")
+SPLIT = ("split", "set", "subset")
+ALIASES = {  # names of fields, by the names of --columns
+    "audio": AUDIO,
+    "text": TEXT,
+    "text_file": TEXT_FILE,
+    "speaker": SPEAKER,
+    "lang": LANG,
+    "offset": START,
+    "duration": SECONDS,
+    "end": END,
+    "split": SPLIT,
+}
 _SHOWN = 200  # characters of the names that a message quotes
 _TRIED = 1000  # rows whose transcripts are looked for as files before they count as text
 
@@ -35,6 +48,7 @@ class Row(NamedTuple):
     seconds: float | None = None  # length of the part; None: to the recording's end
     speaker: str = ""  # empty: unknown
     lang: str = ""  # language; empty: unknown
+    split: str = ""  # train, val or test, where the manifest is of all of them
 
 
 class Listing(NamedTuple):
@@ -94,8 +108,34 @@ def from_fields(fields: Mapping[str, Any], folder: Path, where: str) -> Row:
     start, seconds, end = (seconds_of(values, names, where) for names in (START, SECONDS, END))
     if seconds is None and end is not None:
         seconds = end - (start or 0.0)
-    speaker, lang = (word_of(values, names) for names in (SPEAKER, LANG))
-    return Row(where, path_below(folder, audio, where), transcript, start or 0.0, seconds, speaker, lang)
+    speaker, lang, split = (word_of(values, names) for names in (SPEAKER, LANG, SPLIT))
+    path = path_below(folder, audio, where)
+    return Row(where, path, transcript, start or 0.0, seconds, speaker, lang, split_of_name(split))
+
+
+def renaming(columns: Mapping[str, str]) -> Callable[[Sequence[str], str], list[str]]:
+    """A function that gives the columns of a table the names of fields: it takes them and the table's place.
+
+    Columns with another name of a field that is named are ignored.
+
+    Args:
+      columns: the table's names by those of ``ALIASES``, as in ``{"audio": "path"}``.
+
+    Raises:
+      InputError: a name is not of ``ALIASES``; the function raises it for columns that are not there.
+    """
+    if strange := [ours for ours in columns if ours not in ALIASES]:
+        raise InputError(f"--columns: {strange[0]!r} is none of {', '.join(ALIASES)}")
+    meant = {theirs.strip().lower(): ALIASES[ours][0] for ours, theirs in columns.items()}
+    others = {alias for ours in columns for alias in ALIASES[ours]} - meant.keys()
+
+    def rename(names: Sequence[str], where: str) -> list[str]:
+        given = [name.strip().lower() for name in names]
+        if missing := [theirs for theirs in meant if theirs not in given]:
+            raise InputError(f"{where}: no column {missing[0]!r} among {', '.join(given)[:_SHOWN]}")
+        return [meant.get(name) or ("" if name in others else name) for name in given]
+
+    return rename
 
 
 def require_names(where: str, names: Iterable[str], *, thing: str) -> None:

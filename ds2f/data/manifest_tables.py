@@ -3,8 +3,9 @@
 import csv
 import io
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ds2f.data.manifest_rows import (
@@ -16,6 +17,7 @@ from ds2f.data.manifest_rows import (
     exists,
     from_fields,
     path_below,
+    renaming,
     require_names,
     with_files,
 )
@@ -28,7 +30,7 @@ _SUBFOLDERS = ("clips", "wavs", "wav", "audio")  # of recordings that a table na
 _SHOWN = 80  # characters of a malformed row that a message quotes
 
 
-def read_table(path: Path, content: str) -> Listing:
+def read_table(path: Path, content: str, columns: Mapping[str, str] = MappingProxyType({})) -> Listing:
     """Reads a table of recordings and transcripts.
 
     A header row names the columns, in any order and number (``manifest_rows.AUDIO`` and so on). Without one there are
@@ -40,13 +42,18 @@ def read_table(path: Path, content: str) -> Listing:
     Otherwise they are the text. Relative paths count from the table's folder or, if its first recording is not there,
     from ``clips``, ``wavs``, ``wav`` or ``audio`` in it.
 
+    Args:
+      path: the table, for its place and its suffix.
+      content: its text.
+      columns: the names of its columns by those of ``manifest_rows.ALIASES``, where they are no known ones.
+
     Raises:
       InputError: the header names no column of recordings, or none of transcripts.
     """
     problems: list[Problem] = []
-    lines = _lines(path, content, problems)
-    if lines and _is_header(*(cells for _, cells in lines[:2])):
-        names = [cell.strip().lower() for cell in lines[0][1]]
+    lines = _lines(path, content, problems, header=bool(columns))
+    if lines and (columns or _is_header(*(cells for _, cells in lines[:2]))):
+        names = renaming(columns)(lines[0][1], f"{path}:{lines[0][0]}")
         require_names(f"{path}:{lines[0][0]}", names, thing="column")
         lines = lines[1:]
     else:
@@ -105,9 +112,9 @@ def _advice(cells: list[str]) -> str:
     return f"put a cell that contains a comma in double quotes{many}"
 
 
-def _lines(path: Path, content: str, problems: list[Problem]) -> list[tuple[int, list[str]]]:
+def _lines(path: Path, content: str, problems: list[Problem], *, header: bool) -> list[tuple[int, list[str]]]:
     """The rows that are not blank, with their last lines' numbers, up to the first row that cannot be read."""
-    separator = _separator(path, content)
+    separator = _separator(path, content, header=header)
     found, error = _parsed(content, separator, quotes=True)
     if error and separator == "\t":
         found, error = _parsed(content, separator, quotes=False)
@@ -132,11 +139,11 @@ def _parsed(content: str, separator: str, *, quotes: bool) -> tuple[list[tuple[i
     return found, ""
 
 
-def _separator(path: Path, content: str) -> str:
+def _separator(path: Path, content: str, *, header: bool) -> str:
     usual = "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
     for separator in (usual, *_SEPARATORS):
         rows = _first_rows(content, separator)
-        if rows and len(rows[0]) > 1 and (_is_header(*rows) or _is_recording(rows[0][0])):
+        if rows and len(rows[0]) > 1 and (header or _is_header(*rows) or _is_recording(rows[0][0])):
             return separator
     return usual
 

@@ -1,28 +1,22 @@
 """Manifests: the recordings of a split, and their transcripts. Read in every form that people have, written as CSV."""
 
-import gzip
-import io
 import logging
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from ds2f.config import Config, DataConfig
 from ds2f.data import audio, problems
-from ds2f.data.manifest_folders import read_folder
-from ds2f.data.manifest_json import LINES, read_json
+from ds2f.data.manifest_listing import distinct, listing
 from ds2f.data.manifest_paths import manifest_path
 from ds2f.data.manifest_rows import Listing, Row
-from ds2f.data.manifest_tables import read_table, table_text
+from ds2f.data.manifest_tables import table_text
 from ds2f.data.problems import Checked, Problem
 from ds2f.errors import InputError
 from ds2f.files import read_bounded, write_atomically
 
 _SLACK = 0.5  # seconds by which a manifest's duration may differ from the recording's: programs round it
 
-_BLOCK = 1 << 20  # bytes that are unpacked at a time
-_REMEDY = "Raise it with --data.max_manifest_bytes."
 _DEFAULTS = DataConfig()
 _log = logging.getLogger(__name__)
 
@@ -170,81 +164,6 @@ def shown_from(folder: Path, file: Path) -> str:
     """The path of a file as a manifest in ``folder`` names it."""
     folder, file = folder.absolute(), file.absolute()
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
-
-
-def listing(path: Path, limit: int) -> Listing:
-    """Reads the rows of a manifest, but none of the files that they name.
-
-    A folder, JSON by its suffix or first character, or else a table.
-
-    Args:
-      path: the manifest file, or the folder.
-      limit: of the manifest's size, bytes (``data.max_manifest_bytes``).
-
-    Raises:
-      InputError: the manifest is missing, too large or malformed.
-    """
-    if path.suffix == ".scp" and path.is_file():
-        raise InputError(f"{path}: a part of a data folder of Kaldi's; name the folder, {path.parent}")
-    try:
-        if path.is_dir():
-            return read_folder(path, limit=limit)
-        content = _decoded(_unpacked(path, read_bounded(path, limit, remedy=_REMEDY), limit))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: no such manifest. Make the data with python -m launch.prepare --dataset=an4 (or synthetic), or "
-            "name a manifest with --data.train_manifest, --data.val_manifest and --data.test_manifest (launch.splice "
-            f"writes joined utterances).{_other_corpora(path)}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not {error.encoding}; save the manifest as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; check the path and its permissions") from error
-    if path.suffix.lower() in (".json", *LINES) or content.lstrip()[:1] == "{":
-        return read_json(path, content)
-    return read_table(path, content)
-
-
-def _unpacked(path: Path, content: bytes, limit: int) -> bytes:
-    """The content of a manifest, unpacked if gzip has packed it."""
-    if content[:2] != b"\x1f\x8b":
-        return content
-    blocks, left = [], limit
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-            while block := file.read(_BLOCK):
-                blocks.append(block)
-                if (left := left - len(block)) < 0:
-                    raise InputError(f"{path}: unpacks to more than {limit:,} bytes, the limit. {_REMEDY}")
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: cut short or damaged ({error}); copy the manifest again") from error
-    return b"".join(blocks)
-
-
-def _decoded(content: bytes) -> str:
-    """The text of a manifest. Bytes that are not UTF-8 may belong to the name of a file, and become surrogates."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return content.decode("utf-16")
-    return content.decode("utf-8-sig", errors="surrogateescape")
-
-
-def _other_corpora(path: Path) -> str:
-    """Says which corpora lie in the folder where the manifest of a corpus is missing."""
-    split = path.stem.partition("_")[2]
-    others = {other.name.partition(f"_{split}.")[0] for other in path.parent.glob(f"*_{split}.*")}
-    found = sorted(others - {path.stem.partition("_")[0]})
-    names = ", ".join(f"--data.dataset={name}" for name in found[:3])
-    return f" {path.parent} holds another corpus: {names}." if names and split else ""
-
-
-def distinct(rows: Iterable[Row]) -> tuple[list[Row], int]:
-    """The rows without repetitions, and the number of repetitions."""
-    first: dict[Row, Row] = {}
-    count = 0
-    for row in rows:
-        count += 1
-        first.setdefault(row._replace(where=""), row)
-    return list(first.values()), count - len(first)
 
 
 def transcript_of(row: Row, limit: int) -> str:

@@ -132,4 +132,27 @@ def test_a_published_corpus_needs_its_folder(launch, tmp_path: Path):
 
 def test_the_command_names_every_corpus_that_can_be_read(launch, tmp_path: Path):
     refused = launch("prepare", "--dataset=none", folder=tmp_path).err
-    assert f"<{'|'.join(('synthetic', 'an4', *CORPORA))}>" in "".join(refused.split())
+    assert f"<{'|'.join(('synthetic', 'an4', *CORPORA, 'folder', 'table'))}>" in "".join(refused.split())
+
+
+def test_a_table_with_named_columns_becomes_manifests_of_its_dataset(launch, tone_corpus, tmp_path: Path):
+    rows = [f"{tone_corpus}/train{index}.wav;TEXT {index};s{index % 4};1" for index in range(10)]
+    (tmp_path / "all.csv").write_text("\n".join(["Pfad;Satz;Person;Alter", *rows]))
+    columns = "--columns=audio=pfad,text=satz,speaker=person"
+    done = launch("prepare", "--dataset=table", "--source=all.csv", columns, folder=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert "--data.dataset=table" in done.out
+    found = [
+        each
+        for split in ("train", "val", "test")
+        for each in manifests.read(tmp_path / f"data/table_{split}_manifest.jsonl")
+    ]
+    assert {(each.transcript, each.speaker) for each in found} == {(f"TEXT {n}", f"s{n % 4}") for n in range(10)}
+    for arguments, message in (
+        (["--dataset=folder", "--source=.", columns], "--columns: has no effect on --dataset=folder"),
+        (["--dataset=table", "--source=all.csv", "--columns=audio"], "--columns=audio: give MEANING=NAME"),
+        (["--dataset=an4", "--source=all.csv"], "--source: has no effect on --dataset=an4"),
+    ):
+        done = launch("prepare", *arguments, folder=tmp_path)
+        assert done.status == 1
+        assert message in done.err

@@ -23,7 +23,10 @@ class Spoken(NamedTuple):
     split: str  # train, val or test; empty: none is published
     audio: Path
     text: str  # single spaces
-    speaker: str
+    speaker: str  # empty: unknown
+    start: float = 0.0  # of the part of the recording, seconds
+    seconds: float | None = None  # length of the part; None: to the recording's end
+    lang: str = ""  # empty: unknown
 
 
 class LeftOut(NamedTuple):
@@ -137,6 +140,54 @@ def voxforge(source: Path, subset: tuple[str, ...], cfg: DataConfig) -> Iterator
             yield Spoken("", recording, _spaced(text), session.name if speaker == "anonymous" else speaker)
 
 
+def tedlium3(source: Path, subset: tuple[str, ...], cfg: DataConfig) -> Iterator[Spoken | LeftOut]:
+    """TED-LIUM 3 (openslr.org/51): ``legacy/{train,dev,test}/stm/TALK.stm``, with ``sph/TALK.sph`` beside ``stm``.
+
+    Where ``legacy/train`` is not unpacked, ``data/stm`` and ``data/sph`` are for training. A line of a table is a part
+    of a talk: talk, channel, speaker, beginning and end in seconds, description, words. Parts that the tables exclude
+    from scoring are no utterances. ``<unk>`` is a word that the aligner did not know. ``subset`` names ``train``,
+    ``dev`` or ``test``.
+    """
+    legacy = _found(source, "legacy")
+    root = legacy[0].parent if legacy else next((path.parent for path in _found(source, "data/stm")), source)
+    tables = {part: sorted((root / "legacy" / part / "stm").glob("*.stm")) for part in _SPLITS}
+    tables["train"] = tables["train"] or sorted((root / "data" / "stm").glob("*.stm"))
+    there = [part for part, found in tables.items() if found]
+    if not there:
+        raise InputError(f"{source}: no legacy/train/stm or data/stm is here or two levels below. {_TEDLIUM}")
+    if strange := [name for name in subset if name not in there]:
+        raise InputError(f"{source}: no part {strange[0]}; --subset can name {', '.join(there)}")
+    for part in there:
+        for table in tables[part] if not subset or part in subset else ():
+            try:
+                lines = _lines(table, cfg)
+            except InputError as error:  # of one talk among thousands
+                yield LeftOut("in tables that cannot be read", str(error))
+                continue
+            for line in lines:
+                if not line.startswith(";;"):
+                    yield from _of_talk(_SPLITS[part], table, line)
+
+
+def _of_talk(split: str, table: Path, line: str) -> Iterator[Spoken | LeftOut]:
+    """The utterance of a line of a table of TED-LIUM; none for a gap between utterances."""
+    talk, _, speaker, start, end, *words = [*line.split(maxsplit=5), *[""] * 5][:6]
+    text = _DESCRIPTION.sub("", words[0])
+    if "ignore_time_segment_in_scoring" in text:
+        return
+    try:
+        first, last = float(start), float(end)
+    except ValueError:
+        first = last = -1.0
+    if not (_is_name(talk) and 0 <= first < last < _LONGEST):
+        yield LeftOut("in malformed rows", f"{table}: {line[:_SHOWN]!r}")
+    else:
+        # "it 's" is one word, and so is "the talk(2)", whose number chooses a pronunciation.
+        text = _SUFFIX.sub("'", _NOISE.sub(" ", text))
+        recording = table.parent.parent / "sph" / f"{talk}.sph"
+        yield Spoken(split, recording, _spaced(text), speaker, first, last - first, "en")
+
+
 class PublishedLayout(NamedTuple):
     """A corpus's function, and where it is published."""
 
@@ -146,13 +197,19 @@ class PublishedLayout(NamedTuple):
 
 _SPLITS = {"train": "train", "dev": "val", "test": "test"}
 _PROMPTS = ("PROMPTS", "prompts-original")
+_DESCRIPTION = re.compile(r"^<(?!unk>|sil>)[^<>\s]*>\s*")  # of a talk's speaker, as in <o,f0,female> and <F0_M>
+_NOISE = re.compile(r"\{[^{}]*\}|\[[^\[\]]*\]|<sil>|\(\d+\)")
+_SUFFIX = re.compile(r" +'(?=\w)")
+_LONGEST = 1e6  # seconds of a talk
 _DATE = re.compile(r"-\d{8}-")
 _LIBRI = "Fetch train-clean-100.tar.gz, dev-clean.tar.gz and test-clean.tar.gz from openslr.org/12 and unpack them."
 _AISHELL = "Fetch data_aishell.tgz from openslr.org/33, unpack it, and unpack the archives in its wav folder."
+_TEDLIUM = "Fetch TEDLIUM_release-3.tgz from openslr.org/51 and unpack it."
 _COMMON = "Fetch a language from commonvoice.mozilla.org/datasets and unpack it."
 _VOXFORGE = "Fetch sessions from voxforge.org, Audio/Main/16kHz_16bit, and unpack them."
 CORPORA = {
     "librispeech": PublishedLayout(librispeech, _LIBRI),
+    "tedlium3": PublishedLayout(tedlium3, _TEDLIUM),
     "aishell1": PublishedLayout(aishell1, _AISHELL),
     "commonvoice": PublishedLayout(commonvoice, _COMMON),
     "voxforge": PublishedLayout(voxforge, _VOXFORGE),

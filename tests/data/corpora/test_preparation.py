@@ -9,7 +9,8 @@ import soundfile
 
 from ds2f.config import Config, DataConfig, read_labels
 from ds2f.data import manifests
-from ds2f.data.corpora import published, readers
+from ds2f.data.corpora import flac_copies, preparation, readers
+from ds2f.data.corpora.preparation import Choices, PreparedCorpus
 from ds2f.data.manifest_paths import manifest_path
 from ds2f.errors import InputError
 
@@ -20,7 +21,7 @@ def sound(path: Path, seconds: float = 0.5) -> Path:
     """A recording of noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = np.random.default_rng(0).normal(0, 0.1, int(seconds * RATE))
-    soundfile.write(path, samples, RATE)
+    soundfile.write(path, samples, RATE, format="NIST" if path.suffix == ".sph" else None)
     return path
 
 
@@ -91,12 +92,37 @@ def voxforge(folder: Path) -> None:
     note(folder / "odd-20070805-y/etc/PROMPTS", "odd-20070805-y/mfc/de0 F\u00dcNF", encoding="latin-1")
 
 
-def prepared(name: str, tmp_path: Path, **more: object) -> published.PublishedCorpus:
+def prepare(name: str, source: Path, data_path: Path, *, columns=None, cfg=None, **choices) -> PreparedCorpus:
+    destination = preparation.of_corpus(name, data_path)
+    return preparation.prepare(name, source, destination, Choices(**choices), cfg=cfg or DataConfig(), columns=columns)
+
+
+def prepared(name: str, tmp_path: Path, **choices) -> PreparedCorpus:
     globals()[name](tmp_path / "source")
-    return published.prepare(name, tmp_path / "source", tmp_path / "data", cfg=DataConfig(), **more)
+    return prepare(name, tmp_path / "source", tmp_path / "data", **choices)
 
 
-def texts(corpus: published.PublishedCorpus) -> dict[str, list[str]]:
+def tedlium3(folder: Path) -> None:
+    """The published layout: openslr.org/51, the legacy distribution."""
+    root = folder / "TEDLIUM_release-3" / "legacy"
+    for part, talk in (("train", "911Mothers_2010W"), ("dev", "AlGore_2009"), ("test", "AimeeMullins_2009P")):
+        sound(root / part / "sph" / f"{talk}.sph", 6.0)
+        note(
+            root / part / "stm" / f"{talk}.stm",
+            ";; CATEGORY header",
+            f"{talk} 1 inter_segment_gap 0 0.5 <o,,unknown> ignore_time_segment_in_scoring",
+            f"{talk} 1 {talk} 0.5 2.25 <o,f0,female> it 's what we {{NOISE}} said(2) <sil> , don 't",
+            f"{talk} 1 {talk} 2.25 4.00 <F0_M> the <unk> word",
+            f"{talk} 1 {talk} 4.00 5.5 <o,f0,male> hello",
+            f"{talk} 1 {talk} 5.5 9 <o,f0,male> beyond the end",
+            f"{talk} 1 {talk} 5 4 <o,f0,male> backwards",
+            f"{talk} 1 {talk} soon 4 <o,f0,male> no number",
+            f"../{talk} 1 {talk} 0 4 <o,f0,male> climbs",
+            f"{talk} 1 {talk} 5.5 6 <o,f0,male>",
+        )
+
+
+def texts(corpus: PreparedCorpus) -> dict[str, list[str]]:
     """The transcripts of every set, as training reads them."""
     return {split: [each.transcript for each in manifests.read(path)] for split, path in corpus.manifests.items()}
 
@@ -117,12 +143,10 @@ def test_librispeech(tmp_path: Path):
         "whose recording cannot be read": 1,
     }
     assert read_labels(str(corpus.labels_path)) == corpus.labels == ("_", *sorted(set(" '" + "".join(both))))
-    only = published.prepare(
-        "librispeech", tmp_path / "source", tmp_path / "few", cfg=DataConfig(), subset=["train-other-500", "dev-clean"]
-    )
+    only = prepare("librispeech", tmp_path / "source", tmp_path / "few", subset=("train-other-500", "dev-clean"))
     assert texts(only) == {"train": both, "val": both}
     with pytest.raises(InputError, match="no part train-clean-360; --subset can name dev-clean, test-other, train-cl"):
-        published.prepare("librispeech", tmp_path / "source", tmp_path, cfg=DataConfig(), subset=["train-clean-360"])
+        prepare("librispeech", tmp_path / "source", tmp_path, subset=("train-clean-360",))
 
 
 def test_aishell1_has_characters_and_no_spaces(tmp_path: Path):
@@ -138,7 +162,7 @@ def test_aishell1_whose_inner_archives_are_packed_says_how_to_unpack_them(tmp_pa
     (tmp_path / "data_aishell/wav").mkdir()
     (tmp_path / "data_aishell/wav/S0002.tar.gz").touch()
     with pytest.raises(InputError, match="tar -xzf"):
-        published.prepare("aishell1", tmp_path, tmp_path, cfg=DataConfig())
+        prepare("aishell1", tmp_path, tmp_path)
 
 
 def test_common_voice_keeps_its_sets_and_opens_nothing_outside_its_clips(tmp_path: Path):
@@ -156,9 +180,79 @@ def test_a_language_of_common_voice_is_chosen(tmp_path: Path):
     note(release / "br/train.tsv", "client_id\tpath\tsentence")
     (release / "br/clips").mkdir()
     with pytest.raises(InputError, match="br, de are here; name one with --subset"):
-        published.prepare("commonvoice", tmp_path / "source", tmp_path, cfg=DataConfig())
-    corpus = published.prepare("commonvoice", release, tmp_path, cfg=DataConfig(), subset=["de"])
+        prepare("commonvoice", tmp_path / "source", tmp_path)
+    corpus = prepare("commonvoice", release, tmp_path, subset=("de",))
     assert [part.utterances for part in corpus.parts] == [2, 2, 2]
+
+
+def test_ted_liums_talks_are_used_in_parts(tmp_path: Path):
+    corpus = prepared("tedlium3", tmp_path)
+    words = ["it's what we said , don't", "hello"]
+    assert texts(corpus) == dict.fromkeys(("train", "val", "test"), words)
+    rows = [json.loads(line) for line in corpus.manifests["test"].read_text().splitlines()]
+    talk = "AimeeMullins_2009P"
+    assert [row.pop("audio_filepath") for row in rows] == [
+        str(tmp_path / "source/TEDLIUM_release-3/legacy/test/sph" / f"{talk}.sph")
+    ] * 2
+    assert rows == [
+        {"offset": 0.5, "duration": 1.75, "text": words[0], "speaker": talk, "lang": "en"},
+        {"offset": 4.0, "duration": 1.5, "text": words[1], "speaker": talk, "lang": "en"},
+    ]
+    assert {why: found.number for why, found in corpus.left_out.items()} == {
+        "in malformed rows": 9,
+        "with <unk>, a word that is not known": 3,
+        "whose recording cannot be read": 3,
+        "without words": 3,
+    }
+    listed = corpus.left_out_path.read_text().splitlines()
+    assert len(listed) == 18
+    assert sum("6.0 s long, the row says 9.0 s" in line for line in listed) == 3
+
+
+def test_the_mark_of_an_unknown_word_can_be_removed_instead(tmp_path: Path):
+    corpus = prepared("tedlium3", tmp_path, unknown_words="remove", subset=("train", "dev"))
+    assert texts(corpus)["train"] == ["it's what we said , don't", "the word", "hello"]
+    assert corpus.manifests.keys() == {"train", "val"}
+
+
+def test_ted_lium_without_its_legacy_training_set_is_read_from_data(tmp_path: Path):
+    tedlium3(tmp_path / "source")
+    root = tmp_path / "source/TEDLIUM_release-3"
+    (root / "legacy/train").rename(root / "data")
+    assert len(texts(prepare("tedlium3", root, tmp_path / "data"))["train"]) == 2
+
+
+def test_utterances_are_pruned_by_duration(tmp_path: Path):
+    corpus = prepared("librispeech", tmp_path, min_duration=0.6)
+    assert texts(corpus) == {"train": ["IT ISN'T MINE"] * 2, "val": ["IT ISN'T MINE"], "test": ["IT ISN'T MINE"]}
+    assert corpus.left_out["that are too short"].number == 4
+    corpus = prepare("librispeech", tmp_path / "source", tmp_path / "data", max_duration=0.6)
+    assert texts(corpus)["train"] == ["NORTHANGER ABBEY"] * 2
+    assert corpus.left_out["that are too long"].number == 4
+
+
+def test_copies_are_cut_whole_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = manifests.read(prepared("tedlium3", tmp_path).manifests["train"])
+    corpus = prepare("tedlium3", tmp_path / "source", tmp_path / "data", copies=True)
+    cut = manifests.read(corpus.manifests["train"])
+    for each, copy in zip(plain, cut, strict=True):
+        assert copy.audio.is_relative_to(tmp_path / "data" / "tedlium3_dataset")
+        assert (copy.transcript, copy.start) == (each.transcript, None)
+        original, _ = soundfile.read(each.audio, dtype="int16")
+        samples, rate = soundfile.read(copy.audio, dtype="int16")
+        begin = round(each.start * RATE)
+        np.testing.assert_array_equal(samples, original[begin : begin + round(each.duration * RATE)])
+        assert rate == RATE
+
+    cut[0].audio.unlink()  # as after an interruption
+    written = []
+    original_write = flac_copies.write_atomically
+    monkeypatch.setattr(
+        flac_copies, "write_atomically", lambda path, *more: written.append(path) or original_write(path, *more)
+    )
+    again = prepare("tedlium3", tmp_path / "source", tmp_path / "data", copies=True)
+    assert written == [cut[0].audio]
+    assert manifests.read(again.manifests["train"]) == cut
 
 
 def test_voxforge_is_divided_by_speakers_always_in_the_same_way(tmp_path: Path):
@@ -171,7 +265,7 @@ def test_voxforge_is_divided_by_speakers_always_in_the_same_way(tmp_path: Path):
     assert sum(part.utterances for part in corpus.parts) == 12
     assert sum(map(len, speakers.values())) == len(set.union(*speakers.values())) == 5, "no speaker is in two sets"
     assert [*corpus.left_out] == ["in tables that cannot be read"]
-    again = published.prepare("voxforge", tmp_path / "source", tmp_path / "data", cfg=DataConfig())
+    again = prepare("voxforge", tmp_path / "source", tmp_path / "data")
     assert texts(again) == texts(corpus)
 
 
@@ -182,18 +276,18 @@ def test_training_finds_the_manifests_by_the_name_of_the_corpus(name: str, tmp_p
     assert {split: manifest_path(cfg, split) for split in ("train", "val", "test")} == corpus.manifests
     for path in corpus.manifests.values():
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        assert all(row.keys() == {"audio_filepath", "duration", "text", "speaker"} for row in rows)
+        assert all({"audio_filepath", "duration", "text", "speaker"} <= row.keys() for row in rows)
         assert all(Path(row["audio_filepath"]).is_relative_to(tmp_path / "source") for row in rows), "nothing is copied"
 
 
 @pytest.mark.parametrize("name", readers.CORPORA)
 def test_a_folder_without_the_corpus_says_what_to_fetch(name: str, tmp_path: Path):
     with pytest.raises(InputError, match=r"Fetch .*(openslr|mozilla|voxforge)\.org"):
-        published.prepare(name, tmp_path, tmp_path, cfg=DataConfig())
+        prepare(name, tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("name", readers.CORPORA)
 def test_tables_have_a_largest_size(name: str, tmp_path: Path):
     globals()[name](tmp_path / "source")
     with pytest.raises(InputError, match=r"max_manifest_bytes|no utterance"):
-        published.prepare(name, tmp_path / "source", tmp_path, cfg=DataConfig(max_manifest_bytes=10))
+        prepare(name, tmp_path / "source", tmp_path, cfg=DataConfig(max_manifest_bytes=10))

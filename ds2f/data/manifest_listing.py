@@ -1,0 +1,94 @@
+"""The rows of a manifest in any form: read by its kind, before any file that it names is opened."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from ds2f.data.manifest_folders import read_folder
+from ds2f.data.manifest_json import LINES, read_json
+from ds2f.data.manifest_rows import Listing, Row
+from ds2f.data.manifest_tables import read_table
+from ds2f.errors import InputError
+from ds2f.files import read_bounded
+
+_BLOCK = 1 << 20  # bytes that are unpacked at a time
+_REMEDY = "Raise it with --data.max_manifest_bytes."
+
+
+def listing(path: Path, limit: int, *, columns: Mapping[str, str] = MappingProxyType({})) -> Listing:
+    """Reads the rows of a manifest, but none of the files that they name.
+
+    A folder, JSON by its suffix or first character, or else a table.
+
+    Args:
+      path: the manifest file, or the folder.
+      limit: of the manifest's size, bytes (``data.max_manifest_bytes``).
+      columns: the names of a table's columns by those of ``manifest_rows.ALIASES``, where they are no known ones.
+
+    Raises:
+      InputError: the manifest is missing, too large or malformed.
+    """
+    if path.suffix == ".scp" and path.is_file():
+        raise InputError(f"{path}: a part of a data folder of Kaldi's; name the folder, {path.parent}")
+    try:
+        if path.is_dir():
+            return read_folder(path, limit=limit)
+        content = _decoded(_unpacked(path, read_bounded(path, limit, remedy=_REMEDY), limit))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: no such manifest. Make the data with python -m launch.prepare --dataset=an4 (or synthetic), or "
+            "name a manifest with --data.train_manifest, --data.val_manifest and --data.test_manifest (launch.splice "
+            f"writes joined utterances).{_other_corpora(path)}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not {error.encoding}; save the manifest as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; check the path and its permissions") from error
+    if path.suffix.lower() in (".json", *LINES) or content.lstrip()[:1] == "{":
+        return read_json(path, content, columns)
+    return read_table(path, content, columns)
+
+
+def _unpacked(path: Path, content: bytes, limit: int) -> bytes:
+    """The content of a manifest, unpacked if gzip has packed it."""
+    if content[:2] != b"\x1f\x8b":
+        return content
+    blocks, left = [], limit
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            while block := file.read(_BLOCK):
+                blocks.append(block)
+                if (left := left - len(block)) < 0:
+                    raise InputError(f"{path}: unpacks to more than {limit:,} bytes, the limit. {_REMEDY}")
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path}: cut short or damaged ({error}); copy the manifest again") from error
+    return b"".join(blocks)
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a manifest. Bytes that are not UTF-8 may belong to the name of a file, and become surrogates."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    return content.decode("utf-8-sig", errors="surrogateescape")
+
+
+def _other_corpora(path: Path) -> str:
+    """Says which corpora lie in the folder where the manifest of a corpus is missing."""
+    split = path.stem.partition("_")[2]
+    others = {other.name.partition(f"_{split}.")[0] for other in path.parent.glob(f"*_{split}.*")}
+    found = sorted(others - {path.stem.partition("_")[0]})
+    names = ", ".join(f"--data.dataset={name}" for name in found[:3])
+    return f" {path.parent} holds another corpus: {names}." if names and split else ""
+
+
+def distinct(rows: Iterable[Row]) -> tuple[list[Row], int]:
+    """The rows without repetitions, and the number of repetitions."""
+    first: dict[Row, Row] = {}
+    count = 0
+    for row in rows:
+        count += 1
+        first.setdefault(row._replace(where=""), row)
+    return list(first.values()), count - len(first)
