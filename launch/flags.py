@@ -90,6 +90,11 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def is_setting(flag: str) -> bool:
+    """Whether a flag is a setting of ``Config``."""
+    return any(setting.flag == flag for setting in _settings())
+
+
 def define(*, only: Collection[str] | None = None) -> None:
     """Registers the flags of ``Config`` with absl. A command calls it at module level.
 

@@ -57,6 +57,7 @@ NOT_RUN = {
     "launch.tune_lm": ("needs a trained run", "tests/test_page_commands.py"),
     "launch.calibrate": ("needs a trained run", "tests/test_page_commands.py"),
     "launch.load_test": ("measures for minutes", "tests/launch/test_load_test.py"),
+    "launch.augment": ("needs a recording", "tests/launch/test_augment_command.py"),
     "launch.longform": ("needs a trained run", "tests/launch/test_longform.py"),
     "launch.report": ("needs trained runs, with some flags", "tests/test_page_commands.py"),
     "launch.bench": ("measures for minutes", "tests/launch/test_bench.py"),
@@ -243,7 +244,13 @@ def test_the_flags_of_every_command_are_parsed_by_its_program(program: str) -> N
     lines = invocations()[program]
     for (command, _), answer in zip(lines, parsed(program, [flags for _, flags in lines]), strict=True):
         assert "problem" not in answer, f"{command}\n{answer}"
-        positional = program in ("launch.transcribe", "launch.convert", "launch.load_test", "launch.manifest")
+        positional = program in (
+            "launch.transcribe",
+            "launch.convert",
+            "launch.load_test",
+            "launch.augment",
+            "launch.manifest",
+        )
         assert positional or not answer["rest"], f"{command}\n{answer['rest']}"
 
 
