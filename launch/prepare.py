@@ -66,6 +66,9 @@ absl_flags.DEFINE_string(
     "Folder for train.csv, val.csv, test.csv and labels.json of --source, such as data/mine. Empty: manifests of the "
     "dataset's name, in --data_path.",
 )
+absl_flags.DEFINE_bool(
+    "download", False, "Fetch and unpack the corpus first, into --source (default: NAME in --data_path)."
+)
 absl_flags.DEFINE_list(
     "columns", [], "Columns of --dataset=table by their meaning, as in audio=path,text=sentence,speaker=client."
 )
@@ -107,6 +110,8 @@ def main(_: list[str]) -> None:
     if FLAGS.labels:
         return _write_labels(Path(FLAGS.labels))
 
+    if FLAGS.download and FLAGS.dataset not in (*_PUBLISHED, *_OWN):
+        raise InputError(f"--download: has no effect on --dataset={FLAGS.dataset}; leave it out")
     lying = bool(FLAGS.source) or FLAGS.dataset in (*_PUBLISHED, *_OWN)
     with progress_bars.shown_progress() as show:
         if lying:
@@ -142,11 +147,14 @@ def _write_labels(path: Path) -> None:
 
 def _prepare_lying(progress: "Progress") -> "PreparedCorpus":
     """Prepares the corpus in ``--source``: a published one, or recordings of one's own."""
-    from ds2f.data.corpora import preparation
+    from ds2f.data.corpora import downloads, installation, preparation
     from ds2f.processes import cpu_count
 
-    name, source = FLAGS.dataset, Path(FLAGS.source)
-    if not FLAGS.source:
+    name, source = FLAGS.dataset, Path(FLAGS.source or Path(FLAGS.data_path, FLAGS.dataset))
+    if FLAGS.download:
+        archives = downloads.archives_of(name, tuple(FLAGS.subset))
+        installation.install(archives, source, progress=progress)
+    elif not FLAGS.source:
         where = "is unpacked" if name in _PUBLISHED else "lies"
         raise InputError(f"--dataset={name} needs --source=FOLDER, where the corpus {where}")
     if name not in (*_PUBLISHED, *_OWN):
@@ -180,7 +188,7 @@ def _prepare_lying(progress: "Progress") -> "PreparedCorpus":
 
 
 def _print_prepared(corpus: "PreparedCorpus") -> None:
-    _print_sizes(f"{corpus.name} in {shown(FLAGS.source)}", corpus.parts)
+    _print_sizes(f"{corpus.name} in {shown(str(corpus.source))}", corpus.parts)
     for why, (number, examples) in corpus.left_out.items():
         print(f"left out: {number:,} {why}, such as {shown(examples[0])}")
     if corpus.left_out_path:

@@ -156,3 +156,14 @@ def test_a_table_with_named_columns_becomes_manifests_of_its_dataset(launch, ton
         done = launch("prepare", *arguments, folder=tmp_path)
         assert done.status == 1
         assert message in done.err
+
+
+def test_a_download_names_what_it_needs(launch, tmp_path: Path):
+    for dataset, message in (
+        ("librispeech", "--download: name parts of librispeech with --subset: dev-clean"),
+        ("voxforge", "--download: no address of voxforge is known. Fetch sessions from voxforge.org"),
+    ):
+        done = launch("prepare", f"--dataset={dataset}", "--download", folder=tmp_path)
+        assert (done.status, done.out) == (1, "")
+        assert message in done.err
+    assert not (tmp_path / "data").exists()

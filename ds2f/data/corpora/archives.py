@@ -7,6 +7,8 @@ import bz2
 import gzip
 import io
 import lzma
+import os
+import shutil
 import tarfile
 import zipfile
 import zlib
@@ -21,6 +23,7 @@ from ds2f.files import read_bounded
 
 _ENDINGS = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
 _BLOCK = 1 << 20  # bytes
+_SHOWN = 100  # characters of a member's name that a message quotes
 _ZIP_ENTRY = b"PK\x01\x02"
 _COMPRESSIONS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _DEPTHS = ("", "*/", "*/*/")  # levels below a folder that are searched
@@ -137,6 +140,77 @@ def members(
         yield from (_zipped if zipfile.is_zipfile(path) else _tarred)(path, wanted, budget)
     except _BROKEN as error:
         raise InputError(f"{path}: not a readable archive, or cut short ({error}); fetch it again") from error
+
+
+def unpack(path: Path, folder: Path, budget: Budget, *, progress: Callable[[int], None]) -> int:
+    """Unpacks a tar archive into a folder: files and folders, with their contents and names alone.
+
+    Links are left out; nothing is written through a link that is there.
+
+    Args:
+      path: the archive.
+      folder: takes the files; those of the same name are written again.
+      budget: counts what is unpacked.
+      progress: called with the number of files.
+
+    Returns:
+      The number of links that were left out.
+
+    Raises:
+      InputError: the archive is damaged, unpacks to more than the budget, or has a member or link whose path leads out
+        of the folder, or a device or pipe.
+    """
+    files = links = 0
+    root = folder.resolve()
+    try:
+        with (
+            _decompressed(path) as stream,
+            tarfile.open(fileobj=_Counted(stream, budget), mode="r|", bufsize=_BLOCK) as archive,
+        ):
+            for member in archive:
+                budget.count()
+                target = _below(root, member, path)
+                if member.issym() or member.islnk():
+                    links += 1
+                elif member.isfile():
+                    if member.size > budget.left:
+                        budget.take(member.size)
+                    _extract(archive, member, target)
+                    progress(files := files + 1)
+    except _BROKEN as error:
+        raise InputError(f"{path}: not a readable archive, or cut short ({error}); fetch it again") from error
+    return links
+
+
+def _below(root: Path, member: tarfile.TarInfo, path: Path) -> Path:
+    """The place of a member in the folder.
+
+    Raises:
+      InputError: it, or what it links to, is outside; or it is a device or pipe.
+    """
+    name = PurePosixPath(member.name)
+    linked = PurePosixPath(member.linkname)
+    if member.issym():
+        linked = name.parent / linked
+    for each in (name, *([linked] if member.issym() or member.islnk() else [])):
+        inside = PurePosixPath(os.path.normpath(each))
+        if each.is_absolute() or "\0" in str(each) or ".." in inside.parts or (each == name and ".." in name.parts):
+            raise InputError(f"{path}: the member {str(name)[:_SHOWN]!r} leads out of its folder; do not trust it")
+    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+        raise InputError(f"{path}: the member {str(name)[:_SHOWN]!r} is a device or pipe; do not trust it")
+    target = root / name
+    if not target.parent.resolve().is_relative_to(root) or target.is_symlink():
+        raise InputError(f"{target}: a link is in the archive's way; remove it")
+    return target
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    file = archive.extractfile(member)
+    if file is None:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as copy:
+        shutil.copyfileobj(file, copy, _BLOCK)
 
 
 def _tree(path: Path, wanted: Callable[[PurePosixPath], bool], budget: Budget) -> Iterator[tuple[PurePosixPath, bytes]]:

@@ -54,6 +54,7 @@ class PreparedCorpus(NamedTuple):
     """What ``prepare`` has written."""
 
     name: str
+    source: Path
     parts: tuple[CorpusSplit, ...]
     manifests: dict[str, Path]  # by split
     labels_path: Path
@@ -154,6 +155,7 @@ def prepare(
     sets = _sets(kept, destination, choices, left_out, cfg, progress)
     return PreparedCorpus(
         name,
+        source,
         tuple(_size(split, members) for split, members in sets.items()),
         *_written(name, sets, destination, choices),
         _reasons(left_out),

@@ -166,10 +166,10 @@ def tedlium3(source: Path, subset: tuple[str, ...], cfg: DataConfig) -> Iterator
                 continue
             for line in lines:
                 if not line.startswith(";;"):
-                    yield from _of_talk(_SPLITS[part], table, line)
+                    yield from _of_talk(root, _SPLITS[part], table, line)
 
 
-def _of_talk(split: str, table: Path, line: str) -> Iterator[Spoken | LeftOut]:
+def _of_talk(root: Path, split: str, table: Path, line: str) -> Iterator[Spoken | LeftOut]:
     """The utterance of a line of a table of TED-LIUM; none for a gap between utterances."""
     talk, _, speaker, start, end, *words = [*line.split(maxsplit=5), *[""] * 5][:6]
     text = _DESCRIPTION.sub("", words[0])
@@ -185,6 +185,8 @@ def _of_talk(split: str, table: Path, line: str) -> Iterator[Spoken | LeftOut]:
         # "it 's" is one word, and so is "the talk(2)", whose number chooses a pronunciation.
         text = _SUFFIX.sub("'", _NOISE.sub(" ", text))
         recording = table.parent.parent / "sph" / f"{talk}.sph"
+        if not recording.exists() and (own := root / "data" / "sph" / recording.name).exists():
+            recording = own  # to which the folders of the legacy distribution link
         yield Spoken(split, recording, _spaced(text), speaker, first, last - first, "en")
 
 
