@@ -223,17 +223,19 @@ def _odd_files() -> list[Case]:
         *_recording("odd-name", spoken, "ä, \"b\" 'c' [d] %s\U0001f600.wav", ends=FINE, names="")[:1],
     ]
 
-    def noise(content: bytes | None):
+    def added(kind: str, content: bytes | None):
         def damage(folder: Path, draw: random.Random) -> tuple[str, ...]:
-            (folder / "noise").mkdir()
+            (folder / kind).mkdir()
             if content is not None:
-                (folder / "noise" / "hum.wav").write_bytes(content)
-            return ("--augmentation.noise_dir=noise", "--augmentation.noise_prob=1")
+                (folder / kind / "hum.wav").write_bytes(content)
+            return (f"--augmentation.{kind}_dir={kind}", f"--augmentation.{kind}_prob=1")
 
         return damage
 
-    found.append(Case("noise-broken", "train", noise(b"RIFF"), TOLD, "hum.wav"))
-    found.append(Case("noise-none", "train", noise(None), REFUSED, "noise_dir"))
+    for kind in ("noise", "reverb"):
+        found.append(Case(f"{kind}-broken", "train", added(kind, b"RIFF"), TOLD, "hum.wav"))
+        found.append(Case(f"{kind}-none", "train", added(kind, None), REFUSED, f"{kind}_dir"))
+    found.append(Case("reverb-silent", "train", added("reverb", _encoded(_speech() * 0, "WAV", "PCM_16")), FINE, ""))
     return found
 
 
@@ -434,6 +436,8 @@ def _flags() -> list[Case]:
         "scale": ("--apex.loss_scale=dynamite", "loss_scale"),
         "scale-negative": ("--apex.loss_scale=-8", "loss_scale"),
         "tempo": ("--augmentation.tempo_min=1.2", "tempo_min"),
+        "codec": ("--augmentation.codecs=ulaw,amr", "augmentation.codecs"),
+        "band": ("--augmentation.band_prob=1", "--augmentation.band_min_high=100", "band_min_high"),
         "noam": ("--optim.schedule=noam", "--optim.learning_rate=1e-4", "optim.learning_rate"),
         "window": ("--spect.window_size=1e-9", "spect.window_size"),
         "window-endless": ("--spect.window_size=1e9", "spect.window_size"),

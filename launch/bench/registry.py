@@ -27,6 +27,7 @@ PARTS = {
     "limit": Benchmark("launch.bench.limit"),
     "loader": Benchmark("launch.bench.loader", every_case=False),
     "features": Benchmark("launch.bench.feature_speed", every_case=False),
+    "augmentation": Benchmark("launch.bench.augmentation_speed", every_case=False),
     "streaming": Benchmark("launch.bench.streaming_speed", every_case=False),
     "transcription": Benchmark("launch.bench.transcription_speed", every_case=False),
     "decode": Benchmark("launch.bench.decoding_speed", every_case=False),

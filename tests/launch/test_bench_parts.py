@@ -13,11 +13,12 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from ds2f import ctc, steps, tree
-from ds2f.config import Config, DataConfig, ModelConfig, OptimConfig
+from ds2f.config import Config, DataConfig, ModelConfig, OptimConfig, SpectConfig
 from ds2f.model import deepspeech2
 from ds2f.runner.device.backend import open_backend
 from ds2f.runner.spans import Spans
 from launch.bench import (
+    augmentation_speed,
     decoding_speed,
     epoch,
     feature_speed,
@@ -270,3 +271,14 @@ def test_an_epoch_trains_on_every_utterance_and_accounts_for_its_time(tone_corpu
     assert result["utterances_per_second"] == pytest.approx(10 / result["seconds"])
     assert epoch.measure(cfg, Options(steps=1))["steps"] == 1
     assert "3 of 3 steps" in shown(epoch, result)
+
+
+def test_every_step_of_the_augmentation_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation_speed, "_SECONDS", 1)
+    monkeypatch.setattr(augmentation_speed, "_TIMED", 0.001)
+    found = augmentation_speed.measure(attrs.evolve(CFG, spect=SpectConfig(sample_rate=8000)), OPTIONS)
+    times = found["milliseconds_per_second"]
+    assert len(times) == 17
+    assert all(0 <= each < 10_000 for each in times.values())
+    assert times["codec opus"] > times["gain"]
+    assert shown(augmentation_speed, found).count("\n") == 18
