@@ -100,7 +100,7 @@ def test_a_loader_that_dies_or_hangs_costs_no_step(tone_corpus, launched, undist
     assert told in last, run.said
     done = run.iteration
     assert last_checkpoint(run.run_dir)[1]["iteration"] == done
-    assert f"checkpoint {done} keeps all its steps" in run.said or done % 5 == 0
+    assert f"checkpoint {done} keeps all its steps" in run.said
     goes_on_as_undisturbed(run, undisturbed(ranks))
 
 

@@ -47,10 +47,9 @@ class RankZeroCheckpoints:
         """
         self._run_dir, self._cfg, self._group, self._warn = run_dir, cfg, group, warn
         self._require_lease = require_lease
-        self._saved_at, self._saved = (
-            time.monotonic(),
-            (-1, False),
-        )  # the last checkpoint: iteration, whether unvalidated
+        self._saved_at, self._saved = time.monotonic(), (-1, False)  # the last checkpoint: iteration, unvalidated
+        self._score: float | None = None  # of a checkpoint that ``save`` has begun and not written
+        self._whole = True  # whether the last checkpoint could be written, as far as it was waited for
         self._checkpoints = None
         if group.rank == 0:
             self._checkpoints = Checkpoints(
@@ -89,7 +88,10 @@ class RankZeroCheckpoints:
                 if not self._cfg.apex.dynamic:
                     state = state._replace(loss_scale=fresh.loss_scale)  # the flag may have a new value
         newest, values = self._group.gather((newest, attrs.asdict(progress)))[0]
-        return self._group.broadcast(state), TrainProgress(**values), newest
+        state, progress = self._group.broadcast(state), TrainProgress(**values)
+        if newest is not None:
+            self._saved = progress.iteration, progress.unvalidated
+        return state, progress, newest
 
     def weights_of(self, other: Path | str, fresh: TrainState, *, init: Any) -> tuple[TrainState, tuple[str, ...]]:
         """Returns a fresh state with the best weights of another run; averages start at these weights.
@@ -168,6 +170,7 @@ class RankZeroCheckpoints:
         Raises:
           RuntimeError: on every rank, when two ranks do not hold the same parameters.
         """
+        self._score = score
         consistency.require_same_params(self._group, {"params": state.params, "average": state.average})
         self._write(state, progress, score)
 
@@ -177,18 +180,29 @@ class RankZeroCheckpoints:
         Returns:
           Whether the state is kept.
         """
-        if self._saved != (progress.iteration, progress.unvalidated) or not self._wait():
-            self._write(state, progress, None)
+        if not self.holds(progress) or not self._wait():
+            self._write(state, progress, self._score)
         return self._wait()
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint was written or restored."""
+        return self._saved[0] >= 0
+
+    def holds(self, progress: TrainProgress) -> bool:
+        """Whether the last checkpoint, written or restored, is of this progress; the same on every rank."""
+        return self._saved == (progress.iteration, progress.unvalidated)
+
     def _wait(self) -> bool:
-        return self._checkpoints is None or self._checkpoints.wait()
+        self._whole = (self._checkpoints is None or self._checkpoints.wait()) and self._whole
+        return self._whole
 
     def _write(self, state: TrainState, progress: TrainProgress, score: float | None) -> None:
         if self._checkpoints is not None:
             self._require_lease()
             self._checkpoints.save(progress.iteration, state, attrs.asdict(progress), score=score)
         self._saved_at, self._saved = time.monotonic(), (progress.iteration, progress.unvalidated)
+        self._score, self._whole = None, True
 
     def add_validation(self, state: TrainState, progress: TrainProgress, *, score: float) -> None:
         """Adds a score to the checkpoint that was last written or restored; if it could not be written, tries again."""
@@ -209,7 +223,7 @@ class RankZeroCheckpoints:
           Parameters and statistics on the CPU, the same on every rank.
         """
         if self._checkpoints is not None:
-            self._checkpoints.wait()
+            self._wait()
             if self._checkpoints.iterations():
                 _, *best = load_model(self._run_dir, which=f"best:{self._cfg.checkpointing.average_models}")
                 like = best[0], best[1]
@@ -220,4 +234,5 @@ class RankZeroCheckpoints:
 
     def close(self) -> bool:
         """Waits for the last checkpoint. Returns whether it was written; always true on ranks other than 0."""
-        return self._checkpoints is None or self._checkpoints.close()
+        self._whole = (self._checkpoints is None or self._checkpoints.close()) and self._whole
+        return self._whole

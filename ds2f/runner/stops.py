@@ -46,7 +46,10 @@ class Stops:
     def heeding(self) -> Iterator[None]:
         """Receives requests during the block."""
         with stop_on_request() as self.requests:
-            yield
+            try:
+                yield
+            finally:
+                self.requests = []  # a request after the last vote ends no wait after the block
 
     def look(self) -> None:
         """Called during a wait; ends it where a request cannot be put to the vote in time.

@@ -73,6 +73,7 @@ class Trainer:
         self._batches_per_epoch = loaders["train"].steps
         self._stops = Stops(program.group, on_host=program.backend.device.type == "cpu")
         self._started = time.monotonic()
+        self._spiked = False  # whether the loss has risen too far, and the state is to be rolled back
 
     def begin(self, first: FirstState) -> None:
         """Takes the state and the progress that ``first_state`` found, and logs where they come from."""
@@ -80,12 +81,12 @@ class Trainer:
         for name, split in self._data.items():
             for remark in split.dataset.remarks:
                 log(f"{name}: {remark}")
-        if cfg.checkpointing.load_auto_checkpoint:
-            self._telemetry.rewind(progress.iteration, in_epoch=progress.batch > 0)
-        if first.message:
-            log(first.message)
         progress.data = progress.data | self._data_digests
         self._state, self._progress = self._backend.place_state(first.state), progress
+        if cfg.checkpointing.load_auto_checkpoint:
+            self._telemetry.rewind(progress.iteration, in_epoch=progress.batch > 0 and not self._finished())
+        if first.message:
+            log(first.message)
         self._meter = Meter(
             progress,
             frame_seconds=cfg.spect.window_stride,
@@ -110,28 +111,16 @@ class Trainer:
             self._rank0_log.log(line)
         with self._stops.heeding():
             try:
-                while not self._finished():
-                    if not self._progress.unvalidated:
-                        self._train_epoch()
-                    self._finish_epoch()
-                self._trace.close()
-                evaluations = self._evaluate_best()
-            except StopRequested as request:
-                raise self._stopped(agreed=request.agreed) from None
+                evaluations = self._train_and_evaluate()
             except (health.DivergedError, CheckpointError):
                 raise  # the agent ends the other ranks
             except (InputError, WorkerDied, PeerLost, OSError) as error:
                 self._keep_steps(str(error), error)
                 if self._stops.requests and isinstance(error, PeerLost):  # another rank was quicker to stop
-                    raise self._stopped(agreed=False) from error
+                    raise self._stopped() from error
                 raise
-        results = self._summary.results(
-            self._progress,
-            self._data,
-            evaluations,
-            steps=int(self._state.step),
-            wall_seconds=time.monotonic() - self._started,
-        )
+        steps, seconds = int(self._state.step), time.monotonic() - self._started
+        results = self._summary.results(self._progress, self._data, evaluations, steps=steps, wall_seconds=seconds)
         self._rank0_log.flush()
         self._rank0_log.log_unreadable(why for loader in self._loaders.values() for why in loader.unreadable.values())
         self._telemetry.results(results)
@@ -140,34 +129,47 @@ class Trainer:
             loader.close()
         return results
 
-    def _stopped(self, *, agreed: bool) -> Stopped:
-        """Writes a checkpoint. Returns the exception with the exit status and the command that continues the run.
+    def _train_and_evaluate(self) -> dict[str, Evaluation]:
+        """Runs all epochs and evaluates the best model. After a request to stop, writes a checkpoint."""
+        try:
+            while not self._finished():
+                if not self._progress.unvalidated:
+                    self._train_epoch()
+                self._finish_epoch()
+            self._trace.close()
+            return self._evaluate_best()
+        except StopRequested as request:
+            if request.agreed:
+                self._log_metrics()
+                self._save()
+            else:
+                self._keep_steps("it was asked to stop, and waited")
+            raise self._stopped() from None
 
-        Args:
-          agreed: whether the other ranks stop after the same step.
-        """
-        if agreed:
-            self._log_metrics()
-            self._save()
-        else:
-            self._keep_steps("it was asked to stop, and waited")
-        saved = self._checkpoints.close()
+    def _stopped(self) -> Stopped:
+        """Returns the exception with the exit status and the command that continues the run."""
+        saved = self._checkpoints.close() and self._checkpoints.holds(self._progress)
         status = 128 + (self._stops.requests[0] if self._stops.requests else signal.SIGINT)
         return Stopped(self._summary.how_to_go_on(self._progress, saved=saved), status)
 
     def _keep_steps(self, reason: str, error: Exception | None = None) -> None:
         """Leaves the other ranks; rank 0 writes a checkpoint of the last whole step, unless there is one.
 
-        Nothing is written after an error before the first step, nor where a lost rank left a device's step half done.
+        Nothing is written after an error before the first step, nor where a lost rank left a device's step half done:
+        the device waits for the rank. Nor is a state written that is to be rolled back: the run that goes on from the
+        checkpoint before meets the same spike of the loss.
         """
         half_done = isinstance(error, PeerLost) and self._backend.device.type != "cpu"
         nothing_to_keep = half_done or (error is not None and self._progress.iteration == 0)
 
         def save() -> None:
+            if nothing_to_keep:
+                return
             if values := self._meter.read(alone=True):  # of steps that were done before the wait
-                self._write_metrics(values, rollback_spike=0)
+                self._write_metrics(values)
             self._progress.wall_seconds = time.monotonic() - self._started
-            if not nothing_to_keep and self._checkpoints.keep(self._state, self._progress) and error is not None:
+            to_roll_back = self._spiked and self._checkpoints.has_checkpoint
+            if not to_roll_back and self._checkpoints.keep(self._state, self._progress) and error is not None:
                 self._rank0_log.log(f"an error ends the run; checkpoint {self._progress.iteration} keeps all its steps")
 
         self._stops.leave(reason, save)
@@ -177,11 +179,7 @@ class Trainer:
         return done and not self._progress.unvalidated
 
     def _train_epoch(self) -> None:
-        """Runs the rest of the current epoch.
-
-        Raises:
-          StopRequested: when a rank was asked to stop.
-        """
+        """Runs the rest of the current epoch."""
         progress, cfg, meter = self._progress, self._cfg, self._meter
         description = f"epoch {progress.epoch + 1}/{cfg.training.epochs}"
         with self._telemetry.progress(description, self._batches_per_epoch, progress.batch) as bar:
@@ -191,8 +189,9 @@ class Trainer:
                 key = rng.fold_in(cfg.training.seed, "step", progress.epoch, progress.batch)
                 with self._trace.step() as spans:
                     self._state, metrics = self._program.step(self._state, batches, key=key, spans=spans)
+                    counts = meter.count(batches, metrics)  # at once: a wait that follows may end the run
+                progress.unvalidated = self._reached_max_steps()  # no more steps follow, and _finish_epoch does
                 self._checkpoints.require_proof(begin=True)
-                counts = meter.count(batches, metrics)
                 meter.add(*self._stops.vote(*counts))
                 bar.advance(self._log_metrics() if progress.iteration % cfg.training.log_every == 0 else None)
                 self._stops.obey()
@@ -223,25 +222,26 @@ class Trainer:
         values = self._meter.read()
         if not values:
             return None
+        self._write_metrics(values)
         self._rank0_log.flush()
-        spiked = self._write_metrics(values, self._cfg.training.rollback_spike)
         health.require_progress(self._progress, values["loss_scale"], self._cfg)
-        if spiked:
+        if self._spiked:
             self._roll_back(values["loss"])
         return (
             f"loss {values['loss']:.2f}  lr {values['learning_rate']:.2e}  "
             f"{values['utterances_per_second']:.1f} utt/s  {duration(self._seconds_left())} left"
         )
 
-    def _write_metrics(self, values: dict[str, Any], rollback_spike: float) -> bool:
-        """Writes the line of the last step, with its learning rate. Returns whether the loss has spiked."""
+    def _write_metrics(self, values: dict[str, Any]) -> None:
+        """Writes the line of the last step, with its learning rate, and notes whether the loss has spiked."""
         values["learning_rate"] = self._learning_rate()
         self._telemetry.scalars("train", self._progress.iteration, values)
-        return health.spiked(self._progress, values["loss"], rollback_spike)
+        self._spiked = health.spiked(self._progress, values["loss"], self._cfg.training.rollback_spike)
 
     def _roll_back(self, loss: float) -> None:
         """Restores the newest checkpoint's state. The data continue with the next batch."""
         state, _, newest = self._checkpoints.resume(tree.to(self._state, "cpu"))
+        self._spiked = False
         if newest is not None:
             self._state = self._backend.place_state(state)
             self._rank0_log.log(
@@ -280,8 +280,8 @@ class Trainer:
         epochs = progress.epoch + whole
         last = epochs >= cfg.training.epochs or self._reached_max_steps()
         due = "val" in self._data and (last or epochs % cfg.training.validate_every == 0)
-        if due and not progress.unvalidated:
-            progress.unvalidated = True
+        progress.unvalidated = due
+        if due and not self._checkpoints.holds(progress):
             self._save()
         found = self._evaluate("val", self._state.model) if due else None
         progress.unvalidated = False

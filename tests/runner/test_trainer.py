@@ -531,7 +531,8 @@ def test_an_error_in_the_validation_costs_nothing(tone_corpus, tmp_path, epoch):
     assert differences(tmp_path / "whole", tmp_path / "halved") == []
 
 
-def test_a_run_stopped_by_max_steps_in_its_last_validation_validates_when_it_goes_on(tone_corpus, tmp_path):
+@pytest.mark.parametrize("evaluation", [1, 2])  # the last validation, the best model's
+def test_a_run_stopped_by_max_steps_in_its_last_validation_validates_when_it_goes_on(tone_corpus, tmp_path, evaluation):
     cfg = config(tone_corpus, training=TrainingConfig(epochs=2, max_steps=4, log_every=2, evaluate_test=True))
     run_training(cfg, tmp_path / "whole")
     trainer = opened(cfg, tmp_path / "halved")
@@ -539,7 +540,7 @@ def test_a_run_stopped_by_max_steps_in_its_last_validation_validates_when_it_goe
     load, calls = loader.epoch, itertools.count()
 
     def interrupted(*arguments, **settings):
-        if next(calls) == 1:
+        if next(calls) == evaluation:
             os.kill(os.getpid(), signal.SIGTERM)
         yield from load(*arguments, **settings)
 

@@ -160,29 +160,35 @@ def start(
 
 
 class Stragglers:
-    """Ranks that still run long after another one has stopped on request: they hang, and are killed."""
+    """Ranks that hang after a request to stop: they are killed."""
 
     def __init__(self) -> None:
-        """Waits for the first rank to stop."""
-        self._since: float | None = None
+        """Begins when the ranks are asked to stop."""
+        self._ended: float | None = None  # when the first rank ended
+        self._stopped: dict[int, float] = {}  # since when ranks are stopped
 
     def look(self, ranks: Sequence[RankProcess]) -> None:
-        """Kills ranks that are stopped, or have run on for ``STRAGGLING`` seconds.
+        """Kills ranks that run on ``STRAGGLING`` seconds after another one has ended, and ranks that are stopped.
 
-        Rank 0 may be writing a checkpoint: it is killed only when it is stopped after that time, and this is said.
+        A stopped rank is killed when another one has ended, or after ``STRAGGLING`` seconds: the ranks of this machine
+        may all be stopped. Rank 0 may be writing a checkpoint: it is killed only when it is stopped for that time, and
+        this is said.
         """
+        now = time.monotonic()
         if any(rank.status is not None for rank in ranks):
-            self._since = self._since or time.monotonic()
-            late = time.monotonic() - self._since > STRAGGLING
-            for rank in ranks:
-                stopped = rank.status is None and state(rank.process.pid) in STOPPED
-                if rank.rank == 0 and late and stopped:
-                    announce(
-                        f"rank 0 (process {rank.process.pid}) is stopped and cannot write a checkpoint; it is killed, "
-                        "and the steps since the last checkpoint are lost"
-                    )
-                if rank.status is None and (late and stopped if rank.rank == 0 else late or stopped):
-                    kill([rank])
+            self._ended = self._ended or now
+        for rank in ranks:
+            stopped = rank.status is None and state(rank.process.pid) in STOPPED
+            since = self._stopped.setdefault(rank.rank, now) if stopped else self._stopped.pop(rank.rank, now)
+            too_long = stopped and now - since > STRAGGLING
+            late = self._ended is not None and (stopped or now - self._ended > STRAGGLING)
+            if rank.rank == 0 and too_long:
+                announce(
+                    f"rank 0 (process {rank.process.pid}) is stopped and cannot write a checkpoint; it is killed, "
+                    "and the steps since the last checkpoint are lost"
+                )
+            if rank.status is None and (too_long or (late and rank.rank != 0)):
+                kill([rank])
 
 
 def kill(ranks: Sequence[RankProcess]) -> None:

@@ -93,7 +93,7 @@ def work(run: Callable[[], int]) -> int:
         _report(str(error))
         return _left(PEER_LOST)
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return _left(128 + signal.SIGINT)
     except SystemExit as end:
         if isinstance(end.code, str):
             _report(end.code)

@@ -1,12 +1,17 @@
 """Why a rank ended reaches the last line of its agent, whatever ended it and whenever."""
 
+import os
 import re
+import signal
 import sys
+import time
 
 import pytest
 from agents import Agent
+from waiting import wait_for
 
 from ds2f.errors import InputError
+from ds2f.processes import STOPPED, state
 from ds2f.runner.distributed import rank_processes
 
 
@@ -81,3 +86,65 @@ def test_a_command_that_cannot_be_started_is_named(tmp_path):
             variables={},
             reports=tmp_path,
         )
+
+
+@pytest.fixture
+def sleeping(tmp_path):
+    """Starts ranks that sleep, and leaves none."""
+    ranks = []
+
+    def start(*numbers):
+        for number in numbers:
+            ranks.append(
+                rank_processes.start(
+                    ["sleep", "60"],
+                    rank=number,
+                    local_rank=number,
+                    local_ranks=2,
+                    address="127.0.0.1",
+                    variables={},
+                    reports=tmp_path,
+                )
+            )
+        return ranks
+
+    yield start
+    rank_processes.kill(ranks)
+
+
+@pytest.mark.parametrize(("number", "told"), [(0, "the steps since the last checkpoint are lost"), (1, "")])
+def test_the_only_rank_of_a_machine_is_killed_when_it_is_stopped_after_a_request(
+    sleeping, monkeypatch, capsys, number, told
+):
+    monkeypatch.setattr(rank_processes, "STRAGGLING", 0.5)
+    (rank,), stragglers = sleeping(number), rank_processes.Stragglers()
+    stop(rank)
+    stragglers.look([rank])
+    assert rank.status is None
+    time.sleep(0.6)
+    stragglers.look([rank])
+    assert rank.status == -signal.SIGKILL
+    assert told in capsys.readouterr().err
+
+
+def test_ranks_that_run_are_waited_for_until_one_ends_and_rank_0_beyond(sleeping, monkeypatch):
+    monkeypatch.setattr(rank_processes, "STRAGGLING", 0.5)
+    ranks, stragglers = sleeping(0, 1, 2, 3), rank_processes.Stragglers()
+
+    def look():
+        stragglers.look(ranks)
+        return [rank.status for rank in ranks]
+
+    look()
+    time.sleep(0.6)
+    assert look() == [None] * 4
+    rank_processes.kill(ranks[3:])
+    stop(ranks[2])
+    assert look() == [None, None, -signal.SIGKILL, -signal.SIGKILL]
+    time.sleep(0.6)
+    assert look() == [None, -signal.SIGKILL, -signal.SIGKILL, -signal.SIGKILL]
+
+
+def stop(rank):
+    os.kill(rank.process.pid, signal.SIGSTOP)
+    assert wait_for(lambda: state(rank.process.pid) in STOPPED)
