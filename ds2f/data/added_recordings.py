@@ -1,6 +1,7 @@
 """Recordings that augmentation adds to utterances: noises and impulse responses, from their folders."""
 
 import functools
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +10,13 @@ from torch import Tensor
 
 from ds2f import augment, rng
 from ds2f.config import AugmentationConfig
-from ds2f.data import audio, codecs, suffixes
+from ds2f.data import audio, audio_parts, codecs, suffixes
 from ds2f.errors import InputError
 from ds2f.files import files_below
+
+_PART = 30.0  # seconds of a noise that are read at a time: a training would else decode hours of music
+_MARGIN = 0.1  # seconds left out at a long noise's end, since some headers promise a little too much
+_LONGEST_RESPONSE = 10.0  # seconds: whoever names a folder of music means another flag
 
 
 class Folders(NamedTuple):
@@ -44,7 +49,7 @@ def found(cfg: AugmentationConfig) -> Folders:
 
 
 def drawn(folders: Folders, how: augment.Perturbation, key: int, *, sample_rate: int, max_seconds: float) -> Added:
-    """Draws the recordings that a perturbation needs, and reads them.
+    """Draws the recordings that a perturbation needs, and reads them; of a long noise, a part of 30 seconds.
 
     Args:
       folders: from ``found``.
@@ -64,7 +69,10 @@ def drawn(folders: Folders, how: augment.Perturbation, key: int, *, sample_rate:
             continue
         path = paths[rng.fold_in(key, use) % len(paths)]
         try:
-            read[use] = _samples(path, sample_rate, max_seconds)
+            start = _noise_part(_seconds(path), key) if use == "noise" else None
+            if use == "response":
+                _require_short(path)
+            read[use] = _samples(path, start, sample_rate, max_seconds)
             files[use] = path
         except InputError as error:
             unreadable.append((path, str(error)))
@@ -85,9 +93,32 @@ def perturb(waveform: Tensor, added: Added, key: int, *, sample_rate: int) -> Te
     )
 
 
+@functools.lru_cache(maxsize=4096)
+def _seconds(path: Path) -> float:
+    return audio.info(path).duration
+
+
+def _noise_part(seconds: float, key: int) -> float | None:
+    """Where the part of a noise begins that is read, seconds; None: all of it is read."""
+    if seconds <= _PART + _MARGIN:
+        return None
+    parts = math.ceil((seconds - _MARGIN) / _PART)
+    return min(_PART * (rng.fold_in(key, "noise part") % parts), seconds - _MARGIN - _PART)
+
+
+def _require_short(path: Path) -> None:
+    if (seconds := _seconds(path)) > _LONGEST_RESPONSE:
+        raise InputError(
+            f"{path}: {seconds:.0f} s are too long for an impulse response, which has at most {_LONGEST_RESPONSE:g} s; "
+            "cut it, or take it out of augmentation.reverb_dir"
+        )
+
+
 @functools.lru_cache(maxsize=16)
-def _samples(path: Path, sample_rate: int, max_seconds: float) -> Tensor:
-    return torch.from_numpy(audio.load(path, sample_rate=sample_rate, max_seconds=max_seconds).samples)
+def _samples(path: Path, start: float | None, sample_rate: int, max_seconds: float) -> Tensor:
+    limit = max_seconds if start is None else max(max_seconds, _PART)
+    samples = round(_PART * sample_rate)
+    return torch.from_numpy(audio_parts.load(path, start, samples, sample_rate=sample_rate, max_seconds=limit).samples)
 
 
 def _recordings(flag: str, folder: str) -> tuple[Path, ...]:

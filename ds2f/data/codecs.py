@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ds2f.augment import telephone
 
-_SHORTEST = 4800  # samples that are coded at least: codecs refuse very few
-
 
 class _Format(NamedTuple):
     """A codec of libsndfile, at its own bit rate; decoded, it has neither delay nor other samples at its end."""
@@ -49,8 +47,7 @@ def coded(waveform: Tensor, codec: str, sample_rate: int) -> Tensor:
 
     def code(samples: NDArray[np.float32]) -> NDArray[np.float32]:
         file = BytesIO()
-        padded = np.pad(samples, (0, max(0, _SHORTEST - len(samples))))
-        soundfile.write(file, padded, rate, format=container, subtype=subtype)
+        soundfile.write(file, samples, rate, format=container, subtype=subtype)
         file.seek(0)
         return soundfile.read(file, dtype="float32")[0][: len(samples)]
 

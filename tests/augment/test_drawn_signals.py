@@ -96,7 +96,7 @@ def test_codecs_of_libsndfile(draw):
 
 @thousand
 def test_the_whole_chain(draw):
-    waveform, rate = signal(draw, longest=300), int(draw.choice(RATES))
+    waveform, rate = signal(draw, longest=200), int(draw.choice(RATES[:3]))
     how = augment.Perturbation(
         speed=draw.uniform(0.5, 2),
         tempo=draw.uniform(0.5, 2),
