@@ -2,19 +2,24 @@
 
 from pathlib import Path
 
+from ds2f.data import text_grids
 from ds2f.data.manifest_rows import Listing, Row, exists, path_below
 from ds2f.data.problems import Problem
 from ds2f.data.suffixes import CONVERTIBLE, TRANSCRIPTS, convertible, is_recording
 from ds2f.errors import InputError
 from ds2f.files import files_below, read_bounded
 
+_KINDS = ("wav", "txt", "textgrid", "textgrids")  # names of folders for files of a kind, below speakers' folders
+
 
 def read_folder(folder: Path, *, limit: int) -> Listing:
     """Reads a folder with Kaldi's ``wav.scp`` and ``text``, with ``wav/`` and ``txt/``, or with both side by side.
 
+    ``wav/`` and ``txt/`` may lie in folders of speakers, and Praat's text grids in the place of transcripts.
+
     Args:
       folder: the folder.
-      limit: of the size of Kaldi's files, bytes.
+      limit: of the size of Kaldi's files and of text grids, bytes.
 
     Raises:
       InputError: the folder holds no recordings with transcripts.
@@ -22,42 +27,60 @@ def read_folder(folder: Path, *, limit: int) -> Listing:
     if (folder / "wav.scp").is_file():
         return _kaldi(folder, limit)
     if (folder / "wav").is_dir() and (folder / "txt").is_dir():
-        return _pairs(folder, folder / "wav", folder / "txt")
-    found = _pairs(folder, folder, folder)
-    if not any(isinstance(row.transcript, Path) and row.transcript.exists() for row in found.rows):
+        return _pairs(folder, folder / "wav", folder / "txt", limit)
+    found = _pairs(folder, folder, folder, limit)
+    if not found.problems and not any(isinstance(row.transcript, str) or row.transcript.exists() for row in found.rows):
         raise InputError(
-            f"{folder}: a folder given as manifest must contain wav/ and txt/, recordings with .txt files of the same "
-            "names beside them, or Kaldi's wav.scp and text; or name the table of the recordings and transcripts"
+            f"{folder}: a folder given as manifest must contain wav/ and txt/, recordings with .txt files or text "
+            "grids of the same names beside them, or Kaldi's wav.scp and text; or name the table of the recordings and "
+            "transcripts"
         )
     return found
 
 
-def _pairs(folder: Path, sounds: Path, texts: Path) -> Listing:
-    """Recordings below ``sounds``, and the transcripts of the same names below ``texts``."""
+def _pairs(folder: Path, sounds: Path, texts: Path, limit: int) -> Listing:
+    """Recordings below ``sounds``, and the transcripts or text grids of the same names below ``texts``."""
+    nested = sounds == texts
     files = [file for file in files_below(sounds) if is_recording(file) or file.suffix.lower() in CONVERTIBLE]
     named: dict[Path, Path] = {}  # transcripts by their names without suffix
+    grids: dict[Path, Path] = {}
     for file in files_below(texts):
-        if file.suffix.lower() in TRANSCRIPTS:
-            named.setdefault(file.relative_to(texts).with_suffix(""), file)
-    rows, problems, others = [], [], []
-    left = dict(named)
+        if file.suffix.lower() in (*TRANSCRIPTS, text_grids.SUFFIX):
+            kind = grids if file.suffix.lower() == text_grids.SUFFIX else named
+            kind.setdefault(_name(file, texts, nested=nested), file)
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    others = []
+    left = grids | named
     for file in files:
-        name = file.relative_to(sounds).with_suffix("")
+        name = _name(file, sounds, nested=nested)
         left.pop(name, None)
-        if is_recording(file):
-            rows.append(Row(str(file), file, named.get(name, texts / name.with_name(f"{name.name}.txt"))))
-        else:
+        if not is_recording(file):
             others.append(file)
+        elif name in grids and name not in named:
+            try:
+                rows += text_grids.rows_of_grid(grids[name], file, limit)
+            except InputError as error:
+                problems.append(Problem.of(str(grids[name]), error))
+        else:
+            rows.append(Row(str(file), file, named.get(name, texts / name.with_name(f"{name.name}.txt"))))
     read = {row.audio.with_suffix("") for row in rows}
     lost = [file for file in others if file.with_suffix("") not in read]  # not beside their own conversions
-    problems = [
+    problems += [
         Problem(str(file), f"{file.suffix.lower()} files cannot be read: convert it (ffmpeg -i {file.name} NAME.wav)")
         for file in lost
-        if file.relative_to(sounds).with_suffix("") in named
+        if _name(file, sounds, nested=nested) in named
     ]
     remarks = [f"recordings that cannot be read: {named_types}"] if (named_types := convertible(lost)) else []
     remarks += [f"{len(left)} transcript(s) without a recording are left out"] if left else []
     return Listing(rows, problems, [f"{folder}: {remark}" for remark in remarks])
+
+
+def _name(file: Path, folder: Path, *, nested: bool) -> Path:
+    """What a recording and its transcript have in common: the path without suffix and, nested, without the kind."""
+    name = file.relative_to(folder).with_suffix("")
+    kinds = [place for place, part in enumerate(name.parts[:-1]) if nested and part.lower() in _KINDS]
+    return Path(*name.parts[: kinds[-1]], *name.parts[kinds[-1] + 1 :]) if kinds else name
 
 
 def _kaldi(folder: Path, limit: int) -> Listing:
