@@ -2,9 +2,12 @@
 
 import math
 from functools import cache
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ds2f.config import SpectConfig
@@ -16,10 +19,11 @@ _WINDOWS = {
     "blackman": torch.blackman_window,
     "bartlett": torch.bartlett_window,
 }
+Samples = TypeVar("Samples", int, NDArray[np.int64])
 EPS = 1e-7  # far below the deviation of one bit of dither: only digital silence is affected
 
 
-def num_frames(num_samples: int, cfg: SpectConfig) -> int:
+def num_frames(num_samples: Samples, cfg: SpectConfig) -> Samples:
     """The number of frames that ``log_spectrogram`` returns for ``num_samples`` samples.
 
     >>> num_frames(16000, SpectConfig(sample_rate=16000, window_stride=0.01))  # a second, and a frame at either end

@@ -105,7 +105,7 @@ def _delays(cfg: "Config", run_dir: Path) -> list[float]:
     split = long_recordings.read_short("train", cfg, terminal())
     examples = split.dataset.examples
     if most < len(examples):  # evenly spread over the split
-        spread = tuple(examples[place * len(examples) // most] for place in range(most))
+        spread = examples.taken(place * len(examples) // most for place in range(most))
         references = {example.row: split.references[example.row] for example in spread}
         split = split._replace(dataset=attrs.evolve(split.dataset, examples=spread), references=references)
     run = decoding.open_run(cfg, run_dir, split, which=chosen, console=terminal())

@@ -45,7 +45,7 @@ def read(name: str, cfg: "Config") -> "tuple[Split, Split]":
     whole = Split.read(name, attrs.evolve(cfg, data=unlimited))
     found = whole.dataset
     rows = [each.row for each in found.examples if whole.utterances[each.row].duration <= longest]
-    short = attrs.evolve(found, examples=())
+    short = attrs.evolve(found, examples=found.examples.taken(()))
     if rows:  # batches and padded shapes are those of the short recordings
         utterances = [whole.utterances[row] for row in rows]
         short = dataset.build(utterances, attrs.evolve(cfg, data=at_once), train=False, found=[])

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ds2f.config import SpectConfig
+from ds2f.data.shards import open_recording
 from ds2f.errors import InputError
-from ds2f.files import open_regular, write_atomically
+from ds2f.files import write_atomically
 
 _FORMAT = 2  # increase it when the features of the same settings change, even by one bit
 _RESERVE = 0.05  # fraction of the disk that the cache leaves free,
@@ -70,7 +71,7 @@ class FeatureCache:
           InputError: the path is neither a file nor a link to a file.
           OSError: the recording cannot be read.
         """
-        with open_regular(recording) as file:
+        with open_recording(recording) as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         name = _digest(f"{content} {float(speed)!r}")
         return self.directory / f"{name[:2]}/{name}.npy"

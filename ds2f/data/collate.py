@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -87,17 +88,16 @@ def _weight(dataset: Dataset, shard: Shard, members: Sequence[int]) -> float:
     if len(members) == len(shard.members):
         return shard.weight
     planned, left = (
-        sum(feasible(dataset, indices, dataset.num_frames(shard.epoch, indices)))
+        int(feasible(dataset, indices, dataset.num_frames(shard.epoch, indices)).sum())
         for indices in (shard.members, members)
     )
     return shard.weight * planned / left if left else shard.weight
 
 
-def feasible(dataset: Dataset, members: Sequence[int], frames: Sequence[int]) -> list[bool]:
-    """Whether the transcript of each example fits into its number of spectrogram frames."""
-    needed = torch.tensor([dataset.examples[index].min_frames for index in members], dtype=torch.int64)
-    given = output_lengths(torch.tensor(frames, dtype=torch.int64), time_stride=dataset.time_stride)
-    return (given >= needed).tolist()
+def feasible(dataset: Dataset, members: Sequence[int] | slice, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the transcript of each example fits into its number of spectrogram frames, [N]."""
+    needed = dataset.examples.numbers("min_frames")[members if isinstance(members, slice) else list(members)]
+    return output_lengths(torch.from_numpy(frames), time_stride=dataset.time_stride).numpy() >= needed
 
 
 def _features(

@@ -1,51 +1,36 @@
 """The utterances of a split with their labels, and all settings of their features and augmentation."""
 
-import operator
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
 
-from ds2f import augment, features, rng, text
+from ds2f import augment, features, rng
 from ds2f.config import AugmentationConfig, Config, DataConfig, SpectConfig
-from ds2f.convolutions import output_lengths
-from ds2f.data import added_recordings, audio, audio_parts, padding, problems
+from ds2f.data import added_recordings, padding, problems
 from ds2f.data.cache import FeatureCache
+from ds2f.data.columns import Table
+from ds2f.data.drawn_lengths import drawn_lengths, perturbed_lengths
+from ds2f.data.examples import SHOWN, EncodedSplit, Example, encode_all
 from ds2f.data.manifests import Utterance
 from ds2f.data.problems import Checked, Problem, Remark
 from ds2f.errors import InputError
 
-_SHOWN = 5  # recordings that a remark names
-_CHARACTERS = 50  # characters outside the labels that a remark names
-_QUOTED = 200  # characters of a transcript that a message quotes
-_STRANGE = {
-    "drop_character": "used without their characters outside the labels ({characters})",
-    "drop_utterance": "left out for characters outside the labels ({characters})",
-}
+__all__ = ["Dataset", "Example", "NothingLeftError", "assemble", "build"]
 
 
 class NothingLeftError(InputError):
     """No utterance of a manifest can be used; the message gives the reasons for which utterances were left out."""
 
 
-class Example(NamedTuple):
-    """An utterance as the loader needs it."""
-
-    row: int  # of the manifest
-    audio: Path
-    num_samples: int  # at the rate of the spectrogram, before any augmentation
-    labels: tuple[int, ...]
-    min_frames: int  # frames of logits that the transcript needs at least
-    start: float | None = None  # of a part of the recording, seconds; None: the whole recording
-
-
 @attrs.frozen(kw_only=True, eq=False)
 class Dataset:
     """Examples, and the settings of their loading. Picklable; loading changes the cache alone."""
 
-    examples: tuple[Example, ...]
+    examples: Table[Example]
     remarks: tuple[Remark, ...]
     train: bool
     seed: int
@@ -67,14 +52,20 @@ class Dataset:
             return augment.Perturbation()
         return augment.draw(self.key(index, epoch), self.augmentation, sample_rate=self.spect.sample_rate)
 
-    def num_frames(self, epoch: int, indices: Iterable[int] | None = None) -> list[int]:
-        """Spectrogram frames of some examples (None: of all) in an epoch, computed without reading audio."""
-        return [
-            features.num_frames(
-                self.perturbation(index, epoch).num_samples(self.examples[index].num_samples), self.spect
-            )
-            for index in (range(len(self.examples)) if indices is None else indices)
-        ]
+    def num_frames(self, epoch: int, indices: Sequence[int] | None = None) -> NDArray[np.int64]:
+        """Spectrogram frames of some examples (None: of all) in an epoch, [N], computed without reading audio."""
+        places = slice(None) if indices is None else list(indices)
+        samples = self.num_samples[places]
+        if self.train:
+            rows = self.examples.numbers("row")[places]
+            keys = map(partial(rng.fold_in, self.seed, "utterance", epoch), rows.tolist())
+            samples = drawn_lengths(samples, keys, self.augmentation, sample_rate=self.spect.sample_rate)
+        return features.num_frames(samples, self.spect)
+
+    @property
+    def num_samples(self) -> NDArray[np.int64]:
+        """Samples of each example before any augmentation, [N]."""
+        return self.examples.numbers("num_samples").astype(np.int64)
 
     def with_statistics(self, mean: tuple[float, ...], deviation: float) -> "Dataset":
         """The dataset with the statistics of its features, ``feature_statistics.measure``, in its settings."""
@@ -82,10 +73,10 @@ class Dataset:
         cache = FeatureCache(self.cache.directory.parent, spect) if self.cache else None
         return attrs.evolve(self, spect=spect, cache=cache)
 
-    def longest(self) -> list[int]:
-        """The greatest number of spectrogram frames of each example, over all epochs."""
+    def longest(self) -> NDArray[np.int64]:
+        """The greatest number of spectrogram frames of each example, over all epochs, [N]."""
         slowest = _perturbations(self.augmentation if self.train else None, self.spect.sample_rate)[0]
-        return [features.num_frames(slowest.num_samples(each.num_samples), self.spect) for each in self.examples]
+        return features.num_frames(perturbed_lengths(self.num_samples, slowest), self.spect)
 
 
 def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool, found: list[Problem] | None = None) -> Dataset:
@@ -106,48 +97,25 @@ def build(utterances: Iterable[Utterance], cfg: Config, *, train: bool, found: l
       InputError: a noise folder without recordings, no utterance left, or without ``found`` more utterances than
         ``data.max_unusable`` that cannot be used.
     """
-    examples: list[Example] = []
-    seen: dict[str, list[str]] = defaultdict(list)
-    strange: Counter[str] = Counter()
-    faults: list[Problem] = []
-    rows = list(utterances)
-    for utterance in rows:
-        recording = utterance.name
-        if train and (why := _pruned(utterance.duration, cfg.data)):
-            seen[why].append(recording)
-            continue
-        if problem := _problem(utterance, cfg, train=train):
-            faults.append(problem)
-            continue
-        labels, unknown = _encode(utterance, cfg)
-        if unknown:
-            strange += unknown
-            seen[_STRANGE[cfg.data.unknown_characters]].append(recording)
-        if labels is None:
-            continue
-        example = _example(utterance, labels, cfg.spect)
-        if not _fits(example, cfg):
-            seen["too short for their transcripts, so that they have no finite loss"].append(recording)
-        examples.append(example)
+    return assemble(encode_all(utterances, cfg, train=train), cfg, train=train, found=found)
+
+
+def assemble(encoded: EncodedSplit, cfg: Config, *, train: bool, found: list[Problem] | None = None) -> Dataset:
+    """Makes the dataset of selected utterances, as ``build`` does after ``encode_all``."""
+    examples, remarks, faults = encoded.examples, list(encoded.remarks), encoded.problems
     if found is not None:
         found += faults
     else:
-        left_out = problems.require_few([Checked("", "", len(rows), faults)], limit=cfg.data.max_unusable)
-        seen |= {remark.what: [str(fault) for fault in faults] for remark in left_out.values()}
-    if examples and not any(example.labels for example in examples):
-        seen["with empty transcripts, and no other: there is nothing to learn and no error rate"] = [
-            str(example.audio) for example in examples
-        ]
-    characters = ", ".join(f"{character!r} {number}" for character, number in strange.most_common(_CHARACTERS))
-    characters += ", ..." if len(strange) > _CHARACTERS else ""
-    remarks = tuple(
-        Remark(what.format(characters=characters), len(names), tuple(names[:_SHOWN])) for what, names in seen.items()
-    )
-    if not examples:
+        left_out = problems.require_few([Checked("", "", encoded.utterances, faults)], limit=cfg.data.max_unusable)
+        remarks += [Remark(each.what, len(faults), tuple(map(str, faults[:SHOWN]))) for each in left_out.values()]
+    if len(examples) and not examples.lengths("labels").any():
+        what = "with empty transcripts, and no other: there is nothing to learn and no error rate"
+        remarks.append(Remark(what, len(examples), tuple(str(example.audio) for example in examples[:SHOWN])))
+    if not len(examples):
         raise NothingLeftError("\n  ".join(["the manifest leaves no utterance to use", *map(str, remarks)]))
     dataset = Dataset(
-        examples=tuple(examples),
-        remarks=remarks,
+        examples=examples,
+        remarks=tuple(remarks),
         train=train,
         seed=cfg.training.seed,
         data=cfg.data,
@@ -187,15 +155,16 @@ def _perturbations(cfg: AugmentationConfig | None, sample_rate: int) -> list[aug
     ]
 
 
-def _shapes(examples: list[Example], cfg: Config, *, train: bool) -> tuple[int, ...]:
+def _shapes(examples: Table[Example], cfg: Config, *, train: bool) -> tuple[int, ...]:
     if not cfg.data.padded_shapes:
         return ()
-    lengths = (
-        features.num_frames(how.num_samples(example.num_samples), cfg.spect)
+    samples = examples.numbers("num_samples").astype(np.int64)
+    counted = [
+        np.unique(features.num_frames(perturbed_lengths(samples, how), cfg.spect), return_counts=True)
         for how in _perturbations(cfg.augmentation if train else None, cfg.spect.sample_rate)
-        for example in examples
-    )
-    return padding.choose(lengths, count=cfg.data.padded_shapes)
+    ]
+    lengths, numbers = map(np.concatenate, zip(*counted, strict=True))
+    return padding.choose(lengths, count=cfg.data.padded_shapes, numbers=numbers)
 
 
 def _require_fit(dataset: Dataset) -> None:
@@ -203,55 +172,12 @@ def _require_fit(dataset: Dataset) -> None:
     limit = dataset.data.max_frames
     if not limit:
         return
-    frames = [padding.padded(longest, dataset.shapes) for longest in dataset.longest()]
-    most, more = max(frames), sum(each > limit for each in frames) - 1
+    frames = padding.padded_lengths(dataset.longest(), dataset.shapes)
+    most, more = int(frames.max()), int((frames > limit).sum()) - 1
     if most > limit:
-        recording = dataset.examples[frames.index(most)].audio
+        recording = dataset.examples[int(frames.argmax())].audio
         raise InputError(
             f"{recording}: up to {most} frames with padding, more than data.max_frames={limit} allows a whole batch"
             f"{f', and so have {more} others' if more else ''}. Take --data.max_frames={most} or more"
             f"{', or leave long recordings out, --data.max_duration=SECONDS' if dataset.train else ''}"
         )
-
-
-def _pruned(duration: float, cfg: DataConfig) -> str | None:
-    if duration < cfg.min_duration:
-        return f"left out, shorter than data.min_duration={cfg.min_duration:g} s"
-    if cfg.max_duration and duration > cfg.max_duration:
-        return f"left out, longer than data.max_duration={cfg.max_duration:g} s"
-    return None
-
-
-def _problem(utterance: Utterance, cfg: Config, *, train: bool) -> Problem | None:
-    """Why an utterance cannot be used, or None."""
-    recording, limit = utterance.name, cfg.data.max_recording_seconds
-    if utterance.duration > limit:
-        others = ", or leave long recordings out, --data.max_duration=SECONDS" if train else ""
-        return Problem(recording, audio.too_long("", utterance.duration, limit).removeprefix(": ") + others)
-    if cfg.data.unknown_characters != "error":
-        return None
-    if unknown := text.unknown_characters(utterance.transcript, cfg.model.labels):
-        named, quoted = " ".join(map(repr, sorted(unknown)[:_CHARACTERS])), utterance.transcript[:_QUOTED]
-        other_case = any(each.swapcase() in cfg.model.labels for each in unknown)
-        why = " (the labels tell upper and lower case apart)" if other_case else ""
-        return Problem(recording, f"characters outside the labels: {named} in {quoted!r}{why}", unknown)
-    return None
-
-
-def _encode(utterance: Utterance, cfg: Config) -> tuple[list[int] | None, Counter[str]]:
-    """The labels of a transcript (None: leave it out), and the counts of its characters outside the labels."""
-    policy = cfg.data.unknown_characters
-    encoded = text.encode(utterance.transcript, cfg.model.labels, unknown=policy)
-    return encoded, Counter() if policy == "error" else text.unknown_characters(utterance.transcript, cfg.model.labels)
-
-
-def _example(utterance: Utterance, labels: list[int], spect: SpectConfig) -> Example:
-    num_samples = audio_parts.num_samples(utterance.duration, spect.sample_rate)
-    # Equals ctc.min_frames, whose tensors would take most of the time to read a large corpus.
-    needed = len(labels) + sum(map(operator.eq, labels, labels[1:]))
-    return Example(utterance.id, utterance.audio, num_samples, tuple(labels), needed, utterance.start)
-
-
-def _fits(example: Example, cfg: Config) -> bool:
-    frames = features.num_frames(example.num_samples, cfg.spect)
-    return output_lengths(frames, time_stride=cfg.model.time_stride) >= example.min_frames

@@ -15,11 +15,13 @@ Random numbers depend on (seed, epoch, utterance, use), so the loader processes 
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils import data as torch_data
 
 from ds2f.data import collate, loader_processes, sampling
@@ -78,9 +80,8 @@ class Loader:
         self.notes: dict[str, set[Path]] = {}
         self.unreadable: dict[Path, str] = {}
         self._max_unreadable = dataset.data.max_unreadable if dataset.train else max_unreadable or 0
-        self._mine = [rank + ranks * index for index in range(micro_batches)]
-        self._count = ranks * micro_batches
-        self._shards: list[Shard] = []
+        mine = [rank + ranks * index for index in range(micro_batches)]
+        self._shards = _Schedule(mine, ranks * micro_batches)
         self._running: Generator[Batch, None, None] | None = None
         self._loads_ahead = dataset.train and num_workers > 0
         self._ahead: tuple[int, Iterator[Loaded | InputError]] | None = None  # the next epoch, not yet asked for
@@ -145,11 +146,7 @@ class Loader:
             self._running = None
 
     def _schedule(self, epoch: int, start: int = 0) -> None:
-        self._shards[:] = [
-            Shard(epoch, tuple(sampling.shard(members, index=index, count=self._count)), weight)
-            for members, weight in plan(self.dataset, epoch=epoch, batch_size=self.batch_size)[start:]
-            for index in self._mine
-        ]
+        self._shards.put(plan(self.dataset, epoch=epoch, batch_size=self.batch_size), start)
 
     def _begin(self) -> Iterator[Loaded | InputError]:
         """Starts the scheduled shards, unless the loader processes have them already."""
@@ -217,11 +214,11 @@ def slots(dataset: Dataset, batch_size: int) -> list[sampling.Slot]:
     every device took ``data.batch_size`` utterances.
     """
     max_frames, devices = dataset.data.max_frames, -(-batch_size // dataset.data.batch_size)
-    longest = dataset.longest() if max_frames else [0] * len(dataset.examples)
+    longest = dataset.longest() if max_frames else np.zeros(len(dataset.examples), dtype=np.int64)
     return sampling.slots(longest, batch_size=batch_size, devices=devices, max_frames=max_frames, shapes=dataset.shapes)
 
 
-def plan(dataset: Dataset, *, epoch: int, batch_size: int) -> list[tuple[list[int], float]]:
+def plan(dataset: Dataset, *, epoch: int, batch_size: int) -> "Plan":
     """The global batches of an epoch, with their weights: 1 / the number of feasible utterances, 0 when there is none.
 
     Whether an utterance is feasible depends on the speed and tempo drawn for it in this epoch.
@@ -232,9 +229,43 @@ def plan(dataset: Dataset, *, epoch: int, batch_size: int) -> list[tuple[list[in
         batches = sampling.plan_epoch(frames, places, seed=seed, epoch=epoch, jitter=jitter)
     else:
         batches = sampling.plan_sorted(frames, places)
-    feasible = collate.feasible(dataset, range(len(frames)), frames)
-    counts = [sum(feasible[index] for index in batch) for batch in batches]
-    return [(batch, 1 / count if count else 0.0) for batch, count in zip(batches, counts, strict=True)]
+    return Plan(epoch, batches, batches.sums(collate.feasible(dataset, slice(None), frames)))
+
+
+class Plan(NamedTuple):
+    """The global batches of an epoch."""
+
+    epoch: int
+    batches: sampling.Batches
+    feasible: NDArray[np.int64]  # utterances of each batch whose transcripts fit into their frames
+
+    def weight(self, batch: int) -> float:
+        """The weight of each utterance of a batch."""
+        return 1 / int(self.feasible[batch]) if self.feasible[batch] else 0.0
+
+
+class _Schedule(Sequence[Shard]):
+    """A rank's shards of an epoch, in arrays: each is made when a loader process is about to get it."""
+
+    def __init__(self, mine: Sequence[int], count: int) -> None:
+        self._mine, self._count = mine, count
+        self._plan: Plan | None = None
+        self._start = 0
+
+    def put(self, plan: Plan, start: int) -> None:
+        """Takes the plan of an epoch, from one of its batches on."""
+        self._plan, self._start = plan, start
+
+    def __len__(self) -> int:
+        return max(0, len(self._plan.batches) - self._start) * len(self._mine) if self._plan else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._plan is None:
+            raise IndexError
+        step, micro_batch = divmod(range(len(self))[index], len(self._mine))
+        batch = self._start + step
+        members = sampling.shard(self._plan.batches[batch], index=self._mine[micro_batch], count=self._count)
+        return Shard(self._plan.epoch, tuple(members), self._plan.weight(batch))
 
 
 def _as_it_is(loaded: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from ds2f.data import buckets, shards
 from ds2f.data.manifest_folders import read_folder
 from ds2f.data.manifest_json import LINES, read_json
 from ds2f.data.manifest_rows import Listing, Row
@@ -21,7 +22,7 @@ _REMEDY = "Raise it with --data.max_manifest_bytes."
 def listing(path: Path, limit: int, *, columns: Mapping[str, str] = MappingProxyType({})) -> Listing:
     """Reads the rows of a manifest, but none of the files that they name.
 
-    A folder, JSON by its suffix or first character, or else a table.
+    Tar shards, a folder, JSON by its suffix or first character, or else a table.
 
     Args:
       path: the manifest file, or the folder.
@@ -33,10 +34,12 @@ def listing(path: Path, limit: int, *, columns: Mapping[str, str] = MappingProxy
     """
     if path.suffix == ".scp" and path.is_file():
         raise InputError(f"{path}: a part of a data folder of Kaldi's; name the folder, {path.parent}")
+    if shards.are_shards(path):
+        return shards.listing(path)
     try:
         if path.is_dir():
             return read_folder(path, limit=limit)
-        content = _decoded(_unpacked(path, read_bounded(path, limit, remedy=_REMEDY), limit))
+        content = _decoded(_unpacked(path, _content(path, limit), limit))
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such manifest. Make the data with python -m launch.prepare --dataset=an4 (or synthetic), or "
@@ -50,6 +53,16 @@ def listing(path: Path, limit: int, *, columns: Mapping[str, str] = MappingProxy
     if path.suffix.lower() in (".json", *LINES) or content.lstrip()[:1] == "{":
         return read_json(path, content, columns)
     return read_table(path, content, columns)
+
+
+def _content(path: Path, limit: int) -> bytes:
+    if not buckets.is_remote(path):
+        return read_bounded(path, limit, remedy=_REMEDY)
+    with buckets.opened(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise InputError(f"{buckets.url(path)}: more than {limit:,} bytes, the limit. {_REMEDY}")
+    return content
 
 
 def _unpacked(path: Path, content: bytes, limit: int) -> bytes:

@@ -1,12 +1,13 @@
 """Manifests: the recordings of a split, and their transcripts. Read in every form that people have, written as CSV."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from ds2f.config import Config, DataConfig
-from ds2f.data import audio, problems
+from ds2f.data import audio, buckets, problems, shards
 from ds2f.data.manifest_listing import distinct, listing
 from ds2f.data.manifest_paths import manifest_path
 from ds2f.data.manifest_rows import Listing, Row
@@ -18,7 +19,14 @@ from ds2f.files import read_bounded, write_atomically
 _SLACK = 0.5  # seconds by which a manifest's duration may differ from the recording's: programs round it
 
 _DEFAULTS = DataConfig()
+_QUICK = 16 << 20  # bytes of a manifest that takes a second to read
+_AT_ONCE = 4096  # rows whose files threads open
+_THREADS = 16
 _log = logging.getLogger(__name__)
+
+
+def _warn(message: str) -> None:
+    _log.warning("%s", message)
 
 
 class Utterance(NamedTuple):
@@ -66,32 +74,60 @@ def read(path: str | Path, *, cfg: DataConfig = _DEFAULTS, found: list[Problem] 
         ``cfg.max_unusable`` are malformed or name files that are missing, too large or unusable; the message lists them
         by kind.
     """
-    path = Path(path)
-    read_rows, malformed, remarks = _require_rows(path, cfg)
+    return open_rows(Path(path), require_rows(Path(path), cfg), cfg=cfg, found=found)
+
+
+def open_rows(
+    path: Path,
+    listing: Listing,
+    *,
+    cfg: DataConfig = _DEFAULTS,
+    found: list[Problem] | None = None,
+    warn: Callable[[str], None] = _warn,
+) -> list[Utterance]:
+    """Opens the recordings and transcripts of a manifest's rows: ``read`` after ``require_rows``; ``warn`` logs."""
+    read_rows, malformed, remarks = listing
     faults = list(malformed)
     utterances: list[Utterance] = []
-    lengths: dict[Path, float | InputError] = {}
     rows, repeated = distinct(read_rows)
     if repeated:
-        _log.warning("%s: %d repeated row(s) dropped", path, repeated)
-    for row in rows:
-        try:
-            utterances.append(opened(row, len(utterances), lengths, cfg=cfg))
-        except InputError as error:
-            faults.append(Problem.of(row.where, error))
+        warn(f"{path}: {repeated} repeated row(s) dropped")
+    for row, opened_row in zip(rows, _opened_rows(rows, cfg), strict=True):
+        if isinstance(opened_row, InputError):
+            faults.append(Problem.of(row.where, opened_row))
+        else:
+            utterances.append(opened_row._replace(id=len(utterances)))
     if found is not None:
         found += faults
     else:
         checked = Checked("", str(path), len(rows) + len(malformed), faults)
         for left_out in problems.require_few([checked], limit=cfg.max_unusable).values():
-            _log.warning("%s: %s", path, left_out)
+            warn(f"{path}: {left_out}")
         if not utterances:
             raise InputError(f"{path}: the manifest leaves no recordings")
     for remark in remarks:
-        _log.warning("%s", remark)
+        warn(remark)
     if silent := sum(not utterance.transcript for utterance in utterances):
-        _log.warning("%s: %s%d transcript(s) are empty", path, "all " * (silent == len(utterances)), silent)
+        warn(f"{path}: {'all ' * (silent == len(utterances))}{silent} transcript(s) are empty")
     return utterances
+
+
+def _opened_rows(rows: Sequence[Row], cfg: DataConfig) -> Iterator[Utterance | InputError]:
+    """The utterance of each row, or its fault. Threads open the files of many rows: file systems may be slow."""
+    lengths: dict[Path, float | InputError] = {}
+
+    def utterance(row: Row) -> Utterance | InputError:
+        try:
+            return opened(row, 0, lengths, cfg=cfg)
+        except InputError as error:
+            return error
+
+    if len(rows) < _AT_ONCE:
+        yield from map(utterance, rows)
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for first in range(0, len(rows), _AT_ONCE):
+            yield from pool.map(utterance, rows[first : first + _AT_ONCE])
 
 
 def opened(row: Row, id: int, lengths: dict[Path, float | InputError], *, cfg: DataConfig = _DEFAULTS) -> Utterance:
@@ -115,6 +151,8 @@ def opened(row: Row, id: int, lengths: dict[Path, float | InputError], *, cfg: D
 def require(cfg: Config, splits: Iterable[str]) -> None:
     """Reads the rows of manifests, but none of the files that they name: a quick check before slow work.
 
+    Of a manifest of more than 16 MiB, only the existence is checked.
+
     Args:
       cfg: the run.
       splits: ``train``, ``val``, ``test``.
@@ -126,14 +164,16 @@ def require(cfg: Config, splits: Iterable[str]) -> None:
     for split in splits:
         try:
             path = manifest_path(cfg, split)
-            rows, malformed, _ = _require_rows(path, cfg.data)
+            if path.is_file() and _QUICK < path.stat().st_size <= cfg.data.max_manifest_bytes:
+                continue  # an index may make reading it unnecessary
+            rows, malformed, _ = require_rows(path, cfg.data)
             checked.append(Checked(split, str(path), len(rows) + len(malformed), malformed))
         except InputError as error:
             broken.append(str(error))
     problems.require_few(checked, limit=cfg.data.max_unusable, broken=broken)
 
 
-def _require_rows(path: Path, cfg: DataConfig) -> Listing:
+def require_rows(path: Path, cfg: DataConfig) -> Listing:
     """The rows of a manifest, at least one."""
     found = listing(path, cfg.max_manifest_bytes)
     if not found.rows and not found.problems:
@@ -162,7 +202,7 @@ def text(rows: Iterable[tuple[Path, Path]], *, folder: Path) -> str:
 
 def shown_from(folder: Path, file: Path) -> str:
     """The path of a file as a manifest in ``folder`` names it."""
-    folder, file = folder.absolute(), file.absolute()
+    folder, file = buckets.absolute(folder), buckets.absolute(file)
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
 
 
@@ -196,6 +236,8 @@ def _is_unicode(text: str) -> bool:
 def _extent(row: Row, lengths: dict[Path, float | InputError]) -> tuple[float | None, float]:
     """The beginning of a row's part (None: the whole recording) and its length, seconds.
 
+    A recording in a tar shard has the length that its row says, if it says one: opening each would read the shard.
+
     Args:
       row: the row.
       lengths: of the recordings that were opened before, seconds, or why they cannot be read.
@@ -203,6 +245,8 @@ def _extent(row: Row, lengths: dict[Path, float | InputError]) -> tuple[float | 
     Raises:
       InputError: the recording cannot be read, or ends before the part.
     """
+    if row.seconds and not row.start and shards.member(row.audio):
+        return None, row.seconds
     if row.audio not in lengths:
         lengths[row.audio] = _length(row.audio)
     seconds = lengths[row.audio]

@@ -1,10 +1,10 @@
 """Padded lengths of batches, and the choice of a few lengths with little padding for devices that compile each one."""
 
 import bisect
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 MULTIPLE = 8  # of all padded lengths: oneDNN compiles a program for each length, which takes a tenth of a step
 
@@ -37,7 +37,19 @@ def longest_within(frames: int, shapes: Sequence[int] = ()) -> int:
     return shapes[place - 1] if place else 0
 
 
-def choose(lengths: Iterable[int], *, count: int) -> tuple[int, ...]:
+def padded_lengths(frames: NDArray[np.int64], shapes: Sequence[int] = ()) -> NDArray[np.int64]:
+    """``padded`` of each of many lengths, [N].
+
+    >>> padded_lengths(np.array([50, 100]), (48, 96)).tolist()
+    [96, 104]
+    """
+    multiples = -(-np.maximum(frames, 1) // MULTIPLE) * MULTIPLE
+    allowed = np.array([*shapes, 0], dtype=np.int64)
+    places = np.searchsorted(allowed[:-1], frames)
+    return np.where(places < len(shapes), allowed[places], multiples)
+
+
+def choose(lengths: ArrayLike, *, count: int, numbers: ArrayLike = 1) -> tuple[int, ...]:
     """Chooses the padded lengths (shapes) with the fewest frames of padding in total.
 
     Every utterance takes the shortest sufficient shape. Some best choice consists of the utterances' own lengths,
@@ -47,6 +59,7 @@ def choose(lengths: Iterable[int], *, count: int) -> tuple[int, ...]:
     Args:
       lengths: frames of the utterances, in any order, with repetitions.
       count: the number of shapes, at most; at least 1.
+      numbers: how often each length occurs.
 
     Returns:
       At most ``count`` multiples of 8, ascending; the last is sufficient for the longest utterance.
@@ -54,9 +67,11 @@ def choose(lengths: Iterable[int], *, count: int) -> tuple[int, ...]:
     >>> choose([10, 10, 10, 30, 33], count=2)
     (16, 40)
     """
-    counted = sorted(Counter(padded(length) for length in lengths).items())
-    values, numbers = (np.array(column, dtype=np.int64) for column in zip(*counted, strict=True))
-    below = np.concatenate(([0], np.cumsum(numbers)))  # [V + 1]: utterances shorter than each value
+    rounded = padded_lengths(np.asarray(lengths, dtype=np.int64))
+    values, inverse = np.unique(rounded, return_inverse=True)
+    counts = np.zeros(len(values), dtype=np.int64)
+    np.add.at(counts, inverse, np.broadcast_to(np.asarray(numbers, dtype=np.int64), rounded.shape))
+    below = np.concatenate(([0], np.cumsum(counts)))  # [V + 1]: utterances shorter than each value
     cost = values * below[1:]  # [V]: padded frames of all utterances up to each value, with that shape alone
     before = []  # for each further shape, [V]: the place of the best shape before it
     for _ in range(min(count, len(values)) - 1):

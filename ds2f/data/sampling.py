@@ -18,7 +18,7 @@ The algorithm::
 import itertools
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -59,6 +59,11 @@ class Batches(Sequence[list[int]]):
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def sums(self, values: NDArray[Any]) -> NDArray[np.int64]:
+        """The sum over each batch of a value of each utterance, [batches]."""
+        totals = np.concatenate(([0], np.cumsum(values[self.members], dtype=np.int64)))
+        return np.diff(totals[self.cuts])
 
     def reordered(self, places: NDArray[np.int64]) -> "Batches":
         """The batches in another order."""

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import soundfile
 
-from ds2f.data import containers
+from ds2f.data import containers, shards
 from ds2f.errors import InputError
 
 _PIPE_BLOCK = 1 << 20  # bytes that are read from a pipe at a time
@@ -45,6 +45,11 @@ def opened(
     Raises:
       InputError: the file is missing, empty, cut short or not audio, or it has an absurd header.
     """
+    if isinstance(source, str | Path) and (member := shards.member(source)):
+        try:
+            source = shards.read(member, int(max_seconds * _BYTES_PER_SECOND))
+        except OSError as error:
+            raise _unreadable(label, error) from error
     if not isinstance(source, str | Path):
         if not source.seekable():
             source = _received(source, label, max_seconds)

@@ -4,6 +4,9 @@
 recording, digest of a sample from its middle, and with ``--data.verify`` of all its bytes. A checkpoint has one digest
 for each split, which covers order, paths, transcripts, sizes and samples.
 
+Of a split of more than 20,000 utterances, the record has the utterances of a sample of the recordings, chosen by their
+names, and a digest of all names, transcripts and durations in order. ``--data.verify`` looks at every recording.
+
 Times of recordings count only on the machine that noted them: other machines may hold a copy. Where the digests of all
 bytes are known, times do not count.
 """
@@ -13,6 +16,7 @@ import hashlib
 import json
 import os
 import socket
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,18 +24,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ds2f.config import Config
+from ds2f.data import buckets, shards
+from ds2f.data.columns import Table
 from ds2f.data.manifest_paths import manifest_path
 from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
 from ds2f.files import json_text, write_atomically
-from ds2f.processes import cpu_count
 from ds2f.runner import log_files
 from ds2f.runner.splits import Split
 
 FILE = "data.json"
 _SAMPLE = 4096  # bytes from the middle of a recording
 _SHOWN = 3  # utterances that a message names
+_MOST = 20_000  # utterances of a split that are all in the record
+_THREADS = 16
 
 
 class _Row(NamedTuple):
@@ -54,16 +63,27 @@ class _File(NamedTuple):
     content: str
 
 
+class _Whole(NamedTuple):
+    """A large split, of which the rows are a sample; with ``data.verify`` all."""
+
+    utterances: int
+    digest: str  # of all utterances
+
+
 class DataRecord(NamedTuple):
     """The data of a run, by split."""
 
     host: str  # where the times were noted
     splits: dict[str, list[_Row]]
+    large: dict[str, _Whole] = {}  # noqa: RUF012  splits of which a sample is recorded
 
     def digests(self) -> dict[str, str]:
         """A digest of each split, without the times."""
         return {
-            name: _digest(json_text([(row.audio, row.text, row.size, row.sample) for row in rows]).encode())
+            name: _digest(
+                json_text([(row.audio, row.text, row.size, row.sample) for row in rows]).encode()
+                + (self.large[name].digest.encode() if name in self.large else b"")
+            )
             for name, rows in self.splits.items()
         }
 
@@ -79,18 +99,43 @@ def take(splits: Mapping[str, Split], cfg: Config) -> DataRecord:
       InputError: a recording cannot be read.
     """
     look = functools.cache(partial(_look, whole=cfg.data.verify))  # many utterances may be parts of one recording
-    with ThreadPoolExecutor(cpu_count() if cfg.data.verify else 1) as pool:
+    large = {name: len(split.utterances) > _MOST for name, split in splits.items()}
+    with ThreadPoolExecutor(_THREADS if any(large.values()) or cfg.data.verify else 1) as pool:
 
         def rows(name: str, split: Split) -> list[_Row]:
-            folder = manifest_path(cfg, name).parent.absolute()
-            return list(
-                pool.map(
-                    lambda utterance: _row(utterance, folder, look(utterance.audio)),
-                    split.utterances,
-                )
-            )
+            folder = buckets.absolute(manifest_path(cfg, name).parent)
+            sampled = large[name] and not cfg.data.verify
+            chosen = map(split.utterances.__getitem__, _sample(split.utterances)) if sampled else split.utterances
+            return list(pool.map(lambda utterance: _row(utterance, folder, look(utterance.audio)), chosen))
 
-        return DataRecord(socket.gethostname(), {name: rows(name, split) for name, split in splits.items()})
+        return DataRecord(
+            socket.gethostname(),
+            {name: rows(name, split) for name, split in splits.items()},
+            {name: _whole(split.utterances) for name, split in splits.items() if large[name]},
+        )
+
+
+def _sample(utterances: Table[Utterance]) -> list[int]:
+    """Places of about 10,000 to 20,000 utterances: of the recordings in whose names a checksum ends in zeros.
+
+    Names are a recording's and its folder's. So the sample stays when rows come or go, and when the data are moved.
+    """
+    zeros = (1 << (max(1, len(utterances) // _MOST)).bit_length()) - 1
+    names, folders = utterances.column("audio").names, utterances.column("audio").folders
+    above = [zlib.crc32(Path(folder).name.encode(errors="surrogatepass")) for folder in folders]
+    places = utterances.arrays["audio.folder"].tolist()
+    found = [row for row, name in enumerate(names.encoded()) if not zlib.crc32(name, above[places[row]]) & zeros]
+    return found or [0]
+
+
+def _whole(utterances: Table[Utterance]) -> _Whole:
+    digest = hashlib.sha256()
+    for values in (
+        *(utterances.arrays["audio.bytes"], utterances.lengths("audio"), utterances.numbers("start")),
+        *(utterances.arrays["transcript.bytes"], utterances.lengths("transcript"), utterances.numbers("duration")),
+    ):
+        digest.update(np.ascontiguousarray(values).data)
+    return _Whole(len(utterances), digest.hexdigest()[:16])
 
 
 def require_unchanged(run_dir: Path, now: DataRecord, cfg: Config) -> list[str]:
@@ -149,8 +194,9 @@ def write(run_dir: Path, now: DataRecord) -> list[str]:
             row._replace(content=row.content or known.get(row._replace(time=0, content=""), "")) for row in rows
         ]
     try:
-        if before is None or splits != before.splits:
-            write_atomically(run_dir / FILE, text(DataRecord(now.host, splits)), fsync=True)
+        if before is None or (splits, now.large) != (before.splits, before.large):
+            wholes = {**(before.large if before is not None else {}), **now.large}
+            write_atomically(run_dir / FILE, text(DataRecord(now.host, splits, wholes)), fsync=True)
     except OSError as error:
         return [f"{run_dir / FILE} cannot be written: {error.strerror or error}. Training goes on."]
     return []
@@ -163,7 +209,7 @@ def text(record: DataRecord) -> str:
 
 
 def _row(utterance: Utterance, folder: Path, file: _File) -> _Row:
-    path = utterance.audio.absolute()
+    path = buckets.absolute(utterance.audio)
     name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
     name += utterance.name.removeprefix(str(utterance.audio))  # the part
     said = _digest(utterance.transcript.encode(errors="surrogateescape"))
@@ -172,6 +218,12 @@ def _row(utterance: Utterance, folder: Path, file: _File) -> _Row:
 
 def _look(audio: Path, *, whole: bool) -> _File:
     try:
+        if member := shards.member(audio):
+            found = shards.read(member, shards.MOST_BYTES).getvalue()
+            time = 0 if buckets.is_remote(audio) else member.shard.stat().st_mtime_ns
+            middle = max(0, (len(found) - _SAMPLE) // 2)
+            every = hashlib.sha256(found).hexdigest()[:32] if whole else ""
+            return _File(len(found), time, _digest(found[middle : middle + _SAMPLE]), every)
         with audio.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             sample = os.pread(file.fileno(), _SAMPLE, max(0, (status.st_size - _SAMPLE) // 2))
@@ -193,7 +245,9 @@ def _load(path: Path, messages: list[str]) -> DataRecord | None:
         if _digest(json_text(content).encode()) != stored["sha256"]:
             raise ValueError
         return DataRecord(
-            content["host"], {name: [_Row(*row) for row in rows] for name, rows in content["splits"].items()}
+            content["host"],
+            {name: [_Row(*row) for row in rows] for name, rows in content["splits"].items()},
+            {name: _Whole(*whole) for name, whole in content.get("large", {}).items()},
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -217,6 +271,10 @@ def _keyed(rows: list[_Row]) -> dict[tuple[str, int], _Row]:
 def _changes(split: str, before: DataRecord, now: DataRecord) -> list[str]:
     """What is different in a split, a line for each kind of change."""
     old, new = _keyed(before.splits[split]), _keyed(now.splits[split])
+    whole, whole_now = before.large.get(split), now.large.get(split)
+    if whole and whole_now and (len(old) == whole.utterances) != (len(new) == whole_now.utterances):  # data.verify
+        sample = old.keys() & new.keys()
+        old, new = ({key: row for key, row in rows.items() if key in sample} for rows in (old, new))
     common = [key for key in new if key in old]
     kinds = {
         "rows added": [key for key in new if key not in old],
@@ -230,7 +288,10 @@ def _changes(split: str, before: DataRecord, now: DataRecord) -> list[str]:
             key for key in common if before.host == now.host and _touched(old[key], new[key])
         ],
     }
-    return [f"{split}: {len(keys)} {kind}: {_named(keys)}" for kind, keys in kinds.items() if keys]
+    found = [f"{split}: {len(keys)} {kind}: {_named(keys)}" for kind, keys in kinds.items() if keys]
+    if whole and whole_now and whole.digest != whole_now.digest and not found:
+        return [f"{split}: rows or transcripts altered, none of them in the sample that {FILE} names"]
+    return found
 
 
 def _named(keys: list[tuple[str, int]]) -> str:

@@ -5,17 +5,20 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import attrs
+import numpy as np
 
-from ds2f import metrics, text
+from ds2f import metrics
 from ds2f.checkpoint import load_config
 from ds2f.config import Config
 from ds2f.data import dataset as datasets
-from ds2f.data import feature_statistics, manifests, problems
+from ds2f.data import feature_statistics, problems, split_index
+from ds2f.data.columns import Table
 from ds2f.data.dataset import Dataset
+from ds2f.data.examples import References
 from ds2f.data.loading import Loader
 from ds2f.data.manifest_paths import manifest_path
 from ds2f.data.manifests import Utterance
-from ds2f.data.problems import Checked, Problem, Remark
+from ds2f.data.problems import Checked, Remark
 from ds2f.errors import InputError
 from ds2f.runner.device.backend import Backend
 from ds2f.runner.distributed.collectives import Group
@@ -26,9 +29,9 @@ class Split(NamedTuple):
 
     name: str  # train, val or test
     manifest: str  # its path
-    utterances: list[Utterance]  # the usable rows of the manifest; the ids of a batch are indices into this list
+    utterances: Table[Utterance]  # the usable rows of the manifest; the ids of a batch are indices into it
     dataset: Dataset
-    references: dict[int, str]  # transcript in the spelling of the labels, by id; only of utterances in the dataset
+    references: Mapping[int, str]  # transcript in the spelling of the labels, by id; only of utterances in the dataset
 
     @staticmethod
     def read(name: str, cfg: Config, *, train: bool = False) -> "Split":
@@ -73,7 +76,8 @@ class Split(NamedTuple):
     @property
     def seconds(self) -> float:
         """Total length of the dataset's recordings, seconds."""
-        return sum(self.utterances[example.row].duration for example in self.dataset.examples)
+        rows = self.dataset.examples.numbers("row")
+        return float(self.utterances.numbers("duration")[rows].sum())
 
 
 def read_all(cfg: Config) -> dict[str, Split]:
@@ -115,18 +119,14 @@ def read(names: Mapping[str, bool], cfg: Config) -> dict[str, Split]:
 
 def _read(name: str, cfg: Config, *, train: bool, checked: list[Checked]) -> Split:
     """Reads one split; ``checked`` takes the problems of single rows, which are left out."""
-    path = manifest_path(cfg, name)
-    found: list[Problem] = []
-    utterances, manifest = manifests.read(path, cfg=cfg.data, found=found), str(path)
+    sources = [manifest_path(cfg, name)]
     if name == "train" and cfg.data.train_on_val:
-        beside = manifest_path(cfg, "val")
-        validation = manifests.read(beside, cfg=cfg.data, found=found)
-        manifest += f" and {beside}"
-        utterances += [each._replace(id=row) for row, each in enumerate(validation, start=len(utterances))]
-    checked.append(Checked(name, manifest, len(utterances) + len(found), found))
-    dataset = datasets.build(utterances, cfg, train=train, found=found)
-    references = {each.row: text.decode(each.labels, cfg.model.labels) for each in dataset.examples}
-    return Split(name, manifest, utterances, dataset, references)
+        sources.append(manifest_path(cfg, "val"))
+    opened = split_index.open_split(sources, cfg, train=train)
+    manifest, found = " and ".join(map(str, sources)), list(opened.problems)
+    checked.append(Checked(name, manifest, len(opened.utterances) + len(found), found))
+    dataset = datasets.assemble(opened.encoded, cfg, train=train, found=found)
+    return Split(name, manifest, opened.utterances, dataset, References(dataset.examples, cfg.model.labels))
 
 
 def load_all(splits: Mapping[str, Split], cfg: Config, backend: Backend, group: Group) -> dict[str, Loader]:
@@ -190,11 +190,19 @@ def digests(splits: Mapping[str, Split]) -> dict[str, str]:
     """Digests of each split, for comparing ranks: transcripts and durations in order, and the rows of the dataset."""
     found = {}
     for name, split in splits.items():
+        rows, table = split.dataset.examples.numbers("row"), split.utterances
+        microseconds = np.rint(1e6 * table.numbers("duration"))
         digest = hashlib.sha256()
-        for utterance in split.utterances:
-            digest.update(f"{utterance.transcript}\0{utterance.start}\0{utterance.duration:.6f}\0".encode())
-        rows = ",".join(str(example.row) for example in split.dataset.examples)
-        digest.update(rows.encode())
+        for values in (
+            *(
+                table.arrays["transcript.bytes"],
+                table.lengths("transcript"),
+                microseconds,
+                table.numbers("start"),
+                rows,
+            ),
+        ):
+            digest.update(np.ascontiguousarray(values).data)
         found[f"the {name} utterances"] = f"{len(split.dataset.examples)} ({digest.hexdigest()[:12]})"
     return found
 

@@ -172,3 +172,32 @@ def test_parts_of_recordings_are_utterances_of_their_own_and_each_file_is_looked
         data_record.require_unchanged(tmp_path, moved, config(data))
     assert "1 rows added: train3.wav#t=0.25,0.35" in str(refused.value)
     assert "1 rows removed: train3.wav#t=0.2,0.3" in str(refused.value)
+
+
+def test_of_a_large_split_a_sample_is_recorded_and_the_rest_by_a_digest(data, tmp_path, monkeypatch):
+    small = record(data)
+    monkeypatch.setattr(data_record, "_MOST", 4)
+    began = record(data)
+    names = {row.audio for row in began.splits["train"]}
+    assert 0 < len(names) < len(small.splits["train"])
+    assert set(began.splits["train"]) < set(small.splits["train"])
+    assert record(data).digests() == began.digests()
+
+    data_record.write(tmp_path, began)
+    assert data_record.require_unchanged(tmp_path, record(data), config(data)) == []
+    assert data_record.require_unchanged(tmp_path, record(data, verify=True), config(data)) == []
+    outside = next(row.audio for row in small.splits["train"] if row.audio not in names)
+    transcript = (data / outside).with_suffix(".txt")
+    transcript.write_text("ABBA ABBA\n")
+    with pytest.raises(InputError, match="train: rows or transcripts altered, none of them in the sample"):
+        data_record.require_unchanged(tmp_path, record(data), config(data))
+    inside = next(iter(names))
+    shutil.copy(data / outside, data / inside)
+    with pytest.raises(InputError, match=f"train: 1 recordings replaced: {inside}"):
+        data_record.require_unchanged(tmp_path, record(data), config(data))
+
+
+def test_the_sample_of_a_large_split_does_not_depend_on_the_place_of_the_data(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_record, "_MOST", 4)
+    moved = shutil.copytree(data, tmp_path / "elsewhere" / data.name)
+    assert record(moved).digests() == record(data).digests()
