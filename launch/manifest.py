@@ -1,7 +1,7 @@
 """Checks, counts, joins and converts manifests: python -m launch.manifest verify data/train.jsonl data/test.jsonl.
 
 Actions: ``verify`` opens every recording; ``stats`` counts; ``merge``, ``split``, ``subset`` and ``convert`` write
-manifests to ``--output``.
+manifests to ``--output``; ``shard`` writes tar shards.
 """
 
 import re
@@ -49,6 +49,7 @@ absl_flags.DEFINE_string(
     "Regular expression with one group, the speaker in a recording's path; empty: the manifest's speakers.",
 )
 absl_flags.DEFINE_integer("num_workers", 0, "Threads that open recordings; 0: four for each core.", lower_bound=0)
+absl_flags.DEFINE_integer("shard_bytes", 1 << 30, "Bytes of a tar shard, but for its last recording.", lower_bound=1)
 flags.define(only=("data.labels_path", "data.max_text_bytes", "data.max_manifest_bytes", "data.max_recording_seconds"))
 _WRITING = ("output", "form", "transcripts")
 _ACTIONS: dict[str, tuple[str, ...]] = {  # with the flags that have an effect
@@ -58,6 +59,7 @@ _ACTIONS: dict[str, tuple[str, ...]] = {  # with the flags that have an effect
     "split": ("output", "form", "by", "held_out", "seed"),
     "subset": (*_WRITING, "count", "hours", "min_duration", "max_duration", "match", "match_path", "seed"),
     "convert": _WRITING,
+    "shard": ("output", "shard_bytes"),
 }
 _SHARED = ("speaker", "num_workers", "data.max_text_bytes", "data.max_manifest_bytes")
 
@@ -73,10 +75,13 @@ def main(argv: list[str]) -> int:
     if idle := sorted(name for name in every - {*_ACTIONS[action], *_SHARED} if flag_effects.typed(name)):
         raise InputError(f"{action}: no effect has --{', --'.join(idle)}; leave it out")
     if action not in ("verify", "stats") and not FLAGS.output:
-        raise InputError(f"{action}: give --output={'FOLDER' if action == 'split' else 'FILE, such as new.jsonl'}")
+        what = "FOLDER" if action in ("split", "shard") else "FILE, such as new.jsonl"
+        raise InputError(f"{action}: give --output={what}")
     if action == "verify":
         return _verify(paths)
-    {"stats": _stats, "merge": _merge, "split": _split, "subset": _subset, "convert": _convert}[action](paths)
+    {"stats": _stats, "merge": _merge, "split": _split, "subset": _subset, "convert": _convert, "shard": _shard}[
+        action
+    ](paths)
     return 0
 
 
@@ -156,6 +161,26 @@ def _merge(paths: Sequence[str]) -> None:
 
 def _convert(paths: Sequence[str]) -> None:
     _write(_usable(paths, trust=FLAGS.form != "two_columns")[0].utterances)
+
+
+def _shard(paths: Sequence[str]) -> None:
+    from ds2f.data import shard_writing
+
+    opened = _usable(paths, trust=False)[0]
+    name = opened.path.stem.partition(".")[0]
+    with progress_bars.shown_progress() as show:
+        found = shard_writing.write(
+            opened.utterances,
+            Path(FLAGS.output),
+            name=name,
+            most_bytes=FLAGS.shard_bytes,
+            progress=lambda done, total: show(name, done, total),
+        )
+    hours = sum(each.duration for each in opened.utterances) / 3600
+    print(
+        f"{shown(str(found.manifest))}: {len(opened.utterances):,} utterances, {hours:.2f} hours in {found.shards:,} "
+        f"shards of {found.bytes / 1e6:,.1f} MB in all"
+    )
 
 
 def _subset(paths: Sequence[str]) -> None:

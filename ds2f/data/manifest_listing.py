@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from ds2f.data import buckets, shards
+from ds2f.data import object_store, shards
 from ds2f.data.manifest_folders import read_folder
 from ds2f.data.manifest_json import LINES, read_json
 from ds2f.data.manifest_rows import Listing, Row
@@ -56,12 +56,12 @@ def listing(path: Path, limit: int, *, columns: Mapping[str, str] = MappingProxy
 
 
 def _content(path: Path, limit: int) -> bytes:
-    if not buckets.is_remote(path):
+    if not object_store.is_remote(path):
         return read_bounded(path, limit, remedy=_REMEDY)
-    with buckets.opened(path) as file:
+    with object_store.opened(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise InputError(f"{buckets.url(path)}: more than {limit:,} bytes, the limit. {_REMEDY}")
+        raise InputError(f"{object_store.url(path)}: more than {limit:,} bytes, the limit. {_REMEDY}")
     return content
 
 

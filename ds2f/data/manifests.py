@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ds2f.config import Config, DataConfig
-from ds2f.data import audio, buckets, problems, shards
+from ds2f.data import audio, object_store, problems, shards
 from ds2f.data.manifest_listing import distinct, listing
 from ds2f.data.manifest_paths import manifest_path
 from ds2f.data.manifest_rows import Listing, Row
@@ -202,7 +202,7 @@ def text(rows: Iterable[tuple[Path, Path]], *, folder: Path) -> str:
 
 def shown_from(folder: Path, file: Path) -> str:
     """The path of a file as a manifest in ``folder`` names it."""
-    folder, file = buckets.absolute(folder), buckets.absolute(file)
+    folder, file = object_store.absolute(folder), object_store.absolute(file)
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
 
 

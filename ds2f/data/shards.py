@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from ds2f.data import buckets
+from ds2f.data import object_store
 from ds2f.data.manifest_rows import Listing, Row, from_fields
 from ds2f.data.problems import Problem
 from ds2f.data.suffixes import is_recording
@@ -76,8 +76,8 @@ def read(asked: Member, limit: int) -> io.BytesIO:
         raise InputError(f"{asked.path}: {asked.size:,} bytes; the limit is {limit:,} bytes")
     if asked.offset < BLOCK:
         raise InputError(f"{asked.path}: no member begins there; write its manifest again")
-    if buckets.is_remote(asked.shard):
-        content = buckets.read(asked.shard, asked.offset - BLOCK, BLOCK + asked.size)
+    if object_store.is_remote(asked.shard):
+        content = object_store.read(asked.shard, asked.offset - BLOCK, BLOCK + asked.size)
         _require(content[:BLOCK], asked)
         content = content[BLOCK:]
     else:
@@ -202,7 +202,7 @@ def members(shard: Path) -> Iterator[tuple[str, Member]]:
       InputError: the shard cannot be read, is damaged or cut short, or has too many members or too long a name.
     """
     try:
-        with buckets.opened(shard) if buckets.is_remote(shard) else open_regular(shard) as file:
+        with object_store.opened(shard) if object_store.is_remote(shard) else open_regular(shard) as file:
             yield from _members(file, shard)
     except OSError as error:
         raise InputError(f"{shard}: {error.strerror or error}; check the path") from error

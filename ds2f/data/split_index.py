@@ -26,7 +26,7 @@ import attrs
 
 import ds2f
 from ds2f.config import Config, DataConfig
-from ds2f.data import array_file, audio, buckets, manifests, shards
+from ds2f.data import array_file, audio, manifests, object_store, shards
 from ds2f.data.columns import Table
 from ds2f.data.examples import EncodedSplit, Example, encode_all
 from ds2f.data.manifests import Utterance
@@ -88,15 +88,17 @@ def open_split(sources: Sequence[Path], cfg: Config, *, train: bool) -> OpenSpli
 def _file_of(sources: Sequence[Path], cfg: Config, *, train: bool) -> Path | None:
     """The file of the index; None: the manifests are read at every start."""
     try:
-        if any(path.suffix == shards.SUFFIX or not (buckets.is_remote(path) or path.is_file()) for path in sources):
+        if any(
+            path.suffix == shards.SUFFIX or not (object_store.is_remote(path) or path.is_file()) for path in sources
+        ):
             return None
-        local = [path.stat().st_size for path in sources if not buckets.is_remote(path)]
+        local = [path.stat().st_size for path in sources if not object_store.is_remote(path)]
         if len(local) == len(sources) and sum(local) < _SMALLEST:
             return None
         digests = [_version(path) for path in sources]
     except (OSError, InputError):
         return None  # reading the manifest tells what is wrong
-    paths = [str(buckets.absolute(path)) for path in sources]
+    paths = [str(object_store.absolute(path)) for path in sources]
     settings = {
         "format": [_FORMAT, ds2f.__version__],
         "manifests": list(zip(paths, digests, strict=True)),
@@ -111,8 +113,8 @@ def _file_of(sources: Sequence[Path], cfg: Config, *, train: bool) -> Path | Non
 
 def _version(path: Path) -> str:
     """What changes with a manifest: the digest of its bytes, or what a bucket tells."""
-    if buckets.is_remote(path):
-        return buckets.version(path)
+    if object_store.is_remote(path):
+        return object_store.version(path)
     with open_regular(path) as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ds2f.config import Config
-from ds2f.data import buckets, shards
+from ds2f.data import object_store, shards
 from ds2f.data.columns import Table
 from ds2f.data.manifest_paths import manifest_path
 from ds2f.data.manifests import Utterance
@@ -103,7 +103,7 @@ def take(splits: Mapping[str, Split], cfg: Config) -> DataRecord:
     with ThreadPoolExecutor(_THREADS if any(large.values()) or cfg.data.verify else 1) as pool:
 
         def rows(name: str, split: Split) -> list[_Row]:
-            folder = buckets.absolute(manifest_path(cfg, name).parent)
+            folder = object_store.absolute(manifest_path(cfg, name).parent)
             sampled = large[name] and not cfg.data.verify
             chosen = map(split.utterances.__getitem__, _sample(split.utterances)) if sampled else split.utterances
             return list(pool.map(lambda utterance: _row(utterance, folder, look(utterance.audio)), chosen))
@@ -209,7 +209,7 @@ def text(record: DataRecord) -> str:
 
 
 def _row(utterance: Utterance, folder: Path, file: _File) -> _Row:
-    path = buckets.absolute(utterance.audio)
+    path = object_store.absolute(utterance.audio)
     name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
     name += utterance.name.removeprefix(str(utterance.audio))  # the part
     said = _digest(utterance.transcript.encode(errors="surrogateescape"))
@@ -220,7 +220,7 @@ def _look(audio: Path, *, whole: bool) -> _File:
     try:
         if member := shards.member(audio):
             found = shards.read(member, shards.MOST_BYTES).getvalue()
-            time = 0 if buckets.is_remote(audio) else member.shard.stat().st_mtime_ns
+            time = 0 if object_store.is_remote(audio) else member.shard.stat().st_mtime_ns
             middle = max(0, (len(found) - _SAMPLE) // 2)
             every = hashlib.sha256(found).hexdigest()[:32] if whole else ""
             return _File(len(found), time, _digest(found[middle : middle + _SAMPLE]), every)

@@ -137,7 +137,7 @@ def test_a_subset_is_drawn(launch, corpus: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["count", "all.jsonl"], "'count': give an action, verify, stats, merge, split, subset, convert"),
+        (["count", "all.jsonl"], "'count': give an action, verify, stats, merge, split, subset, convert, shard"),
         (["verify"], "give a manifest"),
         (["convert", "all.jsonl"], "give --output=FILE"),
         (["convert", "all.jsonl", "all.jsonl", "--output=x.csv"], "give the manifest"),
@@ -158,3 +158,15 @@ def test_mistakes_are_told(launch, corpus: Path, tmp_path: Path, arguments: list
     assert done.status == 1
     assert message in done.err
     assert {each for each in sorted(tmp_path.iterdir()) if not each.name.startswith(".")} == set(before)
+
+
+def test_shards_are_written_with_a_manifest_and_read_back(launch, corpus: Path, tmp_path: Path):
+    done = launch("manifest", "shard", "all.jsonl", "--output=shards", "--shard_bytes=60000", folder=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert "shards/all.jsonl: 24 utterances, 0.01 hours in " in done.out
+    found, plain = manifests.read(tmp_path / "shards/all.jsonl"), manifests.read(corpus)
+    assert [each[2:] for each in found] == [each[2:] for each in plain]
+    assert len(list((tmp_path / "shards").glob("all-*.tar"))) > 3
+    assert launch("manifest", "verify", "shards/all.jsonl", folder=tmp_path).status == 0
+    again = launch("manifest", "shard", "all.jsonl", "--output=shards", folder=tmp_path)
+    assert (again.status, "is there already" in again.err) == (1, True)
