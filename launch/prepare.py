@@ -100,6 +100,10 @@ absl_flags.DEFINE_string(
     "File to write: a list of labels, of all characters in the transcripts of --data.train_manifest and of the "
     "validation and test manifests that are named or lie beside it.",
 )
+_OF_SOURCES = (
+    *("download", "subset", "output", "columns", "min_duration", "max_duration", "unknown_words", "convert"),
+    *("held_out", "speaker"),
+)
 _MANIFESTS = ("train_manifest", "val_manifest", "test_manifest")
 _LIMITS = ("max_unusable", "max_text_bytes", "max_manifest_bytes", "max_recording_seconds")
 flags.define(only=("data_path", *(f"data.{name}" for name in (*_MANIFESTS, *_LIMITS))))
@@ -110,9 +114,10 @@ def main(_: list[str]) -> None:
     if FLAGS.labels:
         return _write_labels(Path(FLAGS.labels))
 
-    if FLAGS.download and FLAGS.dataset not in (*_PUBLISHED, *_OWN):
-        raise InputError(f"--download: has no effect on --dataset={FLAGS.dataset}; leave it out")
     lying = bool(FLAGS.source) or FLAGS.dataset in (*_PUBLISHED, *_OWN)
+    idle = [] if lying else [name for name in _OF_SOURCES if flag_effects.typed(name)]
+    if idle:
+        raise InputError(f"--{idle[0]}: has no effect on --dataset={FLAGS.dataset}; leave it out")
     with progress_bars.shown_progress() as show:
         if lying:
             prepared = _prepare_lying(show)
@@ -190,7 +195,7 @@ def _prepare_lying(progress: "Progress") -> "PreparedCorpus":
 def _print_prepared(corpus: "PreparedCorpus") -> None:
     _print_sizes(f"{corpus.name} in {shown(str(corpus.source))}", corpus.parts)
     for why, (number, examples) in corpus.left_out.items():
-        print(f"left out: {number:,} {why}, such as {shown(examples[0])}")
+        print(f"left out: {number:,} {why}, such as\n  {shown(examples[0])}")
     if corpus.left_out_path:
         print(f"all that is left out: {shown(str(corpus.left_out_path))}")
     if corpus.by_recordings:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from ds2f.data import object_store, shards
 from ds2f.data.manifest_folders import read_folder
 from ds2f.data.manifest_json import LINES, read_json
+from ds2f.data.manifest_parquet import MAGIC, read_parquet
 from ds2f.data.manifest_rows import Listing, Row
 from ds2f.data.manifest_tables import read_table
 from ds2f.errors import InputError
@@ -22,7 +23,7 @@ _REMEDY = "Raise it with --data.max_manifest_bytes."
 def listing(path: Path, limit: int, *, columns: Mapping[str, str] = MappingProxyType({})) -> Listing:
     """Reads the rows of a manifest, but none of the files that they name.
 
-    Tar shards, a folder, JSON by its suffix or first character, or else a table.
+    Tar shards, a folder, Parquet by its first bytes, JSON by its suffix or first character, or else a table.
 
     Args:
       path: the manifest file, or the folder.
@@ -39,7 +40,10 @@ def listing(path: Path, limit: int, *, columns: Mapping[str, str] = MappingProxy
     try:
         if path.is_dir():
             return read_folder(path, limit=limit)
-        content = _decoded(_unpacked(path, _content(path, limit), limit))
+        packed = _unpacked(path, _content(path, limit), limit)
+        if packed.startswith(MAGIC):
+            return read_parquet(path, packed, limit, columns)
+        content = _decoded(packed)
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such manifest. Make the data with python -m launch.prepare --dataset=an4 (or synthetic), or "

@@ -152,6 +152,7 @@ def test_a_table_with_named_columns_becomes_manifests_of_its_dataset(launch, ton
         (["--dataset=folder", "--source=.", columns], "--columns: has no effect on --dataset=folder"),
         (["--dataset=table", "--source=all.csv", "--columns=audio"], "--columns=audio: give MEANING=NAME"),
         (["--dataset=an4", "--source=all.csv"], "--source: has no effect on --dataset=an4"),
+        (["--dataset=synthetic", "--max_duration=3"], "--max_duration: has no effect on --dataset=synthetic"),
     ):
         done = launch("prepare", *arguments, folder=tmp_path)
         assert done.status == 1

@@ -30,6 +30,7 @@ UNKNOWN = "<unk>"  # in texts: a word that the transcriber or aligner did not kn
 _EXAMPLES = 3  # recordings named for every reason to leave some out
 _SHORT, _LONG = "that are too short", "that are too long"
 _MISSING, _BROKEN = "whose recording is missing", "whose recording cannot be read"
+_OUTSIDE = "that are no part of their recordings"
 
 
 class Why(NamedTuple):
@@ -196,7 +197,8 @@ def _opened(each: Spoken, choices: Choices, lengths: dict[Path, float | InputErr
     try:
         utterance = manifests.opened(row, 0, lengths)
     except InputError as error:
-        return LeftOut(_BROKEN if each.audio.exists() else _MISSING, str(error))
+        opened = not isinstance(lengths[each.audio], InputError)
+        return LeftOut(_OUTSIDE if opened else _BROKEN if each.audio.exists() else _MISSING, str(error))
     if utterance.duration < choices.min_duration:
         return LeftOut(_SHORT, _place(each))
     if utterance.duration > choices.max_duration:
@@ -213,7 +215,7 @@ def _require_few(source: Path, rows: int, left_out: Sequence[LeftOut], cfg: Data
     faults = [
         Problem.of("", InputError(each.where))
         for each in left_out
-        if each.why in (own_sources.FAULTY, _MISSING, _BROKEN)
+        if each.why in (own_sources.FAULTY, _MISSING, _BROKEN, _OUTSIDE)
     ]
     problems.require_few([Checked("", str(source), rows, faults)], limit=cfg.max_unusable)
 

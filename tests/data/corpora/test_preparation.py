@@ -201,7 +201,7 @@ def test_ted_liums_talks_are_used_in_parts(tmp_path: Path):
     assert {why: found.number for why, found in corpus.left_out.items()} == {
         "in malformed rows": 9,
         "with <unk>, a word that is not known": 3,
-        "whose recording cannot be read": 3,
+        "that are no part of their recordings": 3,
         "without words": 3,
     }
     listed = corpus.left_out_path.read_text().splitlines()
