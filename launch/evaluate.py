@@ -79,7 +79,8 @@ def main(_: list[str]) -> None:
         whole, short = long_recordings.read(split, cfg)
         if saved and not short.references:
             raise InputError(
-                "--save_logits: all recordings are too long for one piece; cut them with launch.prepare --source"
+                "--save_logits: all recordings are too long for one piece; name parts of them in the manifest, by "
+                "offset and duration"
             )
         run = decoding.open_run(cfg, run_dir, short, which=chosen.which, console=console)
         fitted = decoding.calibration(run_dir, run.params, run.stats, shows=form in _WITH_WORDS)

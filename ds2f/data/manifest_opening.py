@@ -1,7 +1,7 @@
 """The utterances of whole manifests, with the recordings opened by several threads: for commands on manifests."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +16,7 @@ from ds2f.data.manifests import Utterance
 from ds2f.data.problems import Checked, Problem
 from ds2f.errors import InputError
 
+_TOUCHING = 0.05  # seconds by which parts may overlap, since their ends are rounded
 _AT_ONCE = 1000  # rows that are given to the threads at a time
 
 T = TypeVar("T")
@@ -134,20 +135,25 @@ def with_speakers(opened: OpenedManifest, pattern: re.Pattern[str]) -> OpenedMan
 
 
 def with_shared_recordings(opened: Sequence[OpenedManifest]) -> list[OpenedManifest]:
-    """The manifests, with a problem for each row whose recording an earlier manifest has, too.
+    """The manifests, with a problem for each row that overlaps a row of another manifest in the same recording.
 
     A set in which a model is tested on recordings of its training is wrong.
     """
-    first: dict[Path, Path] = {}
-    found = []
-    for each in opened:
-        shared = [
-            Problem(row.where, f"{row.audio}: is in {owner}, too; remove it from one of them")
-            for row in each.rows
-            if (owner := first.setdefault(row.audio.absolute(), each.path)) != each.path
-        ]
-        found.append(_with_problems(each, shared))
-    return found
+    spans: dict[Path, list[tuple[float, float, int, int]]] = defaultdict(list)  # start, end, manifest, row
+    for index, each in enumerate(opened):
+        for place, said in enumerate(each.utterances):
+            start = said.start or 0.0
+            spans[said.audio.absolute()].append((start, start + said.duration, index, place))
+    shared: dict[int, list[Problem]] = defaultdict(list)
+    for path, found in spans.items():
+        ends: dict[int, float] = {}  # of the rows of each manifest so far
+        for start, end, index, place in sorted(found):
+            others = [other for other, last in ends.items() if other != index and start < last - _TOUCHING]
+            if others:
+                reason = f"{path}: is in {opened[others[0]].path}, too; remove it from one of them"
+                shared[index].append(Problem(opened[index].rows[place].where, reason))
+            ends[index] = max(end, ends.get(index, 0.0))
+    return [_with_problems(each, shared[index]) for index, each in enumerate(opened)]
 
 
 def with_strange_characters(opened: OpenedManifest, labels: Sequence[str]) -> OpenedManifest:

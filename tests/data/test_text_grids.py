@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from ds2f.config import DataConfig
 from ds2f.data import manifests, text_grids
 from ds2f.errors import InputError
+from ds2f.inference import formats
+from ds2f.inference.transcript import Segment, Transcript, Word
 
 LONG = """File type = "ooTextFile"
 Object class = "TextGrid"
@@ -99,6 +101,11 @@ def test_one_of_several_tiers_is_chosen_by_its_name(folder: Path):
     assert parts(folder, both)[1][2] == "gut, ja"
     with pytest.raises(InputError, match="several tiers have texts: 'speech', 'words'"):
         parts(folder, both.replace('"Text"', '"speech"'))
+
+
+def test_what_transcribe_writes_can_be_corrected_and_read(folder: Path):
+    said = Transcript((Segment(0.25, 1.5, (Word("YES", 0.3, 0.8, 0.9), Word("SO", 1.0, 1.4, 0.5))),), duration=3.0)
+    assert parts(folder, formats.textgrid("talk.wav", said)) == [(0.25, 1.25, "YES SO")]
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,18 @@ def test_verify_lists_all_that_is_wrong_with_its_row_and_ends_with_1(launch, cor
     assert "test.jsonl: 7 of 7 rows cannot be used" in done.err
 
 
+def test_parts_of_a_recording_may_lie_in_two_manifests_unless_they_overlap(launch, corpus: Path, tmp_path: Path):
+    def part(start: float, end: float) -> dict:
+        return {"audio_filepath": "wav/s0/2.wav", "offset": start, "duration": end - start, "text": "x"}
+
+    write(tmp_path / "train.jsonl", part(0.1, 0.5), part(1.0, 1.5))
+    write(tmp_path / "test.jsonl", part(0.5, 1.0), part(1.4, 2.0))
+    done = launch("manifest", "verify", "train.jsonl", "test.jsonl", folder=tmp_path)
+    assert done.status == 1
+    assert "test.jsonl:2: " in done.err
+    assert done.err.count("is in train.jsonl, too") == 1
+
+
 def test_verify_decodes_when_asked_and_knows_the_labels(launch, corpus: Path, tmp_path: Path):
     rng = np.random.default_rng(0)
     soundfile.write(tmp_path / "cut.flac", rng.normal(0, 0.1, 5 * RATE), RATE)

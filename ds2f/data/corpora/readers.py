@@ -52,7 +52,7 @@ def librispeech(source: Path, subset: tuple[str, ...], cfg: DataConfig) -> Itera
                 if not _is_name(id):
                     yield LeftOut("in malformed rows", f"{table}: {line[:_SHOWN]!r}")
                     continue
-                yield Spoken(split, table.parent / f"{id}.flac", _spaced(text), table.parent.parent.name)
+                yield Spoken(split, table.parent / f"{id}.flac", _spaced(text), table.parent.parent.name, lang="en")
 
 
 def aishell1(source: Path, subset: tuple[str, ...], cfg: DataConfig) -> Iterator[Spoken | LeftOut]:
@@ -80,7 +80,7 @@ def aishell1(source: Path, subset: tuple[str, ...], cfg: DataConfig) -> Iterator
             if text is None:
                 yield LeftOut("without a transcript", str(recording))
                 continue
-            yield Spoken(_SPLITS[part.name], recording, text, recording.parent.name)
+            yield Spoken(_SPLITS[part.name], recording, text, recording.parent.name, lang="zh")
 
 
 def commonvoice(source: Path, subset: tuple[str, ...], cfg: DataConfig) -> Iterator[Spoken | LeftOut]:
@@ -108,7 +108,7 @@ def commonvoice(source: Path, subset: tuple[str, ...], cfg: DataConfig) -> Itera
                 yield LeftOut("in malformed rows", f"{table}: {line[:_SHOWN]!r}")
                 continue
             clip = folder / "clips" / (name if Path(name).suffix else f"{name}.mp3")
-            yield Spoken(_SPLITS[part], clip, _unquoted(_spaced(text)), cells["client_id"])
+            yield Spoken(_SPLITS[part], clip, _unquoted(_spaced(text)), cells["client_id"], lang=folder.name)
 
 
 def voxforge(source: Path, subset: tuple[str, ...], cfg: DataConfig) -> Iterator[Spoken | LeftOut]:
