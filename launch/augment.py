@@ -90,18 +90,20 @@ def _require_effect(cfg: "Config") -> None:
 
 def changes_something(cfg: "AugmentationConfig") -> bool:
     """Whether a step of the augmentation can change an utterance."""
-    speeds = any(speed != 1 for speed in cfg.speeds)
-    ranges = any(
-        (low, high) != (neutral, neutral)
-        for low, high, neutral in (
-            (cfg.tempo_min, cfg.tempo_max, 1),
-            (cfg.gain_min, cfg.gain_max, 0),
-            (cfg.warp_min, cfg.warp_max, 1),
-        )
+    steps = (
+        (any(speed != 1 for speed in cfg.speeds), cfg.speed_prob),
+        (cfg.varies_tempo, cfg.tempo_prob),
+        (cfg.silence, cfg.silence_prob),
+        (True, cfg.reverb_prob),
+        (cfg.varies_gain, cfg.gain_prob),
+        (cfg.noise_dir, cfg.noise_prob),
+        (True, cfg.band_prob),
+        (True, cfg.codec_prob),
+        (cfg.varies_warp, cfg.warp_prob),
+        (cfg.frequency_masks and cfg.frequency_width, 1),
+        (cfg.time_masks and cfg.time_width, 1),
     )
-    noise = bool(cfg.noise_dir and cfg.noise_prob)
-    masks = (cfg.frequency_masks and cfg.frequency_width) or (cfg.time_masks and cfg.time_width)
-    return bool(speeds or ranges or noise or masks or cfg.silence or cfg.reverb_prob or cfg.band_prob or cfg.codec_prob)
+    return any(bool(change) and probability > 0 for change, probability in steps)
 
 
 def _unchanged(waveform: "Tensor", cfg: "Config") -> _Copy:

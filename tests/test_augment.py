@@ -1,6 +1,7 @@
 import math
 from collections import Counter
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -177,6 +178,31 @@ def test_draws_stay_within_their_limits_and_cover_them():
     # Which steps happen is drawn independently of each other.
     both = sum(how.reverb and bool(how.codec) for how in draws)
     assert abs(both / 2000 - 0.3 * 0.6) < 0.03
+
+
+def test_each_step_happens_with_its_probability_and_independently_of_the_others():
+    cfg = AugmentationConfig(
+        **{"speeds": (0.9, 1.1), "speed_prob": 0.3, "tempo_min": 0.8, "tempo_max": 0.9, "tempo_prob": 0.6},
+        **{"silence": 0.5, "silence_prob": 0.2, "gain_min": 3, "gain_max": 6, "gain_prob": 0.7},
+        **{"warp_min": 1.1, "warp_max": 1.2, "warp_prob": 0.4},
+    )
+    draws = [augment.draw(key, cfg, sample_rate=RATE) for key in range(3000)]
+    happened = {
+        "speed": [how.speed != 1 for how in draws],
+        "tempo": [how.tempo != 1 for how in draws],
+        "silence": [how.before > 0 for how in draws],
+        "gain": [how.gain != 0 for how in draws],
+        "warp": [augment.draw_warp(key, cfg) != 1 for key in range(3000)],
+    }
+    for name, times in happened.items():
+        assert sum(times) / 3000 == pytest.approx(getattr(cfg, f"{name}_prob"), abs=0.03)
+        for other, others in happened.items():
+            if other != name:
+                both = sum(a and b for a, b in zip(times, others, strict=True)) / 3000
+                assert both == pytest.approx(sum(times) * sum(others) / 3000**2, abs=0.03)
+    never = attrs.evolve(cfg, speed_prob=0.0, tempo_prob=0.0, silence_prob=0.0, gain_prob=0.0, warp_prob=0.0)
+    assert {augment.draw(key, never, sample_rate=RATE) for key in range(50)} == {augment.Perturbation()}
+    assert {augment.draw_warp(key, never) for key in range(50)} == {1.0}
 
 
 def test_the_default_configuration_changes_nothing():

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ds2f.augment import telephone
-from ds2f.augment.drawing import integer, uniform
+from ds2f.augment.drawing import happens, integer, uniform
 from ds2f.augment.noise import add_noise
 from ds2f.augment.reverberation import Room, impulse_response, reverberate
 from ds2f.augment.waveforms import gain, speed, surround
@@ -36,8 +36,10 @@ class Perturbation(NamedTuple):
 
 
 def draw_speed(key: int, cfg: AugmentationConfig) -> float:
-    """Draws one of ``cfg.speeds`` with equal probabilities; 1 if there are none."""
-    return cfg.speeds[integer(key, "speed", high=len(cfg.speeds) - 1)] if cfg.speeds else 1.0
+    """Draws one of ``cfg.speeds``: with ``cfg.speed_prob`` any of them alike, else 1."""
+    if not cfg.speeds or not happens(key, "speeded", cfg.speed_prob):
+        return 1.0
+    return cfg.speeds[integer(key, "speed", high=len(cfg.speeds) - 1)]
 
 
 def draw(key: int, cfg: AugmentationConfig, *, sample_rate: int) -> Perturbation:
@@ -48,26 +50,23 @@ def draw(key: int, cfg: AugmentationConfig, *, sample_rate: int) -> Perturbation
     >>> how.speed in cfg.speeds, -6 <= how.gain <= 6, how.tempo, how.snr
     (True, True, 1.0, None)
     """
-    noisy = bool(cfg.noise_dir) and _happens(key, "noisy", cfg.noise_prob)
-    reverb = _happens(key, "reverb", cfg.reverb_prob)
+    noisy = bool(cfg.noise_dir) and happens(key, "noisy", cfg.noise_prob)
+    reverb = happens(key, "reverb", cfg.reverb_prob)
+    longest = cfg.silence if happens(key, "silent", cfg.silence_prob) else 0.0
     return Perturbation(
         speed=draw_speed(key, cfg),
-        tempo=uniform(key, "tempo", cfg.tempo_min, cfg.tempo_max),
-        before=round(uniform(key, "before", 0, cfg.silence) * sample_rate),
-        after=round(uniform(key, "after", 0, cfg.silence) * sample_rate),
+        tempo=uniform(key, "tempo", cfg.tempo_min, cfg.tempo_max) if happens(key, "tempered", cfg.tempo_prob) else 1.0,
+        before=round(uniform(key, "before", 0, longest) * sample_rate),
+        after=round(uniform(key, "after", 0, longest) * sample_rate),
         reverb=reverb,
         room=_room(key, cfg) if reverb and not cfg.reverb_dir else None,
-        gain=uniform(key, "gain", cfg.gain_min, cfg.gain_max),
+        gain=uniform(key, "gain", cfg.gain_min, cfg.gain_max) if happens(key, "gained", cfg.gain_prob) else 0.0,
         snr=uniform(key, "snr", cfg.noise_min_snr, cfg.noise_max_snr) if noisy else None,
-        band=_band(key, cfg) if _happens(key, "band", cfg.band_prob) else None,
+        band=_band(key, cfg) if happens(key, "band", cfg.band_prob) else None,
         codec=cfg.codecs[integer(key, "codec", high=len(cfg.codecs) - 1)]
-        if _happens(key, "coded", cfg.codec_prob)
+        if happens(key, "coded", cfg.codec_prob)
         else "",
     )
-
-
-def _happens(key: int, use: str, probability: float) -> bool:
-    return uniform(key, use, 0, 1) < probability
 
 
 def _room(key: int, cfg: AugmentationConfig) -> Room:

@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ds2f.augment.drawing import integer, uniform
+from ds2f.augment.drawing import happens, integer, uniform
 from ds2f.config import AugmentationConfig
 
 
 def draw_warp(key: int, cfg: AugmentationConfig) -> float:
-    """Draws the factor for ``warp``, uniform from ``cfg.warp_min`` to ``cfg.warp_max``."""
+    """Draws the factor for ``warp``: with ``cfg.warp_prob`` uniform from ``warp_min`` to ``warp_max``, else 1."""
+    if not happens(key, "warped", cfg.warp_prob):
+        return 1.0
     return uniform(key, "warp", cfg.warp_min, cfg.warp_max)
 
 

@@ -2,7 +2,7 @@
 
 import attrs
 
-from ds2f.config.settings import needs, one_of, setting, within
+from ds2f.config.settings import Needs, needs, one_of, setting, within
 from ds2f.errors import InputError
 
 
@@ -163,6 +163,12 @@ class SpectConfig:
         return self.num_mels or self.window_samples // 2 + 1
 
 
+def _varies(step: str) -> Needs:
+    """What gives the probability of a step its effect: a range that does more than nothing."""
+    low, high = f"augmentation.{step}_min", f"augmentation.{step}_max"
+    return needs(f"augmentation.varies_{step}", flags=f"--{low} or --{high}", decided_by=(low, high))
+
+
 _DRAWN_ROOMS = needs(
     "augmentation.draws_rooms",
     flags="--augmentation.reverb_prob without --augmentation.reverb_dir",
@@ -177,8 +183,17 @@ class AugmentationConfig:
     speeds: tuple[float, ...] = setting(
         (), "Speed factors, such as 0.9,1.0,1.1; each utterance gets a random one. Pitch changes too.", within(0.25, 4)
     )
+    speed_prob: float = setting(
+        1.0, "Probability of a speed factor in an utterance.", within(0, 1), needs=(needs("augmentation.speeds"),)
+    )
+    tempo_prob: float = setting(
+        1.0, "Probability of a tempo factor in an utterance.", within(0, 1), needs=(_varies("tempo"),)
+    )
     tempo_min: float = setting(1.0, "Lowest tempo factor; the pitch stays.", within(0.25, 4))
     tempo_max: float = setting(1.0, "Highest tempo factor.", within(0.25, 4))
+    silence_prob: float = setting(
+        1.0, "Probability of silence around an utterance.", within(0, 1), needs=(needs("augmentation.silence"),)
+    )
     silence: float = setting(
         0.0,
         "Longest silence before and after an utterance, seconds, of its own quietest sound: for recordings that are "
@@ -203,6 +218,7 @@ class AugmentationConfig:
     reverb_max_drr: float = setting(
         12.0, "Highest direct-to-reverberant ratio of a drawn room, dB.", within(-20, 60), needs=(_DRAWN_ROOMS,)
     )
+    gain_prob: float = setting(1.0, "Probability of a gain in an utterance.", within(0, 1), needs=(_varies("gain"),))
     gain_min: float = setting(0.0, "Lowest gain, dB.", within(-60, 60))
     gain_max: float = setting(0.0, "Highest gain, dB.", within(-60, 60))
     noise_dir: str = setting("", "Folder of noise recordings to add; empty: none.")
@@ -236,6 +252,9 @@ class AugmentationConfig:
         "Codecs; each coded utterance gets a random one. ulaw and alaw (G.711) and gsm have 8 kHz, as telephones.",
         one_of("ulaw", "alaw", "gsm", "opus", "vorbis", "mp3"),
         needs=(needs("augmentation.codec_prob"),),
+    )
+    warp_prob: float = setting(
+        1.0, "Probability of a frequency warp in an utterance.", within(0, 1), needs=(_varies("warp"),)
     )
     warp_min: float = setting(
         1.0,
@@ -275,6 +294,21 @@ class AugmentationConfig:
             )
         if self.codec_prob and not self.codecs:
             raise InputError("codec_prob without codecs; name some, such as ulaw,alaw")
+
+    @property
+    def varies_tempo(self) -> bool:
+        """Whether the range of tempos has others than 1."""
+        return (self.tempo_min, self.tempo_max) != (1, 1)
+
+    @property
+    def varies_gain(self) -> bool:
+        """Whether the range of gains has others than 0 dB."""
+        return (self.gain_min, self.gain_max) != (0, 0)
+
+    @property
+    def varies_warp(self) -> bool:
+        """Whether the range of frequency factors has others than 1."""
+        return (self.warp_min, self.warp_max) != (1, 1)
 
     @property
     def draws_rooms(self) -> bool:

@@ -140,12 +140,15 @@ def _augmentation(cfg: Config) -> AugmentationConfig:
 def _perturbations(cfg: AugmentationConfig | None, sample_rate: int) -> list[augment.Perturbation]:
     """Typical perturbations of an utterance's length, the longest first; None: no augmentation.
 
-    Every speed, each at the lowest, the mean and the highest tempo, with the longest silence and with none.
+    Every speed, each at the lowest, the mean and the highest tempo, with the longest silence and with none. Speed and
+    tempo of 1 are among them if the probability of a change is below 1.
     """
     if cfg is None:
         return [augment.Perturbation()]
-    tempos = sorted({cfg.tempo_min, (cfg.tempo_min + cfg.tempo_max) / 2, cfg.tempo_max})
-    speeds = sorted(cfg.speeds or (1.0,))
+    tempos = sorted(
+        {cfg.tempo_min, (cfg.tempo_min + cfg.tempo_max) / 2, cfg.tempo_max, *((1.0,) if cfg.tempo_prob < 1 else ())}
+    )
+    speeds = sorted({*(cfg.speeds or (1.0,)), *((1.0,) if cfg.speed_prob < 1 else ())})
     silences = sorted({round(cfg.silence * sample_rate), 0}, reverse=True)
     return [
         augment.Perturbation(speed=speed, tempo=tempo, before=silence, after=silence)

@@ -31,10 +31,12 @@ def drawn_lengths(
     # Each random number is a hash of the key and of its own name. So the settings that change no length can be left
     # out, which halves the time.
     lengths = AugmentationConfig(
-        speeds=cfg.speeds, tempo_min=cfg.tempo_min, tempo_max=cfg.tempo_max, silence=cfg.silence
+        **{name: getattr(cfg, name) for name in ("speeds", "speed_prob", "tempo_min", "tempo_max", "tempo_prob")},
+        **{name: getattr(cfg, name) for name in ("silence", "silence_prob")},
     )
-    if lengths.tempo_min == lengths.tempo_max and not lengths.silence:
-        if len(lengths.speeds) < 2:
+    one_tempo = lengths.tempo_min == lengths.tempo_max and (lengths.tempo_prob == 1 or not lengths.varies_tempo)
+    if one_tempo and not lengths.silence:
+        if not lengths.speeds or (len(lengths.speeds) == 1 and lengths.speed_prob == 1):
             return perturbed_lengths(num_samples, augment.draw(0, lengths, sample_rate=sample_rate))
         speeds = np.fromiter((augment.draw_speed(key, lengths) for key in keys), np.float64, len(num_samples))
         return _stretched(_stretched(num_samples, speeds), lengths.tempo_min)

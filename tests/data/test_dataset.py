@@ -188,6 +188,18 @@ def test_the_longest_is_what_the_slowest_draw_makes_of_an_utterance(silence):
     assert training.longest()[0] == round(16000 / 0.8 / 0.9 + 2 * 16000 * silence) // 160 + 1
 
 
+@pytest.mark.parametrize("faster", [{"speeds": (1.2, 1.5)}, {"tempo_min": 1.2, "tempo_max": 1.5}])
+def test_an_utterance_that_only_sometimes_is_made_shorter_may_stay_as_long_as_it_is(faster):
+    for probability, longest in ((1.0, 101 / 1.2), (0.5, 101)):
+        name = "speed_prob" if "speeds" in faster else "tempo_prob"
+        cfg = attrs.evolve(CFG, augmentation=AugmentationConfig(**faster, **{name: probability}))
+        built = dataset.build([_utterance(0)], cfg, train=True)
+        assert built.longest().tolist() == pytest.approx([longest], abs=1)
+        frames = [int(built.num_frames(epoch)[0]) for epoch in range(100)]
+        assert max(frames) <= built.longest()[0]
+        assert (max(frames) == 101) == (probability < 1)
+
+
 def test_an_utterance_that_is_longer_than_a_whole_batch_may_be_is_named_with_the_remedy():
     utterances = [_utterance(0), _utterance(1, duration=3.0), _utterance(2, duration=2.5)]
     assert dataset.build(utterances, _with_data(max_frames=304), train=True).longest().tolist() == [101, 301, 251]

@@ -20,6 +20,7 @@ def _settings(draw):
         tempo_min=tempos[0],
         tempo_max=tempos[-1],
         silence=draw(st.sampled_from([0.0, 0.7])),
+        **{f"{step}_prob": draw(st.sampled_from([0.0, 0.5, 1.0])) for step in ("speed", "tempo", "silence", "gain")},
         gain_min=-6,
         gain_max=draw(st.sampled_from([-6, 6])),
         noise_dir=draw(st.sampled_from(["", "noises"])),

@@ -87,6 +87,7 @@ def test_a_room_of_a_folder_and_a_flagfile_of_a_training_are_taken(launch, folde
     [
         (["a.wav", "--output=out"], "no augmentation is on"),
         (["a.wav", "--output=out", "--augmentation.noise_dir=noise", "--augmentation.noise_prob=0"], "no augmentation"),
+        (["a.wav", "--output=out", "--augmentation.gain_max=3", "--augmentation.gain_prob=0"], "no augmentation"),
         (["a.wav", "--augmentation.silence=1"], "--output=DIR"),
         (["--output=out", "--augmentation.silence=1"], "name one recording"),
         (["a.wav", "a.wav", "--output=out", "--augmentation.silence=1"], "name one recording"),
