@@ -1,8 +1,9 @@
 """Transcripts to label indices and back, and texts as people see them.
 
-A character outside the labels is never dropped silently: ``encode`` raises, or drops only what ``unknown`` allows, and
-``unknown_characters`` counts such characters for the report. The blank belongs to CTC and not to the language, so a
-blank character in a transcript is unknown too.
+A label is a character, or several code points that belong together, such as a letter with a combining mark that Unicode
+has no single character for. A character outside the labels is never dropped silently: ``encode`` raises, or drops only
+what ``unknown`` allows, and ``unknown_characters`` counts such characters for the report. The blank belongs to CTC and
+not to the language, so a blank character in a transcript is unknown too.
 """
 
 # ruff: noqa: RUF001, RUF002  # characters that look alike are the subject
@@ -11,7 +12,7 @@ import functools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from ds2f.config import BLANK, DEFAULT_LABELS
@@ -23,6 +24,7 @@ _TURKISH = {"i": "İ", "ı": "I", "I": "ı", "İ": "i"}  # the other case of a l
 _TURKISH_LOWER = str.maketrans({"I": "ı", "İ": "i"})
 _SHOWN = 20  # characters outside the labels that a message names
 _JAMO = re.compile("[\u3131-\u318f]")  # letters of Hangul by themselves, which NFKC would change
+_JOINERS = "\u200c\u200d"  # zero width, parts of the character before them in Indic scripts and Persian
 _BEGINNING = 200  # characters of a transcript that a message quotes
 
 
@@ -87,7 +89,7 @@ def clean(transcript: str, labels: Sequence[str] = DEFAULT_LABELS) -> str:
 
 def tells_cases_apart(labels: Sequence[str]) -> bool:
     """Whether both cases of a letter are labels, so that transcripts keep their case."""
-    known = set(labels)
+    known = set("".join(labels))
     return any(label.islower() and label != label.upper() and label.upper() in known for label in known)
 
 
@@ -96,23 +98,25 @@ class _Spelling(dict[int, str]):
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         self.labels = frozenset(labels) - {BLANK}
+        self.longest = max(map(len, labels), default=1)
+        self.characters = frozenset("".join(self.labels))
         normal = all(unicodedata.is_normalized("NFKC", label) for label in labels)
         self.form: Literal["NFC", "NFKC"] = "NFKC" if normal else "NFC"
-        cased = {label for label in self.labels if len(label.swapcase()) == 1 and label.swapcase() != label}
+        cased = {each for each in self.characters if len(each.swapcase()) == 1 and each.swapcase() != each}
         has_upper, has_lower = any(map(str.isupper, cased)), any(map(str.islower, cased))
         self.folds = not tells_cases_apart(labels)
         self.lowers = has_lower and not has_upper
         self.uppers = has_upper and not has_lower
-        self.turkish = bool({"İ", "ı"} & self.labels)
+        self.turkish = bool({"İ", "ı"} & self.characters)
 
     def __missing__(self, code: int) -> str:
         self[code] = spelt = self._spelt(chr(code))
         return spelt
 
     def _spelt(self, character: str) -> str:
-        if character in self.labels:
+        if character in self.characters:
             return character
-        alike = [label for kind in _ALIKE if character in kind for label in kind if label in self.labels]
+        alike = [label for kind in _ALIKE if character in kind for label in kind if label in self.characters]
         if len(alike) == 1:
             return alike[0]
         if not self.folds:
@@ -120,9 +124,23 @@ class _Spelling(dict[int, str]):
         turkish = _TURKISH.get(character, character)
         candidates = (turkish if self.turkish else character, character.upper(), character.lower())
         for candidate in (*candidates, character.upper().lower()):
-            if candidate in self.labels:
+            if candidate in self.characters:
                 return candidate
         return character.upper() if self.uppers else character.lower() if self.lowers else character
+
+    def cut(self, text: str) -> Iterator[str]:
+        """The labels of a text, the longest that fits first; a character that no label spells is left whole."""
+        pieces, place = clusters(text), 0
+        while place < len(pieces):
+            for size in range(min(self.longest, len(pieces) - place), 0, -1):
+                label = "".join(pieces[place : place + size])
+                if label in self.labels:
+                    yield label
+                    break
+            else:
+                size = 1
+                yield from pieces[place] if set(pieces[place]) <= self.labels else pieces[place : place + 1]
+            place += size
 
 
 @functools.lru_cache(maxsize=16)
@@ -130,11 +148,48 @@ def _spelling(labels: tuple[str, ...]) -> _Spelling:
     return _Spelling(labels)
 
 
-def characters(transcripts: Iterable[str]) -> Counter[str]:
+def clusters(text: str) -> list[str]:
+    """A text cut into characters as readers count them: a letter with the combining marks and joiners after it.
+
+    >>> clusters("हिन्दी")
+    ['हि', 'न्', 'दी']
+    """
+    if text.isascii():
+        return list(text)
+    found: list[str] = []
+    for character in text:
+        if found and _extends(character) and not found[-1].isspace():
+            found[-1] += character
+        else:
+            found.append(character)
+    return found
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _extends(character: str) -> bool:
+    return character in _JOINERS or unicodedata.category(character)[0] == "M"
+
+
+def units(text: str, labels: Sequence[str]) -> list[str]:
+    """A text in the spelling of the labels, cut into labels: at every place the longest that fits.
+
+    A label never ends inside a letter with combining marks, unless each of its code points is a label. Characters that
+    no label spells stay whole among the others.
+
+    >>> units("ABCAD", ("_", "A", "AB", "C"))
+    ['AB', 'C', 'A', 'D']
+    """
+    spelling = _spelling(tuple(labels))
+    return list(text) if spelling.longest == 1 else list(spelling.cut(text))
+
+
+def characters(transcripts: Iterable[str], *, language: str = "") -> Counter[str]:
     """The characters of transcripts, counted, in a spelling that suits them as labels.
 
-    Where both cases occur, all letters are lower case. Typographic quotation marks and dashes count as the plain ones;
-    a dash or hyphen between two spaces is punctuation and counts as "—". The blank is none of the characters.
+    Combining marks stay with their letter where Unicode has no single character for both. Where both cases occur, all
+    letters are lower case; in Turkish and Azerbaijani (``tr``, ``az``, or where ı or İ occurs), I becomes ı.
+    Typographic quotation marks and dashes count as the plain ones; a dash or hyphen between two spaces is punctuation
+    and counts as "—". The blank is none of the characters.
 
     >>> sorted(characters(["Don’t", "panic!"]))
     ['!', "'", 'a', 'c', 'd', 'i', 'n', 'o', 'p', 't']
@@ -144,14 +199,15 @@ def characters(transcripts: Iterable[str]) -> Counter[str]:
     joined = "\n".join(" ".join(transcript.split()) for transcript in transcripts)
     text, dashes = _SPACED_DASH.subn("", joined)
     form: Literal["NFC", "NFKC"] = "NFC" if _JAMO.search(text) else "NFKC"
-    found = Counter(unicodedata.normalize(form, text.replace("´", "’")))
+    found = Counter(clusters(unicodedata.normalize(form, text.replace("´", "’"))))
     del found["\n"]
     if any(map(str.isupper, found)) and any(map(str.islower, found)):
-        turkish = bool({"ı", "İ"} & found.keys())
+        turkish = language in ("tr", "az") or bool({"ı", "İ"} & found.keys())
         lowered: Counter[str] = Counter()
         for character, number in found.items():
-            for lower in (character.translate(_TURKISH_LOWER) if turkish else character).lower():
-                lowered[lower] += number
+            lower = (character.translate(_TURKISH_LOWER) if turkish else character).lower()
+            for each in clusters(unicodedata.normalize(form, lower)):
+                lowered[each] += number
         found = lowered
     plain = {ord(character): kind[0] for kind in _ALIKE for character in kind}
     spelt: Counter[str] = Counter()
@@ -167,7 +223,7 @@ def is_punctuation(character: str) -> bool:
     >>> [is_punctuation(character) for character in "!—$a'- "]
     [True, True, True, False, False, False, False]
     """
-    return unicodedata.category(character)[0] in "PS" and character not in "'-"
+    return unicodedata.category(character[0])[0] in "PS" and character not in "'-"
 
 
 def unknown_characters(transcript: str, labels: Sequence[str]) -> Counter[str]:
@@ -177,7 +233,7 @@ def unknown_characters(transcript: str, labels: Sequence[str]) -> Counter[str]:
     Counter({'4': 1, '2': 1})
     """
     known = set(labels) - {BLANK}
-    return Counter(character for character in clean(transcript, labels) if character not in known)
+    return Counter(unit for unit in units(clean(transcript, labels), labels) if unit not in known)
 
 
 def encode(transcript: str, labels: Sequence[str], *, unknown: str = "error") -> list[int] | None:
@@ -205,9 +261,9 @@ def encode(transcript: str, labels: Sequence[str], *, unknown: str = "error") ->
     """
     if unknown not in ("error", "drop_character", "drop_utterance"):
         raise InputError(f"data.unknown_characters: {unknown!r} is not one of error, drop_character, drop_utterance")
-    text = clean(transcript, labels)
+    spelt = units(clean(transcript, labels), labels)
     index = {label: position for position, label in enumerate(labels) if label != BLANK}
-    unlabelled = sorted(set(text) - index.keys())
+    unlabelled = sorted(set(spelt) - index.keys())
     if unlabelled and unknown == "error":
         raise InputError(
             f"the transcript {_beginning(transcript)!r} has characters outside the labels: "
@@ -217,8 +273,12 @@ def encode(transcript: str, labels: Sequence[str], *, unknown: str = "error") ->
         )
     if unlabelled and unknown == "drop_utterance":
         return None
-    kept = "".join(character for character in text if character in index)
-    return [index[character] for character in " ".join(kept.split())]
+    if unlabelled:
+        spelt = [unit for unit in spelt if unit in index]
+        after = (" ", *spelt)  # single spaces, none at either end
+        spelt = [unit for unit, before in zip(spelt, after, strict=False) if (unit, before) != (" ", " ")]
+        del spelt[len(spelt) - spelt[-1:].count(" ") :]
+    return [index[unit] for unit in spelt]
 
 
 def _beginning(transcript: str) -> str:

@@ -64,7 +64,7 @@ def main(_: list[str]) -> None:
         utterance for split in splits for utterance in manifests.read(manifest_path(cfg, split), cfg=cfg.data)
     ]
     spelled = spell((each.transcript for each in utterances), cfg.model.labels, unknown=cfg.data.unknown_characters)
-    sentences = list(tokens(spelled, unit=FLAGS.unit))
+    sentences = list(tokens(spelled, cfg.model.labels, unit=FLAGS.unit))
     methods = [FLAGS.smoothing]
     if FLAGS.smoothing == "auto":
         methods = ["kneser_ney", "witten_bell"] if FLAGS.unit == "words" else ["witten_bell"]
@@ -85,15 +85,16 @@ def spell(transcripts: Iterable[str], labels: Sequence[str], *, unknown: str) ->
     return [text.decode(ids, labels) for ids in encoded if ids is not None]
 
 
-def tokens(transcripts: Iterable[str], *, unit: str) -> Iterable[list[str]]:
-    """Cuts transcripts into words, or into characters with ``<space>`` between words."""
+def tokens(transcripts: Iterable[str], labels: Sequence[str], *, unit: str) -> Iterable[list[str]]:
+    """Cuts transcripts into words, or into labels with ``<space>`` between words."""
+    from ds2f import text
     from ds2f.data.language_model import SPACE
 
     for transcript in transcripts:
         yield (
             transcript.split()
             if unit == "words"
-            else [SPACE if character == " " else character for character in transcript]
+            else [SPACE if character == " " else character for character in text.units(transcript, labels)]
         )
 
 

@@ -41,7 +41,15 @@ absl_flags.DEFINE_list(
 absl_flags.DEFINE_string(
     "archive", "", "Archive of AN4 (raw, SPHERE or WAV), its unpacked tree, or the folder of either; empty: download."
 )
-absl_flags.DEFINE_enum("language", "en", ["en", "cmn", "de", "es"], "Language of the synthetic corpus.")
+absl_flags.DEFINE_string(
+    "language",
+    "",
+    "Language, an ISO 639 code: of the synthetic corpus (en, cmn, de, es; empty: en), or of the transcripts, by which "
+    "letters change their case to that of the labels (tr, az).",
+)
+absl_flags.DEFINE_enum(
+    "numerals", "keep", ["keep", "refuse"], "Digits in transcripts: they become labels, or the command ends."
+)
 absl_flags.DEFINE_integer("seed", 0, "Seed of the synthetic corpus; the same seed gives the same bytes.", lower_bound=0)
 absl_flags.DEFINE_list("utterances", "1200,60,100", "Training, validation and test utterances of the synthetic corpus.")
 absl_flags.DEFINE_integer(
@@ -98,7 +106,7 @@ absl_flags.DEFINE_string(
     "labels",
     "",
     "File to write: a list of labels, of all characters in the transcripts of --data.train_manifest and of the "
-    "validation and test manifests that are named or lie beside it.",
+    "validation and test manifests that are named or lie beside it. auto: labels.json beside the training manifest.",
 )
 _OF_SOURCES = (
     *("download", "subset", "output", "columns", "min_duration", "max_duration", "unknown_words", "convert"),
@@ -112,7 +120,7 @@ flags.define(only=("data_path", *(f"data.{name}" for name in (*_MANIFESTS, *_LIM
 def main(_: list[str]) -> None:
     """Prepares the corpus that the flags name, or the user's own, and prints its size; or writes a file of labels."""
     if FLAGS.labels:
-        return _write_labels(Path(FLAGS.labels))
+        return _write_labels()
 
     lying = bool(FLAGS.source) or FLAGS.dataset in (*_PUBLISHED, *_OWN)
     idle = [] if lying else [name for name in _OF_SOURCES if flag_effects.typed(name)]
@@ -129,23 +137,24 @@ def main(_: list[str]) -> None:
         _print(corpus)
 
 
-def _write_labels(path: Path) -> None:
-    from ds2f import text
+def _write_labels() -> None:
     from ds2f.data import manifests
     from ds2f.data.corpora import own
     from ds2f.data.manifest_paths import manifest_path
 
-    if path.exists() or not path.absolute().parent.is_dir():
-        raise InputError(f"--labels={path}: give a new file in a folder that exists, such as labels.json")
     cfg = flags.config_from_flags()
     if not any(getattr(cfg.data, name) for name in _MANIFESTS):
         raise InputError("--labels: name the manifests whose characters to take, --data.train_manifest=FILE")
+    path = manifest_path(cfg, "train").with_name("labels.json") if FLAGS.labels == "auto" else Path(FLAGS.labels)
+    if path.exists() or not path.absolute().parent.is_dir():
+        raise InputError(f"--labels={path}: give a new file in a folder that exists, such as labels.json")
     paths = {}
     for split in ("train", "val", "test"):
         with suppress(InputError):  # a set that is neither named nor beside a named one
             paths[split] = manifest_path(cfg, split)
     read = [utterance for each in paths.values() for utterance in manifests.read(each, cfg=cfg.data)]
-    characters = text.characters([utterance.transcript for utterance in read])
+    said = [utterance.transcript for utterance in read]
+    characters = own.characters(said, language=FLAGS.language, numerals=FLAGS.numerals)
     _print_labels(path, characters, own.write_labels(path, characters, punctuation=FLAGS.punctuation))
     print(f"from {len(read):,} transcripts of {shown(', '.join(map(str, paths.values())))}")
 
@@ -183,6 +192,8 @@ def _prepare_lying(progress: "Progress") -> "PreparedCorpus":
         salt=f"{FLAGS.seed} ",
         copies=bool(FLAGS.convert),
         punctuation=FLAGS.punctuation,
+        language=FLAGS.language,
+        numerals=FLAGS.numerals,
         workers=FLAGS.num_workers or 4 * cpu_count(),
     )
     output = Path(FLAGS.output) if FLAGS.output else None
@@ -231,6 +242,7 @@ def _print_labels(path: Path, characters: "Counter[str]", labels: "Sequence[str]
 
 def _prepare(progress: "Progress") -> "Corpus":
     from ds2f.data.corpora import an4, archives, synthetic
+    from ds2f.data.corpora.grammars import GRAMMARS
 
     data_path = Path(FLAGS.data_path)
     if FLAGS.dataset == "an4":
@@ -238,11 +250,13 @@ def _prepare(progress: "Progress") -> "Corpus":
         limits = archives.Limits(unpacked_bytes=FLAGS.max_unpacked_bytes, members=FLAGS.max_members)
         return an4.prepare(data_path, archive=archive, limits=limits, progress=progress)
     counts = synthetic.parse_counts(FLAGS.utterances)
+    if (language := FLAGS.language or synthetic.ENGLISH) not in GRAMMARS:
+        raise InputError(f"--language={language}: the synthetic corpus is spoken in {', '.join(GRAMMARS)}")
     return synthetic.prepare(
         data_path,
         seed=FLAGS.seed,
         utterances=counts,
-        language=FLAGS.language,
+        language=language,
         workers=FLAGS.num_workers,
         progress=progress,
     )

@@ -104,7 +104,7 @@ def _character_starts(cfg: "Config", run_dir: Path) -> tuple[decoding.OpenedRun,
 
     Starts are those of the best CTC path that spells the reference. Utterances above ``_HIGHEST_CER`` are left out.
     """
-    from ds2f import decode
+    from ds2f import decode, text
     from ds2f.metrics import count_errors
     from ds2f.runner.splits import Split
     from ds2f.runner.telemetry import terminal
@@ -118,10 +118,10 @@ def _character_starts(cfg: "Config", run_dir: Path) -> tuple[decoding.OpenedRun,
         logits, _ = eval_step(run.params, run.stats, placed, cfg=cfg.model, policy=run.policy)
         scores = logits.values.float().cpu().numpy()
         for index, (row, best) in enumerate(zip(batch.ids.tolist(), decode.greedy(logits, labels), strict=True)):
-            text = run.split.references[row]
-            if count_errors(text, best.text).cer > _HIGHEST_CER:
+            reference = run.split.references[row]
+            if count_errors(reference, best.text).cer > _HIGHEST_CER:
                 continue
-            tokens = [labels.index(character) for character in text]
+            tokens = [labels.index(unit) for unit in text.units(reference, labels)]
             starts = decode.align(scores[index, : logits.lengths[index]], tokens, blank=cfg.model.blank)
             if starts:
                 found[row] = [start * frame for start in starts]

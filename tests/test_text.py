@@ -1,5 +1,6 @@
 # ruff: noqa: RUF001  # characters that look alike are the subject
 
+import unicodedata
 from collections import Counter
 
 import pytest
@@ -132,3 +133,64 @@ def test_labels_with_both_cases_of_a_letter_tell_cases_apart() -> None:
     assert text.tells_cases_apart("_aAb ")
     assert not text.tells_cases_apart("_aBcß ")
     assert not text.tells_cases_apart("_IİKL ")
+
+
+# Hindi and Yoruba: marks that Unicode has no single characters for. "_" is the blank.
+HINDI = ("_", " ", "हि", "न्", "दी", "न")
+YORUBA = ("_", " ", "ẹ", "ẹ́", "a", "b")
+MARKED = st.text(alphabet="हिन्दी नaबẹ\u0301\u0323\u200d ", max_size=12)
+
+
+def test_a_letter_with_marks_is_one_label():
+    assert text.encode("हिन्दी न", HINDI) == [2, 3, 4, 1, 5]
+    # The order of marks and the case are normalised.
+    assert text.encode("bẹ\u0301 E\u0301\u0323B\u1eb8", YORUBA) == [5, 3, 1, 3, 5, 2]
+    assert text.decode([2, 3, 4], HINDI) == "हिन्दी"
+
+
+def test_a_letter_with_a_mark_that_is_no_label_is_unknown_as_a_whole():
+    assert text.unknown_characters("नी न", HINDI) == {"नी": 1}
+    assert text.encode("नी न", HINDI, unknown="drop_character") == [5]
+    with pytest.raises(InputError, match="'नी'"):
+        text.encode("नी न", HINDI)
+
+
+def test_labels_of_single_code_points_spell_marks_by_themselves_as_before():
+    labels = ("_", " ", *sorted(set("हिन्दी")), "zz")
+    ids = text.encode("हिन्दी", labels)
+    assert [labels[index] for index in ids] == list("हिन्दी")
+
+
+def test_the_longest_label_that_fits_is_taken():
+    labels = ("_", "A", "AB", "ABC", "B", " ")
+    assert text.units("ABCABA ABX", labels) == ["ABC", "AB", "A", " ", "AB", "X"]
+
+
+@given(MARKED, st.lists(st.text(alphabet="हिन्दीaẹ\u0301", min_size=1, max_size=3), max_size=6))
+def test_units_join_to_the_text_and_decode_inverts_encode(transcript: str, several: list[str]) -> None:
+    several = [label for label in several if unicodedata.is_normalized("NFC", label)]
+    labels = ("_", " ", *dict.fromkeys(several))
+    spelt = text.clean(transcript, labels)
+    assert "".join(text.units(spelt, labels)) == spelt
+    ids = text.encode(transcript, labels, unknown="drop_character")
+    kept = text.decode(ids, labels)
+    assert kept == " ".join(kept.split())
+    if not text.unknown_characters(transcript, labels):
+        assert kept == spelt
+
+
+@given(MARKED)
+def test_the_labels_of_transcripts_spell_them(transcript: str) -> None:
+    labels = ("_", *sorted(text.characters([transcript, "न"])), "xyz")
+    assert not text.unknown_characters(transcript, labels)
+
+
+def test_marks_stay_with_their_letters_in_the_labels_of_transcripts():
+    assert sorted(text.characters(["हिन्दी"])) == sorted(["हि", "न्", "दी"])
+    assert sorted(text.characters(["Be\u0323\u0301", "é"])) == ["b", "é", "ẹ\u0301"]
+
+
+def test_the_case_of_letters_follows_the_language():
+    assert set(text.characters(["ISTANBUL Iki", "a"])) == set("istanbul k")
+    assert set(text.characters(["KIS Kara"], language="tr")) == set("kıs ar")
+    assert set(text.characters(["Straße"], language="de")) == set("straße")

@@ -241,7 +241,7 @@ def _labels(cfg: Config) -> tuple[str, ...]:
 
 
 def read_labels(path: str, *, limit: int = DataConfig().max_text_bytes) -> tuple[str, ...]:
-    """Reads a JSON list of one-character labels from a file of at most ``limit`` bytes.
+    """Reads a JSON list of labels from a file of at most ``limit`` bytes.
 
     Raises:
       InputError: if the file cannot be read or is no such list; the message shows an example.

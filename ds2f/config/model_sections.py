@@ -7,6 +7,7 @@ from ds2f.errors import InputError
 
 DEFAULT_LABELS = tuple("_'ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
 BLANK = "_"
+_LONGEST_LABEL = 64  # code points
 
 
 @attrs.frozen(kw_only=True)
@@ -20,7 +21,9 @@ class ModelConfig:
     """
 
     labels: tuple[str, ...] = setting(
-        DEFAULT_LABELS, "Output characters, of which '_' is the CTC blank; from data.labels_path.", derived=True
+        DEFAULT_LABELS,
+        "Output characters (or groups of characters), of which '_' is the CTC blank; from data.labels_path.",
+        derived=True,
     )
     rnn_type: str = setting("lstm", "Recurrent cell.", one_of("lstm", "gru", "rnn"))
     hidden_size: int = setting(1024, "Units per recurrent layer and direction.", within(1, 2**16))
@@ -107,9 +110,12 @@ class ModelConfig:
             )
         if self.labels.count(BLANK) != 1:
             raise InputError(f"labels: exactly one label must be the CTC blank {BLANK!r}, got {list(self.labels)}")
-        if len(set(self.labels)) != len(self.labels) or any(len(label) != 1 for label in self.labels):
+        broken = [label for label in self.labels if label != " " and (not label or label != "".join(label.split()))]
+        broken += [label for label in self.labels if len(label) > _LONGEST_LABEL]
+        if len(set(self.labels)) != len(self.labels) or broken:
             raise InputError(
-                f"labels: every label must be a single character, without repeats, got {list(self.labels)}"
+                f"labels: every label must be a character, or up to {_LONGEST_LABEL} code points without a space, "
+                f"without repeats, got {broken or list(self.labels)}"
             )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ds2f import text
 from ds2f.decode.flashlight_text import LanguageModel, import_flashlight
 from ds2f.errors import InputError
 from ds2f.files import open_regular
@@ -39,17 +40,18 @@ def open_language_model(path: Path | str, labels: Sequence[str]) -> LanguageMode
 
     entries = unigrams(path)
     said = {entry: weight for entry, weight in entries.items() if entry not in _MARKS and entry != SPACE}
-    spelt = [entry for entry in said if set(entry) <= set(labels)]
-    words = [] if SPACE in entries else spelt
+    known, characters = frozenset(labels), SPACE in entries
+    spelt = [entry for entry in said if known.issuperset([entry] if characters else text.units(entry, labels))]
+    words = [] if characters else spelt
     share = sum(said[entry] for entry in spelt) / max(sum(said.values()), sys.float_info.min)
-    unit, least = ("characters", _CHARACTERS) if SPACE in entries else ("words", _WORDS)
-    if not spelt or " " not in labels or share < least:
+    unit, least = ("characters", _CHARACTERS) if characters else ("words", _WORDS)
+    if not spelt or (words and " " not in labels) or share < least:
         others = ", ".join(map(repr, said.keys() - set(spelt)))[:80]
         raise InputError(
             f"{path}: {len(spelt)} of its {len(said)} {unit}, {share:.0%} of what it expects to be said, can be "
             f"spelled with the labels {''.join(labels)!r}{f', but not {others}' if others else ''}. Take a model of "
-            "their language and script: are upper and lower case alike, and is there a label for the space? A model of "
-            f"characters has {SPACE} among its unigrams."
+            "their language and script: are upper and lower case alike? A model of words needs a "
+            f"label for the space; a model of characters has {SPACE} among its unigrams."
         )
     # flashlight scores by index into this list: words in the file's order, or characters in the labels' order.
     spoken = words or [SPACE if label == " " else label for label in labels]
@@ -141,6 +143,6 @@ def _lexicon(words: Sequence[str], scorer: Any, labels: Sequence[str]) -> Any:
     trie = flashlight.Trie(len(labels), index[" "])
     start = scorer.start(False)
     for number, word in enumerate(words):
-        trie.insert([index[character] for character in f"{word} "], number, scorer.score(start, number)[1])
+        trie.insert([index[unit] for unit in text.units(f"{word} ", labels)], number, scorer.score(start, number)[1])
     trie.smear(flashlight.SmearingMode.MAX)
     return trie

@@ -8,6 +8,7 @@ import math
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
+from ds2f import text
 from ds2f.config import BeamConfig
 from ds2f.decode.flashlight_text import NEVER, LanguageModel, import_flashlight
 from ds2f.decode.hot_words import Automaton, HotWords, Match, automaton_of
@@ -98,7 +99,7 @@ class _Words:
         self._space, self._root = index[" "], _Entry(lm.lexicon.search([]))
         self._added: dict[int, Any] = {}
         for word in dict.fromkeys(word for phrase, _ in hot_words.phrases for word in phrase.split(" ")):
-            tokens = [index[character] for character in f"{word} "]
+            tokens = [index[unit] for unit in text.units(f"{word} ", hot_words.labels)]
             if lm.lexicon.search(tokens) is None:
                 node = self._added
                 for token in tokens:

@@ -74,7 +74,7 @@ def spelt(phrase: str, labels: Sequence[str]) -> str:
         raise InputError("an empty hot word; remove it")
     if len(found) > LONGEST:
         raise InputError(f"the hot word {found[:20]!r}… has {len(found):,} characters; the limit is {LONGEST}")
-    outside = sorted(set(found) - (set(labels) - {BLANK}))
+    outside = sorted(set(text.units(found, labels)) - (set(labels) - {BLANK}))
     if outside:
         raise InputError(
             f"the hot word {phrase!r} has characters outside the labels of the model: "
@@ -115,7 +115,7 @@ class Automaton:
         # Hot words that end at a node: first and last label, counted from the end, and boost.
         self._ends: list[list[tuple[int, int, float]]] = [[]]
         for phrase, boost in hot_words.phrases:
-            self._insert(phrase, [index[character] for character in phrase], boost)
+            self._insert(phrase, [index[unit] for unit in text.units(phrase, hot_words.labels)], boost)
         self._link()
 
     def _insert(self, phrase: str, tokens: list[int], boost: float) -> None:

@@ -72,7 +72,7 @@ def test_configuration_survives_json() -> None:
         ({"apex": {"loss_scale": "inf"}}, "loss_scale: 'inf' is neither"),
         ({"model": {"labels": ["A", "B"]}}, "exactly one label must be the CTC blank '_'"),
         ({"model": {"labels": ["_", "A", "A"]}}, "without repeats"),
-        ({"model": {"labels": ["_", "AB"]}}, "a single character"),
+        ({"model": {"labels": ["_", "A B"]}}, "without a space, without repeats, got .*A B"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_remedy(values: dict, message: str) -> None:

@@ -20,6 +20,7 @@ def test_the_unit_and_what_cannot_be_spelt_are_read_from_the_file(tmp_path):
     assert open_language_model(word_model, "_A ").unspellable == 2
     with pytest.raises(InputError, match="upper and lower case"):
         open_language_model(word_model, "_ab ")
+    assert open_language_model(character_model, "_AB").unit == "characters", "a script without spaces"
     with pytest.raises(InputError, match="label for the space"):
         open_language_model(word_model, "_AB")
 

@@ -28,7 +28,7 @@ def sentences(seed, count=300):
 @pytest.mark.parametrize("unit", ["words", "characters"])
 def test_transcripts_are_cut_into_units(unit):
     expected = {"words": [["GO", "ÉTÉ"], []], "characters": [["G", "O", "<space>", "É", "T", "É"], []]}
-    assert list(build_lm.tokens(["GO ÉTÉ", ""], unit=unit)) == expected[unit]
+    assert list(build_lm.tokens(["GO ÉTÉ", ""], "_GOÉT ", unit=unit)) == expected[unit]
 
 
 def test_transcripts_are_spelled_with_the_labels():
@@ -45,7 +45,7 @@ def test_a_model_of_characters_has_the_space_even_if_no_transcript_has_one(tmp_p
     from ds2f.data.language_model import open_language_model
 
     text = build_lm.estimate(
-        list(build_lm.tokens(["YES", "NO", "GO"], unit="characters")), order=3, methods=["witten_bell"]
+        list(build_lm.tokens(["YES", "NO", "GO"], "_YESNOG", unit="characters")), order=3, methods=["witten_bell"]
     )[1]
     spaced = build_lm.with_space(text)
     assert arpa.read(spaced).keys() - arpa.read(text).keys() == {("<space>",)}
@@ -96,7 +96,7 @@ def test_kenlm_scores_sentences_as_the_file_defines(tmp_path):
     from ds2f.data.language_model import open_language_model
 
     for unit, order, method in (("words", 3, "kneser_ney"), ("characters", 5, "witten_bell")):
-        corpus = list(build_lm.tokens((" ".join(one) for one in sentences(1)), unit=unit))
+        corpus = list(build_lm.tokens((" ".join(one) for one in sentences(1)), "_A", unit=unit))
         path = tmp_path / f"{unit}.arpa"
         path.write_text(build_lm.estimate(corpus, order=order, methods=[method])[1], encoding="utf-8")
         model = arpa.read(path.read_text(encoding="utf-8"))

@@ -73,6 +73,14 @@ def test_a_file_of_labels_is_made_of_the_transcripts_of_all_named_sets(launch, t
     done = launch(*arguments, folder=tables)
     assert done.status == 1
     assert "--labels=labels.json: give a new file" in done.err
+    (tables / "labels.json").unlink()
+    done = launch("prepare", "--labels=auto", "--data.train_manifest=train.csv", "--language=tr", folder=tables)
+    assert "labels.json: 7 labels" in done.out
+    assert (tables / "labels.json").exists()
+    (tables / "dev.csv").write_text((tables / "dev.csv").read_text().replace("é", "7"))
+    done = launch("prepare", "--labels=new.json", *arguments[2:], "--numerals=refuse", folder=tables)
+    assert "1 of 4 transcripts have digits, such as 'BA\u2019s 7'" in done.err
+    assert not (tables / "new.json").exists()
     done = launch("prepare", "--labels=other.json", folder=tables)
     assert "--labels: name the manifests" in done.err
 

@@ -79,6 +79,8 @@ class Choices:
     salt: str = ""  # another one gives another division
     copies: bool = False  # as FLAC, parts cut out
     punctuation: bool = False  # whether marks and symbols are labels
+    language: str = ""  # of the texts, ISO 639, for the case of labels
+    numerals: str = "keep"  # digits in texts; or "refuse" them
     workers: int = 4  # threads that read recordings
 
 
@@ -266,7 +268,8 @@ def _written(
     """Writes labels and manifests; their paths, the labels and the characters of the texts."""
     # A published test set may hold what nobody can learn from the training set. Of one's own texts all count.
     taught = sets["train"] if name in CORPORA else [each for members in sets.values() for each in members]
-    characters = text.characters([each.transcript for each in taught])
+    said = [each.transcript for each in taught]
+    characters = own.characters(said, language=choices.language, numerals=choices.numerals)
     labels_path = destination.folder / destination.labels
     labels = own.write_labels(labels_path, characters, punctuation=choices.punctuation)
     paths = {}
