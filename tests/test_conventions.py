@@ -15,6 +15,7 @@ import pytest
 
 from ds2f import config
 from ds2f.config import Config
+from launch import flagfiles
 
 ROOT = Path(__file__).parents[1]
 FLAGFILES = sorted((ROOT / "configs").glob("*.flags"))
@@ -63,16 +64,23 @@ def attributes(path: Path) -> set[str]:
     return {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
 
 
-def read_flagfile(path: Path) -> Config:
+def read_flagfile(path: Path, folder: Path = ROOT) -> Config:
+    """The configuration of a flagfile, read in a folder that has its labels."""
     command = [sys.executable, "-c", PRINT_CONFIG, f"--flagfile={path}"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return config.from_dict(json.loads(result.stdout))
 
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)
-def test_every_flagfile_is_a_valid_configuration(path: Path) -> None:
-    assert read_flagfile(path) != Config()
+def test_every_flagfile_is_a_valid_configuration(path: Path, tmp_path: Path) -> None:
+    text = "".join(each.text + "\n" for each in flagfiles.expanded([f"--flagfile={path}"]))
+    named = re.findall(r"^--data\.labels_path=(.+)$", text, re.MULTILINE)
+    for labels in named:  # launch.prepare writes them
+        (tmp_path / labels).parent.mkdir(exist_ok=True)
+        (tmp_path / labels).write_text('["_", " ", "A"]')
+    assert read_flagfile(path, tmp_path if named else ROOT) != Config()
     assert path.read_text().startswith("# "), "its purpose"
 
 
