@@ -17,6 +17,7 @@ from typing import Literal
 
 from ds2f.config import BLANK, DEFAULT_LABELS
 from ds2f.errors import InputError
+from ds2f.scripts import clusters
 
 _ALIKE = ("'’‘ʼ′`´‛", '"“”„″«»‟', "-‐‑‒–—−")  # characters that stand for each other
 _SPACED_DASH = re.compile(rf"(?<!\S)[{re.escape(_ALIKE[2])}]+(?!\S)")  # between words, so no part of a word
@@ -24,7 +25,6 @@ _TURKISH = {"i": "İ", "ı": "I", "I": "ı", "İ": "i"}  # the other case of a l
 _TURKISH_LOWER = str.maketrans({"I": "ı", "İ": "i"})
 _SHOWN = 20  # characters outside the labels that a message names
 _JAMO = re.compile("[\u3131-\u318f]")  # letters of Hangul by themselves, which NFKC would change
-_JOINERS = "\u200c\u200d"  # zero width, parts of the character before them in Indic scripts and Persian
 _BEGINNING = 200  # characters of a transcript that a message quotes
 
 
@@ -146,28 +146,6 @@ class _Spelling(dict[int, str]):
 @functools.lru_cache(maxsize=16)
 def _spelling(labels: tuple[str, ...]) -> _Spelling:
     return _Spelling(labels)
-
-
-def clusters(text: str) -> list[str]:
-    """A text cut into characters as readers count them: a letter with the combining marks and joiners after it.
-
-    >>> clusters("हिन्दी")
-    ['हि', 'न्', 'दी']
-    """
-    if text.isascii():
-        return list(text)
-    found: list[str] = []
-    for character in text:
-        if found and _extends(character) and not found[-1].isspace():
-            found[-1] += character
-        else:
-            found.append(character)
-    return found
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _extends(character: str) -> bool:
-    return character in _JOINERS or unicodedata.category(character)[0] == "M"
 
 
 def units(text: str, labels: Sequence[str]) -> list[str]:

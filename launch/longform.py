@@ -194,7 +194,8 @@ def _lateness(joined: Joined, heard: "Transcript") -> list[float]:
 def _pieces(minute: Joined, several: "Recognizer", one: "Recognizer") -> str:
     from ds2f.metrics import count_errors
 
-    found = count_errors(one.transcribe(minute.path).text, several.transcribe(minute.path).text)
+    said, heard = one.transcribe(minute.path), several.transcribe(minute.path)
+    found = count_errors(*(" ".join(word.text for word in each.words) for each in (said, heard)))
     seconds = median(_timed(lambda: several.transcribe(minute.path)) for _ in range(_ROUNDS))
     return (
         f"{minute.seconds:.0f} s in one piece and in several: {found.word_errors} of {found.words} words differ; "

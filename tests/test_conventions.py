@@ -28,7 +28,7 @@ MOST_LINES = 320
 # Modules and packages of pure functions, and modules through which the state of the process enters.
 PURE = {
     *("types", "tree", "rng", "convolutions"),
-    *("model", "ctc", "optim", "precision", "features", "augment", "text", "metrics", "decode", "grad"),
+    *("model", "ctc", "optim", "precision", "features", "augment", "text", "scripts", "metrics", "decode", "grad"),
     *("objective", "steps"),
 }
 IMPURE = {"os", "time", "datetime", "random", "tempfile", "socket", "subprocess", "threading", "argparse", "pathlib"}

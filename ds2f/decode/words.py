@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ds2f.config import BLANK
 from ds2f.decode.align import spans
+from ds2f.scripts import ends_word
 
 _SPACE = " "
 
@@ -20,6 +21,7 @@ class WordFrames(NamedTuple):
     begin: int  # frame of logits in which its first character begins
     end: int  # frame after its last character's last
     score: float  # mean over its characters of the natural log of the character's posterior, <= 0
+    glued: bool = False  # no space stands before the word
 
 
 def words(log_probs: NDArray[np.floating], tokens: Sequence[int], labels: Sequence[str]) -> list[WordFrames]:
@@ -31,8 +33,9 @@ def words(log_probs: NDArray[np.floating], tokens: Sequence[int], labels: Sequen
       labels: the V characters, the blank among them at any index.
 
     Returns:
-      As many words as ``text.decode(tokens, labels).split()`` has, in the same order. If the transcript does not fit
-      into the frames, the words share them in equal parts and have a score of minus infinity.
+      The words of the text, ``ds2f.scripts.words``, in the same order: each character of Chinese and Japanese is a
+      word. If the transcript does not fit into the frames, the words share them in equal parts and have a score of
+      minus infinity.
 
     >>> log_probs = np.log(np.full((8, 4), 0.1) + 0.6 * np.eye(4)[[0, 1, 1, 0, 2, 3, 0, 1]])  # _AA_B _A
     >>> [(word.text, word.begin, word.end) for word in words(log_probs, [1, 2, 3, 1], "_AB ")]
@@ -43,24 +46,37 @@ def words(log_probs: NDArray[np.floating], tokens: Sequence[int], labels: Sequen
         return []
     placed = spans(log_probs, tokens, blank=labels.index(BLANK))
     spelt = ["".join(labels[token] for token in tokens[begin:end]) for begin, end in pieces]
+    glued = [_is_glued(labels, tokens, begin) for begin, _ in pieces]
     if placed is None:
         cuts = np.linspace(0, len(log_probs), len(pieces) + 1).astype(int).tolist()
-        return [WordFrames(word, *cut, -np.inf) for word, cut in zip(spelt, pairwise(cuts), strict=True)]
+        return [
+            WordFrames(word, *cut, -np.inf, joins)
+            for word, cut, joins in zip(spelt, pairwise(cuts), glued, strict=True)
+        ]
     sure = [
         float(log_probs[begin:end, token].max()) for token, (begin, end) in zip(tokens, placed, strict=True)
     ]  # a character's posterior is that of its surest frame
     return [
-        WordFrames(word, placed[begin][0], placed[end - 1][1], sum(sure[begin:end]) / (end - begin))
-        for word, (begin, end) in zip(spelt, pieces, strict=True)
+        WordFrames(word, placed[begin][0], placed[end - 1][1], sum(sure[begin:end]) / (end - begin), joins)
+        for word, (begin, end), joins in zip(spelt, pieces, glued, strict=True)
     ]
 
 
 def _ranges(tokens: Sequence[int], labels: Sequence[str]) -> list[tuple[int, int]]:
-    """Ranges of tokens between spaces."""
+    """Ranges of tokens of words."""
     found, begin = [], 0
     for index, token in enumerate([*tokens, None]):
-        if token is None or labels[token] == _SPACE:
+        at_space = token is None or labels[token] == _SPACE
+        if at_space or (index > begin and token is not None and ends_word(labels[tokens[index - 1]], labels[token])):
             if index > begin:
                 found.append((begin, index))
-            begin = index + 1
+            begin = index + at_space
     return found
+
+
+def _is_glued(labels: Sequence[str], tokens: Sequence[int], begin: int) -> bool:
+    """Whether a word follows the one before without a space; the first word, if its script writes none."""
+    if begin:
+        return labels[tokens[begin - 1]] != _SPACE
+    first = labels[tokens[0]]
+    return _SPACE not in labels and ends_word(first, first)

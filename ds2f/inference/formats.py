@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from ds2f.files import json_text
 from ds2f.inference.transcript import Final, Result, Segment, Transcript, Word
+from ds2f.scripts import width
 from ds2f.text import shown
 
-_LINE = 42  # characters of a line of subtitles, as broadcasters have it
+_LINE = 42  # columns of a line of subtitles, as broadcasters have it
 _SHORTEST = 0.001  # seconds of an interval of Praat's
 _CUE_SECONDS = 7.0  # longest time that a cue is shown
 
@@ -181,11 +182,12 @@ def _lines(cue: Segment) -> str:
 
 
 def _wrapped(words: Sequence[Word]) -> list[str]:
-    """Words on lines of at most ``_LINE`` characters; a longer word has a line of its own."""
+    """Words on lines of at most ``_LINE`` columns; a longer word has a line of its own."""
     lines: list[str] = []
     for word in words:
-        if lines and len(lines[-1]) + 1 + len(word.text) <= _LINE:
-            lines[-1] += f" {word.text}"
+        between = "" if word.glued else " "
+        if lines and width(lines[-1] + between + word.text) <= _LINE:
+            lines[-1] += between + word.text
         else:
             lines.append(word.text)
     return lines

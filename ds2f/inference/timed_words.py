@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ds2f import decode
+from ds2f import decode, scripts
 from ds2f.inference.confidence import Calibration, confidence
 from ds2f.inference.transcript import Word
 from ds2f.metrics import count_errors, edit_path
@@ -37,14 +37,14 @@ def timed_words(
       calibration: of the confidences and times.
 
     Returns:
-      As many words as ``text.decode(tokens, labels).split()`` has, each confidence strictly between 0 and 1.
+      The words of the text, ``ds2f.scripts.words``, each confidence strictly between 0 and 1.
     """
     found = decode.words(log_probs, tokens, labels)
     spans = [(begin + word.begin * frame, begin + word.end * frame) for word in found]
     spans = _earlier(spans, max(calibration.delay, 0.0), bound=begin, least=frame)
     spans = _mirrored(_earlier(_mirrored(spans), max(-calibration.delay, 0.0), bound=-end, least=frame))
     return tuple(
-        Word(word.text, max(start, begin), max(stop, begin), confidence(word.score, calibration))
+        Word(word.text, max(start, begin), max(stop, begin), confidence(word.score, calibration), word.glued)
         for word, (start, stop) in zip(found, spans, strict=True)
     )
 
@@ -73,7 +73,7 @@ def are_right(reference: str, words: Sequence[str]) -> list[bool]:
     >>> are_right("ONE TWO THREE", ["ONE", "TOO", "TWO"])
     [True, False, True]
     """
-    return [pair.is_hit for pair in edit_path(reference.split(), words) if pair.heard is not None]
+    return [pair.is_hit for pair in edit_path(scripts.words(reference), words) if pair.heard is not None]
 
 
 def scored_transcript(audio: str, reference: str, transcript: str, words: Sequence[Word]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def scored_transcript(audio: str, reference: str, transcript: str, words: Sequen
     """
     heard = iter(words)
     pairs = []
-    for pair in edit_path(reference.split(), [word.text for word in words]):
+    for pair in edit_path(scripts.words(reference), [word.text for word in words]):
         placed: dict[str, Any] = {}
         if pair.heard is not None:
             word = next(heard)

@@ -1,5 +1,6 @@
 """What a recognizer says of a recording: segments, words with times and confidences, alternatives; partial results."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -10,6 +11,18 @@ class Word(NamedTuple):
     start: float  # seconds from the beginning of the recording
     end: float  # seconds
     confidence: float  # probability that the word is right, 0 to 1
+    glued: bool = False  # no space before it, as in Chinese, where each character is a word
+
+
+def joined(words: Iterable[Word]) -> str:
+    """The text of words: single spaces between them, but where the script writes none.
+
+    >>> joined([Word("GO", 0, 1, 1), Word("ON", 1, 2, 1)])
+    'GO ON'
+    >>> joined([Word("你", 0, 1, 1), Word("好", 1, 2, 1, glued=True)])
+    '你好'
+    """
+    return "".join(word.text if word.glued else f" {word.text}" for word in words).removeprefix(" ")
 
 
 class Segment(NamedTuple):
@@ -22,8 +35,8 @@ class Segment(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The words, with single spaces between them."""
-        return " ".join(word.text for word in self.words)
+        """The words, joined."""
+        return joined(self.words)
 
 
 class Transcript(NamedTuple):
@@ -35,13 +48,13 @@ class Transcript(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The words of all segments, with single spaces between them.
+        """The words of all segments, joined.
 
         >>> hello = Segment(0.0, 1.0, (Word("HELLO", 0.1, 0.5, 0.9),))
         >>> Transcript((hello, Segment(2.0, 3.0, ())), duration=3.0).text
         'HELLO'
         """
-        return " ".join(segment.text for segment in self.segments if segment.words)
+        return joined(self.words)
 
     @property
     def words(self) -> tuple[Word, ...]:

@@ -20,7 +20,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from ds2f.errors import InputError
 from ds2f.inference import Final, Word
-from ds2f.inference.transcript import Result
+from ds2f.inference.transcript import Result, joined
 from ds2f.serving.api_errors import ApiError
 from ds2f.serving.http_guard import require_key, write_log
 from ds2f.serving.live_sessions import StreamingSession
@@ -217,7 +217,7 @@ class _Exchange:
         await self._websocket.send_text(_json(self._result(finals, words)))
 
     def _result(self, finals: Sequence[Final], words: Sequence[Word]) -> dict[str, Any]:
-        text = " ".join(word.text for word in words)
+        text = joined(words)
         timed = {"result": [_word(word) for word in words]} if self._config.words and words else {}
         if not self._config.alternatives:
             return {**timed, "text": text}

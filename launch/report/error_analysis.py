@@ -1,6 +1,7 @@
 """The errors of a set of transcripts, by word, letter, character, speaker and length.
 
-The alignments are those of ``ds2f.metrics.edit_path``. Results are plain values, ready for JSON. In a pair of reference
+Words are those of ``ds2f.scripts.words``: in Chinese and Japanese each character is a word. The alignments are those of
+``ds2f.metrics.edit_path``. Results are plain values, ready for JSON. In a pair of reference
 (``said``) and transcript (``heard``), ``None`` marks an insertion or a deletion.
 """
 
@@ -12,6 +13,7 @@ from itertools import chain
 from statistics import quantiles
 from typing import Any, NamedTuple
 
+from ds2f import scripts
 from ds2f.metrics import Operations, Pair, count_operations, edit_path
 from launch.decoding import Transcript
 
@@ -29,7 +31,7 @@ class _Aligned(NamedTuple):
     @property
     def size(self) -> int:
         """Number of words in the reference."""
-        return len(self.source.reference.split())
+        return len(scripts.words(self.source.reference))
 
 
 def analyse(transcripts: Iterable[Transcript], *, speaker: re.Pattern[str]) -> dict[str, Any]:
@@ -78,12 +80,12 @@ def word_class(word: str) -> str:
     >>> word_class("B"), word_class("A"), word_class("ENTER")
     ('E-set letters', 'other letters', 'other words')
     """
-    is_letter = len(word) == 1 and word.isalpha()
+    is_letter = len(word) == 1 and word.isalpha() and not scripts.ends_word(word, word)  # 好 is a word
     return CLASSES[0] if is_letter and word.upper() in E_SET else CLASSES[1] if is_letter else CLASSES[2]
 
 
 def _align(transcript: Transcript, speaker: re.Pattern[str]) -> _Aligned:
-    said, heard = transcript.reference.split(), transcript.transcript.split()
+    said, heard = scripts.words(transcript.reference), scripts.words(transcript.transcript)
     match = speaker.search(transcript.audio)
     return _Aligned(transcript, match and match[1], edit_path(said, heard), edit_path("".join(said), "".join(heard)))
 
@@ -183,7 +185,7 @@ def _groups(aligned: Iterable[_Aligned], key: Callable[[_Aligned], Any]) -> Iter
 
 
 def _is_truncated(source: Transcript) -> bool:
-    said, heard = ("".join(text.split()) for text in (source.reference, source.transcript))
+    said, heard = ("".join(each.split()) for each in (source.reference, source.transcript))
     return bool(heard) and len(heard) < SHORT * len(said)
 
 
@@ -193,6 +195,6 @@ def _wrong(aligned: Iterable[_Aligned]) -> list[dict[str, Any]]:
         | {"character_errors": count_operations(each.characters).errors}
         | {"reference": each.source.reference, "transcript": each.source.transcript, "alignment": each.words}
         for each in aligned
-        if each.source.reference.split() != each.source.transcript.split()
+        if scripts.words(each.source.reference) != scripts.words(each.source.transcript)
     ]
     return sorted(rows, key=lambda row: (-row["errors"], -row["character_errors"], row["audio"]))

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ds2f.scripts import width
 from ds2f.text import shown
 from launch.report.error_analysis import E_SET, SHORT
 
@@ -136,34 +137,34 @@ def _short(found: dict[str, Any], rows: int) -> Iterator[Text]:
     yield Text("")
 
 
-def _utterance(row: dict[str, Any], width: int) -> Text:
+def _utterance(row: dict[str, Any], columns: int) -> Text:
     """The transcript under the reference, word under word, with the errors marked in a third line."""
     head = f"{row['audio']}: {row['errors']} errors, {row['said']} words\n"
-    return Text("").join([Text(head, style="bold"), *_lines(row["alignment"], width)])
+    return Text("").join([Text(head, style="bold"), *_lines(row["alignment"], columns)])
 
 
-def _lines(alignment: Sequence[tuple[str | None, str | None]], width: int) -> Iterator[Text]:
-    for row in _wrapped(alignment, width - _INDENT):
+def _lines(alignment: Sequence[tuple[str | None, str | None]], columns: int) -> Iterator[Text]:
+    for row in _wrapped(alignment, columns - _INDENT):
         lines = [Text("  REF   "), Text("  HYP   "), Text(" " * _INDENT)]
         for said, heard in row:
-            size = max(len(said or ""), len(heard or "")) + 1
+            size = max(width(said or ""), width(heard or "")) + 1
             is_hit = said == heard
             style = "" if is_hit else _WRONG
             mark = "" if is_hit else "I" if said is None else "D" if heard is None else "S"
             for line, text in zip(lines, (said or "", heard or "", mark), strict=True):
-                line.append(text.ljust(size), style=style)
+                line.append(text + " " * (size - width(text)), style=style)
         for line in lines:
             line.rstrip()
             if line:
                 yield line.append("\n")
 
 
-def _wrapped(alignment: Sequence[tuple[str | None, str | None]], width: int) -> Iterator[list[Any]]:
+def _wrapped(alignment: Sequence[tuple[str | None, str | None]], columns: int) -> Iterator[list[Any]]:
     row: list[Any] = []
     used = 0
     for pair in alignment:
-        size = max(len(word or "") for word in pair) + 1
-        if row and used + size > width:
+        size = max(width(word or "") for word in pair) + 1
+        if row and used + size > columns:
             yield row
             row, used = [], 0
         row.append(pair)

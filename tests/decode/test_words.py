@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds2f import decode, text
+from ds2f import decode, scripts, text
+from ds2f.inference.transcript import Word, joined
 
 LABELS = "_AB "
 
@@ -39,3 +40,15 @@ def test_a_transcript_that_does_not_fit_still_has_its_words() -> None:
         ("B", 1, 2, -np.inf),
         ("A", 2, 3, -np.inf),
     ]
+
+
+@given(st.text(alphabet="AB打开 ", max_size=12), st.booleans())
+def test_words_of_chinese_are_its_characters_and_join_to_the_text(said: str, spaced: bool) -> None:
+    labels = "_AB打开" + " " * spaced
+    ids = text.encode(said if spaced else said.replace(" ", ""), labels)
+    assert ids is not None
+    found = decode.words(np.log(np.full((40, len(labels)), 1 / len(labels))), ids, labels)
+    spelt = text.decode(ids, labels)
+    assert [word.text for word in found] == scripts.words(spelt)
+    assert joined(Word(word.text, 0, 1, 1, word.glued) for word in found) == spelt
+    assert not found or found[0].glued == (not spaced and spelt[0] in "打开")

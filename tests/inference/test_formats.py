@@ -117,3 +117,16 @@ def test_sclite_reads_ctm_and_trn(tmp_path) -> None:
         arguments = ["-r", *reference.split(), "-h", *hypothesis.split(), "-i", "rm", "-o", "sum", "stdout"]
         result = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert "50.0" in result.stdout, result.stdout + result.stderr
+
+
+def test_chinese_subtitles_have_no_spaces_and_lines_of_21_characters() -> None:
+    said = "今天下午三点二十分提醒我开会" * 4
+    words = tuple(Word(each, index / 10, (index + 1) / 10, 0.9, glued=True) for index, each in enumerate(said))
+    transcript = Transcript((Segment(0.0, 3.0, words[:28]), Segment(3.0, 6.0, words[28:])), duration=6.0)
+    assert transcript.text == said
+    cues = written("srt", transcript).strip().split("\n\n")
+    lines = [line for cue in cues for line in cue.splitlines()[2:]]
+    assert "".join(lines) == said
+    assert max(map(len, lines)) == 21  # two columns each, of 42
+    mixed = (Word("打", 0, 1, 0.9, glued=True), Word("开", 1, 2, 0.9, glued=True), Word("WIFI", 2, 3, 0.9))
+    assert written("text", Transcript((Segment(0.0, 3.0, mixed),), duration=3.0)) == "打开 WIFI\n"

@@ -7,6 +7,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich import cells
 from rich.console import Console
 
 from ds2f.metrics import ErrorCounts, count_errors
@@ -202,3 +203,16 @@ def test_tables_fit_80_columns_and_keep_their_numbers_whole():
     assert max(map(len, printed.splitlines())) <= 80, printed
     for number in ("1,234,567", "1,134,567", "99,999", "234,567", "123.456", "123456", "123,456"):
         assert re.search(rf"(?<!\S){number}(?!\S)", printed), (number, printed)
+
+
+def test_errors_of_chinese_are_counted_and_aligned_by_characters():
+    found = analyse([Transcript("a/x.wav", "打开客厅的灯", "打开卧室的灯")], speaker=re.compile("(a)"))
+    assert found["counts"]["words"] == found["counts"]["characters"]
+    assert (found["counts"]["words"]["said"], found["counts"]["words"]["errors"]) == (6, 2)
+    assert [row["said"] for row in found["classes"]] == [0, 0, 6]  # no letters among them
+    printed = io.StringIO()
+    error_tables.show(found, Console(file=printed, width=80), rows=5, worst=1)
+    reference, transcript, marks = printed.getvalue().rstrip().splitlines()[-3:]
+    assert "打 开 客 厅 的 灯" in reference
+    assert "打 开 卧 室 的 灯" in transcript
+    assert cells.cell_len(reference[: reference.index("客")]) == len(marks) - len(marks.lstrip())
