@@ -18,6 +18,7 @@ from ds2f.config import DataConfig
 from ds2f.data import division, manifest_forms, manifests, problems
 from ds2f.data.corpora import flac_copies, layout, own, own_sources
 from ds2f.data.corpora.layout import SPLITS, CorpusSplit, Progress
+from ds2f.data.corpora.length_journal import LengthJournal
 from ds2f.data.corpora.readers import CORPORA, LeftOut, Reader, Spoken
 from ds2f.data.manifest_opening import in_threads
 from ds2f.data.manifest_rows import Row
@@ -75,7 +76,7 @@ class Choices:
     max_duration: float = float("inf")
     unknown_words: str = "leave_out"  # the utterances with <unk>; or "remove" the mark
     speaker: re.Pattern[str] | None = None  # finds the speaker in a recording's path, by its only group
-    held_out: float = 0.05  # of the utterances, for validation and again for the test, where no sets are published
+    held_out: float = 0.1  # of the utterances, for validation and again for the test, where no sets are published
     salt: str = ""  # another one gives another division
     copies: bool = False  # as FLAC, parts cut out
     punctuation: bool = False  # whether marks and symbols are labels
@@ -145,11 +146,13 @@ def prepare(
     """
     found = [*reader_of(name, columns or {})(source, choices.subset, cfg)]
     left_out = [each for each in found if isinstance(each, LeftOut)]
-    kept = _with_lengths([each for each in found if isinstance(each, Spoken)], choices, left_out, progress)
+    journal = destination.folder / f".{name}_lengths.jsonl"
+    kept = _with_lengths([each for each in found if isinstance(each, Spoken)], choices, left_out, journal, progress)
     if name not in CORPORA:
         _require_few(source, len(found), left_out, cfg)
     if not kept:
-        raise InputError(f"{source}: no utterance of {name} can be used. {_described(_reasons(left_out))}".rstrip())
+        reasons = (f" {why.number} {what}, such as {why.examples[0]}." for what, why in _reasons(left_out).items())
+        raise InputError(f"{source}: no utterance of {name} can be used.{''.join(reasons)}")
     kept, by_recordings = _in_sets(kept, choices)
     if not any(each.split == "train" for each, _ in kept):
         remedy = CORPORA[name].parts if name in CORPORA else "Name a set train."
@@ -171,20 +174,26 @@ Kept = tuple[Spoken, Utterance]
 
 
 def _with_lengths(
-    spoken: Sequence[Spoken], choices: Choices, left_out: list[LeftOut], progress: Progress
+    spoken: Sequence[Spoken], choices: Choices, left_out: list[LeftOut], journal: Path, progress: Progress
 ) -> list[Kept]:
     """The utterances that can be used, with their durations; the others join ``left_out``."""
     lengths: dict[Path, float | InputError] = {}
-
-    def opened(each: Spoken) -> Kept | LeftOut:
-        return _opened(each, choices, lengths)
-
     kept = []
-    for result in in_threads(opened, spoken, choices.workers, lambda *done: progress("reading headers", *done)):
-        if isinstance(result, LeftOut):
-            left_out.append(result)
-        else:
-            kept.append(result)
+    with LengthJournal(journal) as noted:
+
+        def opened(each: Spoken) -> Kept | LeftOut:
+            if each.audio not in lengths and (seconds := noted.length(each.audio)) is not None:
+                lengths[each.audio] = seconds
+            return _opened(each, choices, lengths)
+
+        for result in in_threads(opened, spoken, choices.workers, lambda *done: progress("reading headers", *done)):
+            if isinstance(result, LeftOut):
+                left_out.append(result)
+            else:
+                kept.append(result)
+                recording = result[0].audio
+                if isinstance(seconds := lengths[recording], float):
+                    noted.note(recording, seconds)
     return kept
 
 
@@ -300,10 +309,6 @@ def _reasons(left_out: Iterable[LeftOut]) -> dict[str, Why]:
         number, examples = found.get(each.why, Why(0, ()))
         found[each.why] = Why(number + 1, (*examples, each.where)[:_EXAMPLES])
     return found
-
-
-def _described(reasons: dict[str, Why]) -> str:
-    return " ".join(f"{why.number} {name}, such as {why.examples[0]}." for name, why in reasons.items())
 
 
 def _listed(path: Path, left_out: Sequence[LeftOut]) -> Path | None:

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from ds2f.config import Config, DataConfig, read_labels
-from ds2f.data import manifests
+from ds2f.data import audio, manifest_opening, manifests
 from ds2f.data.corpora import flac_copies, preparation, readers
 from ds2f.data.corpora.preparation import Choices, PreparedCorpus
 from ds2f.data.manifest_paths import manifest_path
@@ -253,6 +253,37 @@ def test_copies_are_cut_whole_and_made_once(tmp_path: Path, monkeypatch: pytest.
     again = prepare("tedlium3", tmp_path / "source", tmp_path / "data", copies=True)
     assert written == [cut[0].audio]
     assert manifests.read(again.manifests["train"]) == cut
+
+
+def test_an_interrupted_reading_of_headers_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(manifest_opening, "_AT_ONCE", 2)
+    librispeech(tmp_path / "source")
+    whole = texts(prepare("librispeech", tmp_path / "source", tmp_path / "whole"))
+    read, info = [], audio.info
+
+    def counted(path: Path) -> audio.Info:
+        read.append(path)
+        if len(read) == 7:
+            raise KeyboardInterrupt
+        return info(path)
+
+    monkeypatch.setattr(audio, "info", counted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("librispeech", tmp_path / "source", tmp_path / "data", workers=1)
+    journal = tmp_path / "data" / ".librispeech_lengths.jsonl"
+    noted = [json.loads(line)[0] for line in journal.read_text().splitlines()]
+    assert set(noted) == {str(path) for path in read[: len(noted)]}
+    assert 4 <= len(noted) < 7
+    with journal.open("a") as file:
+        file.write('["cut sho')
+    sound(Path(noted[0]), 0.75)  # has changed meanwhile
+    read[:] = [Path()] * 100
+    corpus = prepare("librispeech", tmp_path / "source", tmp_path / "data", workers=1)
+    again = set(map(str, read[100:]))
+    assert again.isdisjoint(noted[1:])
+    assert noted[0] in again
+    assert texts(corpus) == whole
+    assert not journal.exists()
 
 
 def test_voxforge_is_divided_by_speakers_always_in_the_same_way(tmp_path: Path):
