@@ -1,5 +1,8 @@
 """Manifests that are tables in Parquet: names of recordings, transcripts and so on in columns. Needs pyarrow."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,13 +11,24 @@ from ds2f.data.manifest_rows import ALIASES, Listing, Row, from_fields, renaming
 from ds2f.data.problems import Problem
 from ds2f.errors import InputError
 from ds2f.extras import import_extra
+from ds2f.files import json_text
 
 MAGIC = b"PAR1"  # at the beginning of every file
 _ROWS = 1000  # read at a time
+_SHOWN = 200  # characters of pyarrow's reason
+_CHILD = """
+import json, sys
+order = json.loads(sys.argv[1])
+sys.path[:] = order["sys.path"]
+from ds2f.data.manifest_parquet import print_fields
+print_fields(order, sys.stdin.buffer.read())
+"""
 
 
 def read_parquet(path: Path, content: bytes, limit: int, columns: Mapping[str, str]) -> Listing:
     """Reads a table in Parquet. Columns that name nothing of a manifest are not decoded.
+
+    A process of its own decodes the table: pyarrow ends its process at some damaged files.
 
     Args:
       path: the table, for its place.
@@ -25,28 +39,53 @@ def read_parquet(path: Path, content: bytes, limit: int, columns: Mapping[str, s
     Raises:
       InputError: pyarrow is missing, or the file is damaged, too large, or has no such columns.
     """
-    arrow, parquet, compute = (_pyarrow(name) for name in ("pyarrow", "pyarrow.parquet", "pyarrow.compute"))
+    _pyarrow("pyarrow")
+    order = json_text({"sys.path": sys.path, "path": str(path), "limit": limit, "columns": dict(columns)})
+    done = subprocess.run([sys.executable, "-c", _CHILD, order], input=content, capture_output=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["it ended"])[-1].strip()
+        raise InputError(f"{path}: no Parquet that can be read ({reason[:_SHOWN]}); write the table again")
     rows: list[Row] = []
     problems: list[Problem] = []
-    try:
-        file = parquet.ParquetFile(arrow.BufferReader(content))
-        given = file.schema_arrow.names
-        names = dict(zip(given, renaming(columns)(given, str(path)), strict=True))
-        require_names(str(path), names.values(), thing="column")
-        used = [name for name, meant in names.items() if any(meant in aliases for aliases in ALIASES.values())]
-        texts = [name for name in used if file.schema_arrow.field(name).type in (arrow.string(), arrow.large_string())]
-        # Texts stay in dictionaries until their sizes are known: one of a megabyte, said to repeat in a million rows,
-        # takes no room in the file.
-        file = parquet.ParquetFile(arrow.BufferReader(content), read_dictionary=texts)
-        for number, fields in enumerate(_fields(path, file, used, limit, compute), start=1):
-            where = f"{path}: row {number}"
-            try:
-                rows.append(from_fields({names[name]: value for name, value in fields.items()}, path.parent, where))
-            except InputError as error:
-                problems.append(Problem.of(where, error))
-    except (arrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: no Parquet that can be read ({error}); write the table again") from error
+    for number, line in enumerate(done.stdout.split(b"\n")[:-1], start=1):
+        fields = json.loads(line)
+        where = f"{path}: row {number}"
+        if isinstance(fields, str):
+            raise InputError(fields)
+        try:
+            rows.append(from_fields(fields, path.parent, where))
+        except InputError as error:
+            problems.append(Problem.of(where, error))
     return Listing(with_files(rows, path.parent, problems), problems)
+
+
+def print_fields(order: Mapping[str, Any], content: bytes) -> None:
+    """Prints the fields of each row as a line of JSON, or a text: the message of an ``InputError``."""
+    try:
+        for fields in _decoded(Path(order["path"]), content, order["limit"], order["columns"]):
+            plain: dict[str, Any] = {
+                name: value if value is None or isinstance(value, str | int | float) else {}
+                for name, value in fields.items()
+            }
+            print(json_text(plain))
+    except InputError as error:
+        print(json_text(str(error)))
+
+
+def _decoded(path: Path, content: bytes, limit: int, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The rows by the names of fields."""
+    arrow, parquet, compute = (_pyarrow(name) for name in ("pyarrow", "pyarrow.parquet", "pyarrow.compute"))
+    file = parquet.ParquetFile(arrow.BufferReader(content))
+    given = file.schema_arrow.names
+    names = dict(zip(given, renaming(columns)(given, str(path)), strict=True))
+    require_names(str(path), names.values(), thing="column")
+    used = [name for name, meant in names.items() if any(meant in aliases for aliases in ALIASES.values())]
+    texts = [name for name in used if file.schema_arrow.field(name).type in (arrow.string(), arrow.large_string())]
+    # Texts stay in dictionaries until their sizes are known: one of a megabyte, said to repeat in a million rows, takes
+    # no room in the file.
+    file = parquet.ParquetFile(arrow.BufferReader(content), read_dictionary=texts)
+    for fields in _fields(path, file, used, limit, compute):
+        yield {names[name]: value for name, value in fields.items()}
 
 
 def _pyarrow(module: str) -> Any:

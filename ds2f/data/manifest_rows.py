@@ -177,7 +177,7 @@ def seconds_of(values: Mapping[str, Any], names: Iterable[str], where: str) -> f
         return None
     try:
         number = float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not 0 <= number < float("inf"):
         raise InputError(f"{where}: {next(iter(names))}: {str(given)[:40]!r} is not a number of seconds")

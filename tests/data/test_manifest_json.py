@@ -117,3 +117,14 @@ def test_a_recording_that_is_shorter_than_its_row_says_is_a_problem(folder: Path
     (folder / "m.json").write_text(lines([ROWS[0] | {"duration": 9.5}]))
     with pytest.raises(InputError, match=r"1\.0 s long, the row says 9\.5 s"):
         manifests.read(folder / "m.json")
+
+
+@pytest.mark.parametrize("value", ["9" * 400, '"x"', "-1", "[1]", '{"a": 1}', "1e999", "true5"])
+@pytest.mark.parametrize("field", ["duration", "offset"])
+def test_times_that_are_no_numbers_of_seconds_are_problems(folder: Path, field: str, value: str):
+    (folder / "m.jsonl").write_text(
+        lines(ROWS[:1]) + f'{{"audio_filepath": "1.wav", "text": "x", "{field}": {value}}}\n'
+    )
+    found: list = []
+    assert len(manifests.read(folder / "m.jsonl", found=found)) == 1
+    assert [problem.where for problem in found] == [f"{folder}/m.jsonl:2"]

@@ -122,6 +122,11 @@ COLUMNS = {"audio": "path", "text": "Sentence", "speaker": "client"}
 def write_table(path: Path, kind: str) -> Path:
     """The rows in a table, with columns whose names stand for something else."""
     rows = [row | {"text": "not this", "wav": "nor this"} for row in ROWS]
+    if kind == "parquet":
+        path = path.with_suffix(".parquet")
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").table(columns), path)
+        return path
     if kind == "jsonl":
         content = "".join(json.dumps(row) + "\n" for row in rows)
     else:
@@ -132,7 +137,7 @@ def write_table(path: Path, kind: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
 def test_columns_of_a_table_are_named(recordings: Path, tmp_path: Path, kind: str):
     table = write_table(recordings / "table", kind)
     corpus = prepare(table, tmp_path / "mine", name="table", columns=COLUMNS)
