@@ -7,17 +7,17 @@ by speakers where no sets are published, manifests, labels from the training tex
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import attrs
 
-from ds2f import text
 from ds2f.config import DataConfig
 from ds2f.data import division, manifest_forms, manifests, problems
 from ds2f.data.corpora import flac_copies, layout, own, own_sources
 from ds2f.data.corpora.layout import SPLITS, CorpusSplit, Progress
+from ds2f.data.corpora.left_out import Why, reasons_of, write_list
 from ds2f.data.corpora.length_journal import LengthJournal
 from ds2f.data.corpora.readers import CORPORA, LeftOut, Reader, Spoken
 from ds2f.data.manifest_opening import in_threads
@@ -25,20 +25,11 @@ from ds2f.data.manifest_rows import Row
 from ds2f.data.manifests import Utterance
 from ds2f.data.problems import Checked, Problem
 from ds2f.errors import InputError
-from ds2f.files import write_atomically
 
 UNKNOWN = "<unk>"  # in texts: a word that the transcriber or aligner did not know
-_EXAMPLES = 3  # recordings named for every reason to leave some out
 _SHORT, _LONG = "that are too short", "that are too long"
 _MISSING, _BROKEN = "whose recording is missing", "whose recording cannot be read"
 _OUTSIDE = "that are no part of their recordings"
-
-
-class Why(NamedTuple):
-    """Why utterances are left out."""
-
-    number: int
-    examples: tuple[str, ...]
 
 
 class Destination(NamedTuple):
@@ -151,7 +142,7 @@ def prepare(
     if name not in CORPORA:
         _require_few(source, len(found), left_out, cfg)
     if not kept:
-        reasons = (f" {why.number} {what}, such as {why.examples[0]}." for what, why in _reasons(left_out).items())
+        reasons = (f" {why.number} {what}, such as {why.examples[0]}." for what, why in reasons_of(left_out).items())
         raise InputError(f"{source}: no utterance of {name} can be used.{''.join(reasons)}")
     kept, by_recordings = _in_sets(kept, choices)
     if not any(each.split == "train" for each, _ in kept):
@@ -164,8 +155,8 @@ def prepare(
         source,
         tuple(_size(split, members) for split, members in sets.items()),
         *_written(name, sets, destination, choices),
-        _reasons(left_out),
-        _listed(destination.folder / destination.left_out, left_out),
+        reasons_of(left_out),
+        write_list(destination.folder / destination.left_out, left_out),
         by_recordings,
     )
 
@@ -301,21 +292,3 @@ def _size(split: str, members: Sequence[Utterance]) -> CorpusSplit:
         characters=sum(map(len, words)),
         seconds=sum(each.duration for each in members),
     )
-
-
-def _reasons(left_out: Iterable[LeftOut]) -> dict[str, Why]:
-    found: dict[str, Why] = {}
-    for each in left_out:
-        number, examples = found.get(each.why, Why(0, ()))
-        found[each.why] = Why(number + 1, (*examples, each.where)[:_EXAMPLES])
-    return found
-
-
-def _listed(path: Path, left_out: Sequence[LeftOut]) -> Path | None:
-    """Writes all that is left out to a file, a line each."""
-    path.unlink(missing_ok=True)
-    if not left_out:
-        return None
-    lines = (f"{each.why}\t{text.shown(each.where)}\n" for each in left_out)
-    write_atomically(path, "".join(lines))
-    return path
