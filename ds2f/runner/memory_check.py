@@ -108,7 +108,7 @@ def need(
 def _largest(split: Split, batch_size: int, *, shards: int) -> Batch:
     """The largest batch of one device."""
     dataset = split.dataset
-    longest = max(dataset.longest())
+    longest = int(dataset.longest().max())
     batches = [
         Batch(-(-slot.size // shards), padding.padded(min(longest, slot.longest), dataset.shapes))
         for slot in loading.slots(dataset, batch_size)
