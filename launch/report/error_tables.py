@@ -117,7 +117,7 @@ def _pair(pair: dict[str, Any]) -> Text:
 
 
 def _groups_table(groups: Iterable[dict[str, Any]], key: str, title: str) -> Table:
-    table = _table(title, key, "utterances", "words", "errors", "WER %")
+    table = _table(title, key, "utterances", "words", "errors", "errors %")
     for row in groups:
         name = row.get("speaker") or "(not named)"
         if "fewest" in row:
