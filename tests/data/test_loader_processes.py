@@ -48,7 +48,7 @@ def built(tmp_path):
 @pytest.fixture
 def slow(monkeypatch):
     """Recordings that take longer to load than anybody waits."""
-    monkeypatch.setattr(collate.audio, "load", lambda *_, **__: time.sleep(60))
+    monkeypatch.setattr(collate.audio_parts, "load", lambda *_, **__: time.sleep(60))
 
 
 def children():
@@ -114,7 +114,7 @@ def test_the_death_of_an_idle_loaders_process_is_told_by_the_loader_at_work(buil
     ],
 )
 def test_the_message_tells_what_the_exit_status_means(built, monkeypatch, end, told):
-    monkeypatch.setattr(collate.audio, "load", lambda *_, **__: end())
+    monkeypatch.setattr(collate.audio_parts, "load", lambda *_, **__: end())
     loader = Loader(built, batch_size=4, num_workers=1)
     with pytest.raises(WorkerDied, match=told):
         next(loader.epoch(0))
@@ -152,7 +152,7 @@ def test_a_stopped_process_is_named_after_the_limit(impatient, pin_memory, batch
     ("work", "told"), [(lambda: time.sleep(60), "waits"), (lambda: sum(range(10**11)), r"computes \(py-spy")]
 )
 def test_a_process_that_never_returns_is_named_with_the_awaited_recordings(impatient, monkeypatch, work, told):
-    monkeypatch.setattr(collate.audio, "load", lambda *_, **__: work())
+    monkeypatch.setattr(collate.audio_parts, "load", lambda *_, **__: work())
     loader = Loader(impatient, batch_size=4, num_workers=1)
     with pytest.raises(WorkerDied, match=rf"{told}.*a batch of 4: .*\.wav to .*\.wav\. --data.loader_timeout"):
         next(loader.epoch(0))
@@ -204,7 +204,7 @@ def test_too_many_open_files_in_a_process_are_no_fault_of_a_recording(built, mon
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(collate.audio.Path, "open", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     loader = Loader(built, batch_size=4, num_workers=1)
     with pytest.raises(InputError, match="too many open files: ulimit -n is "):
         next(loader.epoch(0))
