@@ -7,6 +7,7 @@ Or recordings of one's own: python -m launch.prepare --source=RECORDINGS --outpu
 import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,6 +109,13 @@ absl_flags.DEFINE_string(
     "File to write: a list of labels, of all characters in the transcripts of --data.train_manifest and of the "
     "validation and test manifests that are named or lie beside it. auto: labels.json beside the training manifest.",
 )
+absl_flags.DEFINE_integer(
+    "pieces",
+    0,
+    "With --labels: labels and pieces of words together, by byte-pair encoding of the training transcripts; needs "
+    "sentencepiece. 0: letters alone.",
+    lower_bound=0,
+)
 _OF_SOURCES = (
     *("download", "subset", "output", "columns", "min_duration", "max_duration", "unknown_words", "convert"),
     *("held_out", "speaker"),
@@ -122,6 +130,8 @@ def main(_: list[str]) -> None:
     if FLAGS.labels:
         return _write_labels()
 
+    if FLAGS.pieces:
+        raise InputError("--pieces: has an effect on --labels=FILE only; prepare the corpus first")
     lying = bool(FLAGS.source) or FLAGS.dataset in (*_PUBLISHED, *_OWN)
     idle = [] if lying else [name for name in _OF_SOURCES if flag_effects.typed(name)]
     if idle:
@@ -139,7 +149,7 @@ def main(_: list[str]) -> None:
 
 def _write_labels() -> None:
     from ds2f.data import manifests
-    from ds2f.data.corpora import own
+    from ds2f.data.corpora import bpe, label_lists
     from ds2f.data.manifest_paths import manifest_path
 
     cfg = flags.config_from_flags()
@@ -152,11 +162,14 @@ def _write_labels() -> None:
     for split in ("train", "val", "test"):
         with suppress(InputError):  # a set that is neither named nor beside a named one
             paths[split] = manifest_path(cfg, split)
-    read = [utterance for each in paths.values() for utterance in manifests.read(each, cfg=cfg.data)]
-    said = [utterance.transcript for utterance in read]
-    characters = own.characters(said, language=FLAGS.language, numerals=FLAGS.numerals)
-    _print_labels(path, characters, own.write_labels(path, characters, punctuation=FLAGS.punctuation))
-    print(f"from {len(read):,} transcripts of {shown(', '.join(map(str, paths.values())))}")
+    said = {split: [each.transcript for each in manifests.read(path, cfg=cfg.data)] for split, path in paths.items()}
+    characters = label_lists.characters([*chain(*said.values())], language=FLAGS.language, numerals=FLAGS.numerals)
+    labels = label_lists.of(characters, punctuation=FLAGS.punctuation)
+    if FLAGS.pieces:
+        labels = bpe.pieces(said["train"], labels, number=FLAGS.pieces)
+    label_lists.write(path, labels)
+    _print_labels(path, characters, labels)
+    print(f"from {sum(map(len, said.values())):,} transcripts of {shown(', '.join(map(str, paths.values())))}")
 
 
 def _prepare_lying(progress: "Progress") -> "PreparedCorpus":

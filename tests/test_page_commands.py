@@ -81,7 +81,7 @@ def commands(page):
         for command in pages.parsed(str(block), block.text):
             program, flags = pages.launcher(command)
             if program.removeprefix("launch.") in PROGRAMS and not re.search(
-                "quickstart|8p|librispeech", " ".join(flags)
+                "quickstart|8p|librispeech|synthetic", " ".join(flags)
             ):
                 yield program.removeprefix("launch."), flags, command.output
 

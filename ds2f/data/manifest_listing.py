@@ -33,11 +33,11 @@ def listing(path: Path, limit: int, *, columns: Mapping[str, str] = MappingProxy
     Raises:
       InputError: the manifest is missing, too large or malformed.
     """
-    if path.suffix == ".scp" and path.is_file():
-        raise InputError(f"{path}: a part of a data folder of Kaldi's; name the folder, {path.parent}")
-    if shards.are_shards(path):
-        return shards.listing(path)
     try:
+        if path.suffix == ".scp" and path.is_file():
+            raise InputError(f"{path}: a part of a data folder of Kaldi's; name the folder, {path.parent}")
+        if shards.are_shards(path):
+            return shards.listing(path)
         if path.is_dir():
             return read_folder(path, limit=limit)
         packed = _unpacked(path, _content(path, limit), limit)

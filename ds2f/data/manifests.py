@@ -10,7 +10,7 @@ from ds2f.config import Config, DataConfig
 from ds2f.data import audio, object_store, problems, shards
 from ds2f.data.manifest_listing import distinct, listing
 from ds2f.data.manifest_paths import manifest_path
-from ds2f.data.manifest_rows import Listing, Row
+from ds2f.data.manifest_rows import Listing, Row, exists
 from ds2f.data.manifest_tables import table_text
 from ds2f.data.problems import Checked, Problem
 from ds2f.errors import InputError
@@ -164,7 +164,7 @@ def require(cfg: Config, splits: Iterable[str]) -> None:
     for split in splits:
         try:
             path = manifest_path(cfg, split)
-            if path.is_file() and _QUICK < path.stat().st_size <= cfg.data.max_manifest_bytes:
+            if exists(path) and _QUICK < path.stat().st_size <= cfg.data.max_manifest_bytes:
                 continue  # an index may make reading it unnecessary
             rows, malformed, _ = require_rows(path, cfg.data)
             checked.append(Checked(split, str(path), len(rows) + len(malformed), malformed))

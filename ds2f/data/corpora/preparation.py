@@ -15,7 +15,7 @@ import attrs
 
 from ds2f.config import DataConfig
 from ds2f.data import division, manifest_forms, manifests, problems
-from ds2f.data.corpora import flac_copies, layout, own, own_sources
+from ds2f.data.corpora import flac_copies, label_lists, layout, own_sources
 from ds2f.data.corpora.layout import SPLITS, CorpusSplit, Progress
 from ds2f.data.corpora.left_out import Why, reasons_of, write_list
 from ds2f.data.corpora.length_journal import LengthJournal
@@ -269,9 +269,10 @@ def _written(
     # A published test set may hold what nobody can learn from the training set. Of one's own texts all count.
     taught = sets["train"] if name in CORPORA else [each for members in sets.values() for each in members]
     said = [each.transcript for each in taught]
-    characters = own.characters(said, language=choices.language, numerals=choices.numerals)
+    characters = label_lists.characters(said, language=choices.language, numerals=choices.numerals)
     labels_path = destination.folder / destination.labels
-    labels = own.write_labels(labels_path, characters, punctuation=choices.punctuation)
+    labels = label_lists.of(characters, punctuation=choices.punctuation)
+    label_lists.write(labels_path, labels)
     paths = {}
     for split, members in sets.items():
         path = destination.folder / destination.manifest.format(split=split)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ds2f import text
 from ds2f.data import audio
-from ds2f.data.corpora import espeak, layout, own
+from ds2f.data.corpora import espeak, label_lists, layout
 from ds2f.data.corpora.grammars import GRAMMARS
 from ds2f.errors import InputError
 from ds2f.extras import import_extra
@@ -88,7 +88,8 @@ def prepare(
     layout.make_folder(data_path)
     labels = labels_path(data_path, language)
     if labels and not (found and labels.exists()):
-        own.write_labels(labels, text.characters(line.transcript for line in lines if line.split == "train"))
+        characters = text.characters(line.transcript for line in lines if line.split == "train")
+        label_lists.write(labels, label_lists.of(characters))
     if found:
         return attrs.evolve(found, labels_path=labels)
     try:

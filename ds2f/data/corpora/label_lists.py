@@ -1,4 +1,4 @@
-"""Labels of recordings of one's own: the characters of the transcripts, in a file."""
+"""Lists of labels: the characters of transcripts, written to a file."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -30,8 +30,11 @@ def characters(transcripts: Sequence[str], *, language: str = "", numerals: str 
     return text.characters(transcripts, language=language)
 
 
-def write_labels(path: Path, characters: Iterable[str], *, punctuation: bool = False) -> tuple[str, ...]:
-    """Writes and returns labels: the blank and the characters, sorted; without punctuation unless asked for."""
-    labels = (BLANK, *sorted(each for each in characters if punctuation or not text.is_punctuation(each)))
+def of(characters: Iterable[str], *, punctuation: bool = False) -> tuple[str, ...]:
+    """The labels of characters: the blank, and the characters, sorted; without punctuation unless asked for."""
+    return (BLANK, *sorted(each for each in characters if punctuation or not text.is_punctuation(each)))
+
+
+def write(path: Path, labels: Sequence[str]) -> None:
+    """Writes a list of labels, as ``--data.labels_path`` reads it: all of it or, when interrupted, none of it."""
     write_atomically(path, json_text(labels, ascii_only=False) + "\n", fsync=True)
-    return labels
