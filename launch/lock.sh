@@ -22,7 +22,8 @@ PYTHON
 {
   echo "# The tested set of packages, for all platforms and Pythons. Written by: bash launch/lock.sh"
   SSL_CERT_FILE=${SSL_CERT_FILE:-${PIP_CERT:-}} "$tools/venv/bin/uv" pip compile --quiet --universal --generate-hashes \
-    --python-version 3.11 --extra test --constraint "$tools/tested.txt" --no-header --no-annotate --no-cache setup.py
+    --python-version 3.11 --extra test --extra buckets --constraint "$tools/tested.txt" \
+    --no-header --no-annotate --no-cache setup.py
 } >"$tools/constraints.txt"
 
 "$tools/venv/bin/python" - "$tools/constraints.txt" "$tools/sbom.json" <<'PYTHON'
