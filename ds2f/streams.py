@@ -84,7 +84,7 @@ def open_missing(*, output_matters: bool = False) -> None:
         os.fstat(1)
         output_matters = False
     except OSError:
-        pass
+        pass  # standard output is closed
     opened = os.open(os.devnull, os.O_RDWR)
     while opened <= 2:
         opened = os.dup(opened)

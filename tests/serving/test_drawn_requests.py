@@ -67,7 +67,7 @@ def answered(server, sent):
             while block := connection.recv(65536):
                 answer += block
         except ConnectionError:
-            pass
+            pass  # what came before counts
     return int(answer.split()[1]) if answer.startswith(b"HTTP/1.1 ") else 0
 
 
