@@ -19,6 +19,8 @@ from ds2f.serving.service import Service
 _HEADER_BYTES = 1 << 16
 _FRAME_BYTES = 1 << 20  # of a WebSocket message: half a minute of PCM at 16 kHz
 _ACCEPTING = 0.1  # seconds after the signal in which connections that wait are accepted, and refused politely
+_QUIET = 0.5  # seconds without a request, after which a connection that is kept alive may be closed
+_QUIET_WITHIN = 3.0  # seconds after the signal in which connections are waited for to be quiet
 _SESSIONS_END = 30.0  # seconds in which streaming sessions give their last results
 _KEEP_ALIVE = 15  # seconds between two requests of a connection
 _log = logging.getLogger(__name__)
@@ -85,10 +87,17 @@ class Server(uvicorn.Server):
         """Takes no new work, answers what was accepted, and ends."""
         self._service.draining.set()
         await asyncio.sleep(_ACCEPTING)
-        end = time.monotonic() + _SESSIONS_END
-        while self._service.sessions and time.monotonic() < end:  # their last results
+        begun = time.monotonic()
+        while self._service.sessions and time.monotonic() < begun + _SESSIONS_END:  # their last results
+            await asyncio.sleep(0.02)
+        while self._expects_requests() and time.monotonic() < begun + _QUIET_WITHIN:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+
+    def _expects_requests(self) -> bool:
+        """Whether a connection that is kept alive was in use just now: the next request would meet its close."""
+        now = time.monotonic()
+        return any(now - getattr(each, "used", 0.0) < _QUIET for each in self.server_state.connections)
 
 
 def _protocol(seconds: float) -> type[asyncio.Protocol]:
@@ -97,6 +106,7 @@ def _protocol(seconds: float) -> type[asyncio.Protocol]:
     class TimedProtocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             self._timer: asyncio.TimerHandle | None = None
+            self.used = time.monotonic()  # the last byte of a request, or the end of an answer
             super().connection_made(transport)
             self._watch()
 
@@ -105,10 +115,12 @@ def _protocol(seconds: float) -> type[asyncio.Protocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            self.used = time.monotonic()
             super().data_received(data)
             self._watch()
 
         def on_response_complete(self) -> None:
+            self.used = time.monotonic()
             super().on_response_complete()
             self._watch()
 
