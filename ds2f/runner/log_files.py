@@ -1,14 +1,12 @@
-"""The files of a run's log: ``log.txt``, ``metrics.jsonl``, TensorBoard. Training goes on without them."""
+"""The files of a run's log: ``log.txt`` and ``metrics.jsonl``. Training goes on without them."""
 
 import errno
 import json
 import os
 import shutil
-import threading
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,73 +96,6 @@ class LineFile:
             with suppress(OSError):
                 os.close(self._descriptor)
             self._descriptor = None
-
-
-class TensorBoard:
-    """The scalars of a run in TensorBoard's format. After an error there are no more, until the next start."""
-
-    def __init__(self, folder: Path, report: Report, *, purge_step: int | None = None) -> None:
-        """Opens a new file of events.
-
-        Args:
-          folder: for TensorBoard's files.
-          report: called with a message after an error.
-          purge_step: TensorBoard forgets earlier scalars from this step on.
-        """
-        self._folder, self._report, self._purge_step = folder, report, purge_step
-        self._writer: Any = None
-        _silence_writer_thread()
-        self._try(self._open)
-        self._works = self._writer is not None
-
-    def _open(self) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run needs it
-
-        self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)
-
-    def restore(self) -> bool:
-        """Begins a new file of events if somebody has removed the folder. Returns whether it did."""
-        if not self._works or self._folder.exists():
-            return False
-        if self._writer is not None:
-            with suppress(Exception):  # of its thread, whose file is gone
-                self._writer.close()
-        self._try(self._open)
-        return self._writer is not None
-
-    def add(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
-        """Adds the numbers among ``values`` under ``kind/``."""
-        for name, value in values.items():
-            if self._writer is not None and isinstance(value, (int, float)):
-                self._try(partial(self._writer.add_scalar, f"{kind}/{name}", value, iteration))
-
-    def close(self) -> None:
-        """Writes what is buffered."""
-        if self._writer is not None:
-            self._try(self._writer.close)
-            self._writer = None
-
-    def _try(self, action: Callable[[], object]) -> None:
-        try:
-            action()
-        except Exception as error:  # noqa: BLE001  # a broken installation raises anything; training goes on
-            self._writer = None
-            cause = f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)
-            self._report(f"TensorBoard gets no more scalars (metrics.jsonl goes on): {cause}")
-
-
-def _silence_writer_thread() -> None:
-    """Keeps TensorBoard's thread from printing a traceback: ``add`` and ``close`` report the same error."""
-    before = threading.excepthook
-    if getattr(before, "silences_tensorboard", False):
-        return
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        if not type(args.thread).__module__.startswith("tensorboard."):
-            before(args)
-
-    hook.silences_tensorboard = True  # type: ignore[attr-defined]
-    threading.excepthook = hook
 
 
 def rewind(path: Path, iteration: int, *, in_epoch: bool, report: Report) -> None:

@@ -3,14 +3,13 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import IO, Any, Self, cast
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -19,8 +18,10 @@ from ds2f.errors import InputError
 from ds2f.files import json_text, write_atomically
 from ds2f.metrics import Intervals, Rate, in_order
 from ds2f.runner import log_files
-from ds2f.runner.log_files import LineFile, TensorBoard
+from ds2f.runner.log_files import LineFile
 from ds2f.runner.run_files import RunFiles
+from ds2f.runner.step_progress import StepProgress
+from ds2f.runner.trackers import TensorBoard, samples_text
 from ds2f.streams import TolerantStream, tolerant
 from ds2f.text import shown
 
@@ -119,6 +120,17 @@ class Telemetry:
         if self._tensorboard is not None:
             self._tensorboard.add(kind, iteration, values)
 
+    def samples(self, split: str, iteration: int, samples: Sequence[tuple[str, str, str]]) -> None:
+        """Shows what a model hears in some utterances, in TensorBoard as a text under ``samples/split``.
+
+        Args:
+          split: ``val`` or ``test``.
+          iteration: steps of the model.
+          samples: recording, reference and hypothesis of a few utterances; the same utterances each time.
+        """
+        if self._tensorboard is not None:
+            self._tensorboard.add_text(f"samples/{split}", iteration, samples_text(samples))
+
     def rewind(self, iteration: int, *, in_epoch: bool) -> None:
         """Drops the lines of ``metrics.jsonl`` that were written after the checkpoint from which the run goes on.
 
@@ -145,7 +157,7 @@ class Telemetry:
         if names:
             self.log(f"{self._run_dir} was removed, whole or in part; written again: {', '.join(names)}")
 
-    def progress(self, description: str, total: int, completed: int = 0) -> "StepProgress":
+    def progress(self, description: str, total: int, completed: int = 0) -> StepProgress:
         """A progress bar over the steps of an epoch; drawn on a terminal only."""
         return StepProgress(self._console, description, total, completed, disable=not self._show_progress)
 
@@ -192,13 +204,16 @@ class BufferedTelemetry(Telemetry):
     def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
         """Does nothing: rank 0 has the same numbers."""
 
+    def samples(self, split: str, iteration: int, samples: Sequence[tuple[str, str, str]]) -> None:
+        """Does nothing: rank 0 has the same transcripts."""
+
     def rewind(self, iteration: int, *, in_epoch: bool) -> None:
         """Does nothing: rank 0 writes the file."""
 
     def restore(self) -> None:
         """Does nothing: rank 0 has the same files."""
 
-    def progress(self, description: str, total: int, completed: int = 0) -> "StepProgress":
+    def progress(self, description: str, total: int, completed: int = 0) -> StepProgress:
         """A progress bar that is never drawn."""
         return StepProgress(Console(quiet=True), description, total, completed, disable=True)
 
@@ -209,34 +224,6 @@ class BufferedTelemetry(Telemetry):
 def open_telemetry(run_dir: Path, cfg: Config, *, rank: int = 0, files: RunFiles | None = None) -> Telemetry:
     """The telemetry of a rank: rank 0 writes to the run's folder, the others leave their lines to it."""
     return Telemetry(run_dir, cfg, files=files) if rank == 0 else BufferedTelemetry()
-
-
-class StepProgress:
-    """A progress bar with free text behind it."""
-
-    def __init__(self, console: Console, description: str, total: int, completed: int, *, disable: bool) -> None:
-        """Prepares the bar; it is shown inside a ``with`` statement."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-        )
-        self._progress = Progress(*columns, console=console, transient=True, disable=disable)
-        self._task = self._progress.add_task(description, total=total, completed=completed, text="")
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
-
-    def advance(self, text: str | None = None) -> None:
-        """Counts one step, and shows ``text`` if given."""
-        self._progress.advance(self._task)
-        if text is not None:
-            self._progress.update(self._task, text=text)
 
 
 def terminal(output: TolerantStream | None = None) -> Console:

@@ -8,6 +8,7 @@ import re
 import pytest
 from rich import cells
 from rich.console import Console
+from tensorboard.backend.event_processing import event_accumulator
 
 from ds2f.config import Config, VisualizationConfig
 from ds2f.metrics import Intervals
@@ -122,3 +123,16 @@ def test_what_was_logged_after_a_checkpoint_is_dropped_when_the_run_goes_on_from
             assert [f"{line['kind']} {line['iteration']}" for line in lines] == expected
             run.scalars("train", 6, {"loss": 2.0})
             assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(expected) + 1
+
+
+def test_samples_of_a_validation_are_texts_in_tensorboard(tmp_path):
+    with telemetry.Telemetry(tmp_path, Config(), console=Console(file=io.StringIO())) as run:
+        run.samples("val", 10, [("a|b.wav", "GO ON", "*NO*"), ("c.wav", "YES", "YES")])
+        run.samples("val", 20, [("a|b.wav", "GO ON", "GO ON")])
+    events = (
+        event_accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload().Tensors("samples/val/text_summary")
+    )
+    texts = [event.tensor_proto.string_val[0].decode() for event in events]
+    assert [event.step for event in events] == [10, 20]
+    assert r"| a\|b.wav | GO ON | \*NO\* |" in texts[0]
+    assert r"| a\|b.wav | GO ON | GO ON |" in texts[1]
