@@ -21,7 +21,13 @@ from ds2f.steps import init_state
 LIMIT = 600.0  # seconds that anything may take that is waited for
 # What depends on the clock or on where the run is; all else must be the same.
 CLOCK = {"seconds", "training_seconds", "epoch_seconds", "wall_seconds", "name"}
-CLOCK |= {"utterances_per_second", "audio_seconds_per_second"}
+CLOCK |= {
+    "utterances_per_second",
+    "audio_seconds_per_second",
+    "data_seconds",
+    "evaluation_seconds",
+    "checkpoint_seconds",
+}
 
 
 class Moment(NamedTuple):
@@ -217,13 +223,13 @@ def order(name):
 
 
 def metrics(run_dir):
-    """The lines of the metrics; the last one may be cut off."""
+    """The lines of the metrics but those of clocks alone; the last one may be cut off."""
     path = run_dir / "metrics.jsonl"
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
-    return lines
+    return [line for line in lines if line["kind"] != "step_time"]
 
 
 def last_checkpoint(run_dir):

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,14 @@ class LineFile:
             with suppress(OSError):
                 os.close(self._descriptor)
             self._descriptor = None
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]], *, report: Report) -> None:
+    """Writes a file of JSON objects, one per line, in place of an earlier one; reports a file system that refuses."""
+    try:
+        write_atomically(path, "".join(json_text(dict(row), ascii_only=False) + "\n" for row in rows))
+    except OSError as error:
+        report(f"{path} cannot be written: {error.strerror or error}. Training goes on.")
 
 
 def rewind(path: Path, iteration: int, *, in_epoch: bool, report: Report) -> None:

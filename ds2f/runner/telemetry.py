@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import IO, Any, Self, cast
@@ -157,6 +157,10 @@ class Telemetry:
         if names:
             self.log(f"{self._run_dir} was removed, whole or in part; written again: {', '.join(names)}")
 
+    def transcripts(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes ``transcripts.jsonl`` anew: a line per utterance that the best model has transcribed."""
+        log_files.write_lines(self._run_dir / "transcripts.jsonl", rows, report=self.log)
+
     def progress(self, description: str, total: int, completed: int = 0) -> StepProgress:
         """A progress bar over the steps of an epoch; drawn on a terminal only."""
         return StepProgress(self._console, description, total, completed, disable=not self._show_progress)
@@ -212,6 +216,9 @@ class BufferedTelemetry(Telemetry):
 
     def restore(self) -> None:
         """Does nothing: rank 0 has the same files."""
+
+    def transcripts(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Does nothing: rank 0 writes the file."""
 
     def progress(self, description: str, total: int, completed: int = 0) -> StepProgress:
         """A progress bar that is never drawn."""

@@ -14,18 +14,20 @@ from ds2f.errors import CheckpointError, InputError, WorkerDied
 from ds2f.runner import health
 from ds2f.runner.distributed.job_store import PeerLost
 from ds2f.runner.distributed.signals import Stopped
-from ds2f.runner.evaluator import Evaluation, evaluate
+from ds2f.runner.epoch_times import EpochTimes
+from ds2f.runner.evaluator import Evaluation
 from ds2f.runner.first_state import FirstState
 from ds2f.runner.program import Program, run_length
 from ds2f.runner.progress import Meter
 from ds2f.runner.rank0_checkpoints import RankZeroCheckpoints
 from ds2f.runner.rank0_log import RankZeroLog
+from ds2f.runner.split_evaluator import SplitEvaluator
 from ds2f.runner.splits import Split, deciding_rate, micro_batches
 from ds2f.runner.stops import StopRequested, Stops
 from ds2f.runner.summary import Summary
 from ds2f.runner.telemetry import Telemetry, duration
 from ds2f.runner.trace import StepTrace
-from ds2f.types import Batch, Params, Stats
+from ds2f.types import Batch
 
 
 class Trainer:
@@ -72,7 +74,8 @@ class Trainer:
         self._summary = Summary(program, run_dir, deciding_rate(data, program.cfg))
         self._batches_per_epoch = loaders["train"].steps
         self._stops = Stops(program.group, on_host=program.backend.device.type == "cpu")
-        self._started = time.monotonic()
+        self._evaluator = SplitEvaluator(program, data, loaders, self._stops)
+        self._times = EpochTimes(program.backend.synchronize, telemetry.scalars)
         self._spiked = False  # whether the loss has risen too far, and the state is to be rolled back
 
     def begin(self, first: FirstState) -> None:
@@ -187,7 +190,7 @@ class Trainer:
             for batches in self._micro_batches():
                 self._group.beat(progress.iteration)
                 key = rng.fold_in(cfg.training.seed, "step", progress.epoch, progress.batch)
-                with self._trace.step() as spans:
+                with self._trace.step() as traced, self._times.step(traced, progress) as spans:
                     self._state, metrics = self._program.step(self._state, batches, key=key, spans=spans)
                     counts = meter.count(batches, metrics)  # at once: a wait that follows may end the run
                 progress.unvalidated = self._reached_max_steps()  # no more steps follow, and _finish_epoch does
@@ -205,7 +208,8 @@ class Trainer:
 
     def _micro_batches(self) -> Iterator[list[Batch]]:
         """Iterates over the rest of the epoch: this rank's micro-batches of each step."""
-        batches = self._loaders["train"].epoch(self._progress.epoch, start=self._progress.batch, meanwhile=self._look)
+        loaded = self._loaders["train"].epoch(self._progress.epoch, start=self._progress.batch, meanwhile=self._look)
+        batches = self._times.awaited(loaded)
         size = micro_batches(self._cfg, self._group.size)
         return iter(lambda: list(itertools.islice(batches, size)), [])
 
@@ -257,19 +261,6 @@ class Trainer:
         total = run_length(self._cfg, self._batches_per_epoch)
         return (total - self._progress.iteration) * self._progress.training_seconds / max(self._progress.iteration, 1)
 
-    def _evaluate(self, split: str, model: tuple[Params, Stats]) -> Evaluation:
-        return evaluate(
-            *model,
-            self._loaders[split].epoch(meanwhile=self._stops.look),
-            self._data[split].references,
-            cfg=self._cfg.model,
-            policy=self._program.policy,
-            backend=self._backend,
-            criterion=self._program.criterion,
-            group=self._group,
-            between=self._stops.vote_and_obey,
-        )
-
     def _finish_epoch(self) -> None:
         """Writes a checkpoint, validates the model if due, adds the score to the checkpoint, and logs the epoch.
 
@@ -283,7 +274,8 @@ class Trainer:
         progress.unvalidated = due
         if due and not self._checkpoints.holds(progress):
             self._save()
-        found = self._evaluate("val", self._state.model) if due else None
+        with self._times.part("evaluation"):
+            found = self._evaluator.evaluate("val", self._state.model) if due else None
         progress.unvalidated = False
         if whole:
             progress.epoch, progress.batch = epochs, 0
@@ -294,27 +286,35 @@ class Trainer:
             best = score < progress.best_score
             progress.best_score = min(score, progress.best_score)
             values |= {"val_loss": found.loss, "val_wer": found.counts.wer, "val_cer": found.counts.cer}
-            values["val_unreadable"] = found.unreadable
+            values |= {"val_unreadable": found.unreadable, "best": best}
         elif "val" not in self._data:
             score = -progress.iteration  # the last epoch is the best; checkpoints within an epoch have no score
         speed, rate = meter.utterances_per_second, values["learning_rate"]
-        values |= {"utterances_per_second": speed, "seconds": progress.training_seconds}
+        seconds = {"seconds": progress.training_seconds, "training_seconds": progress.epoch_seconds}
+        values |= {"utterances_per_second": speed} | seconds | self._times.take()
         self._telemetry.scalars("epoch", progress.iteration, values)
+        if found is not None:
+            self._evaluator.show(found, progress.iteration, best=best, telemetry=self._telemetry)
         line = self._summary.epoch(progress, loss=meter.loss, found=found, best=best, speed=speed, rate=rate)
         self._rank0_log.log(line if last else f"{line}  {duration(self._seconds_left())} left")
         if score is None or found is None:
             self._save(score)
         else:
             progress.wall_seconds = time.monotonic() - self._started
-            self._checkpoints.add_validation(self._state, progress, score=score)
+            with self._times.part("checkpoint"):
+                self._checkpoints.add_validation(self._state, progress, score=score)
             self._telemetry.restore()
 
     def _save(self, score: float | None = None) -> None:
         self._progress.wall_seconds = time.monotonic() - self._started
-        self._checkpoints.save(self._state, self._progress, score=score)
+        with self._times.part("checkpoint"):
+            self._checkpoints.save(self._state, self._progress, score=score)
         self._telemetry.restore()
 
     def _evaluate_best(self) -> dict[str, Evaluation]:
         """Evaluates the run's best model on every split but ``train``."""
         best = tree.to(self._checkpoints.best_model(tree.to(self._state.model, "cpu")), self._backend.device)
-        return {split: self._evaluate(split, best) for split in self._data if split != "train"}
+        with self._times.part("evaluation"):
+            found = self._evaluator.evaluate_all(best)
+        self._telemetry.transcripts(self._evaluator.transcript_rows(found))
+        return found
