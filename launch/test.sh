@@ -17,9 +17,11 @@ if (($#)); then
 fi
 
 # A process more than processors, since some tests wait; one thread in each. The first tests run while types and
-# contracts are checked, and what they print is shown afterwards.
+# contracts are checked, and what they print is shown afterwards. Real processes may be late on a busy machine: a test
+# that fails runs once more, and the closing line counts such reruns.
 colour=no
 [[ -t 1 ]] && colour=yes
 workers=$(($("$PYTHON" -c 'from ds2f.processes import cpu_count; print(cpu_count())') + 1))
-OMP_NUM_THREADS=1 TORCH_CPP_LOG_LEVEL=FATAL "$PYTHON" -m pytest -q --color="$colour" -n "$workers" --dist=worksteal |
+OMP_NUM_THREADS=1 TORCH_CPP_LOG_LEVEL=FATAL "$PYTHON" -m pytest -q --color="$colour" -n "$workers" --dist=worksteal \
+  --reruns=1 --reruns-delay=2 |
   { check_types_and_contracts && cat; }
