@@ -6,6 +6,7 @@ from signals import signal, thousand
 
 from ds2f import augment
 from ds2f.augment import telephone
+from ds2f.config import AugmentationConfig
 from ds2f.data import codecs
 
 RATES = (2000, 8000, 11025, 16000, 48000)
@@ -111,3 +112,41 @@ def test_the_whole_chain(draw):
     )
     given = {"noise": signal(draw), "response": signal(draw)}
     kept(augment.perturb, waveform, how, 1, sample_rate=rate, samples=how.num_samples(len(waveform)), **given)
+
+
+def spectrogram(draw):
+    """Features [F, T], F from 1 and T from 0."""
+    bins, frames = int(draw.integers(1, 40)), int(draw.choice((0, 1, 2, int(draw.integers(3, 60)))))
+    return torch.from_numpy((10.0 ** draw.integers(-30, 8) * draw.normal(size=(bins, frames))).astype("float32"))
+
+
+@thousand
+def test_frequency_warp(draw):
+    features = spectrogram(draw)
+    before, frequencies = features.clone(), torch.linspace(0, 4000, len(features), dtype=torch.float64)
+    found = augment.warp(features, draw.uniform(0.5, 2), frequencies)
+    assert found.shape == features.shape
+    assert torch.equal(features, before)
+    assert found.isfinite().all()
+    if features.numel():  # values are interpolated, so none leaves the range of its frame
+        assert (found <= features.amax(0) + 1e-6 * features.abs().amax()).all()
+        assert (found >= features.amin(0) - 1e-6 * features.abs().amax()).all()
+
+
+@thousand
+def test_masks_of_a_spectrogram(draw):
+    features, key = spectrogram(draw), int(draw.integers(2**62))
+    before, widths = features.clone(), draw.integers(0, 80, 4).tolist()
+    cfg = AugmentationConfig(
+        frequency_masks=widths[0] // 20,
+        frequency_width=widths[1],
+        time_masks=widths[2] // 20,
+        time_width=widths[3],
+    )
+    found = augment.spec_augment(features, key, cfg)
+    assert torch.equal(features, before)
+    assert ((found == features) | (found == 0)).all()
+    hidden = (found == 0) & (features != 0)
+    rows, columns = hidden.all(1), hidden.all(0)
+    assert torch.equal(hidden, (rows[:, None] | columns[None, :]) & (features != 0))
+    assert torch.equal(augment.spec_augment(features.clone(), key, cfg, donate=True), found)
