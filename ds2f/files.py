@@ -14,7 +14,8 @@ import os
 import re
 import stat
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -42,18 +43,27 @@ def write_atomically(path: Path, content: str | bytes | memoryview, *, fsync: bo
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        if fsync:
-            flush(temporary)
-        temporary.replace(path)
-    except BaseException as error:
-        if isinstance(error, OSError):
-            error.filename = os.fspath(path)
+        with naming(path):
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            if fsync:
+                flush(temporary)
+            temporary.replace(path)
+    except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     if fsync:
         flush(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names the file in errors of the file system: those of a write to an open file, such as a full disk, name none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
 
 
 def flush(path: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ds2f.data import manifest_listing, manifests
 from ds2f.data.manifest_tables import table_of_cells, unmistakable
 from ds2f.data.manifests import Utterance, shown_from
+from ds2f.data.shards import member
 from ds2f.data.sound_files import opened
 from ds2f.errors import InputError
 from ds2f.files import json_text, write_atomically
@@ -148,6 +149,8 @@ def _json(folder: Path, utterances: Sequence[Utterance], texts: Texts) -> str:
 
 def _lhotse(_: Path, utterances: Sequence[Utterance], __: Texts) -> str:
     """Paths are absolute, since Lhotse counts relative ones from the current folder."""
+    if shards := [each.audio for each in utterances if member(each.audio)]:
+        raise InputError(f"{shards[0]}: in a tar shard, which Lhotse's cuts cannot name; take --form=jsonl")
     facts: dict[Path, SoundFacts] = {}
     used: Counter[str] = Counter()
     lines = []

@@ -71,7 +71,7 @@ def open_manifest(
             if trust and row.seconds is not None:
                 transcript = manifests.transcript_of(row, cfg.max_text_bytes)
                 return Utterance(0, row.audio, transcript, row.seconds, row.start or None, row.speaker, row.lang)
-            return manifests.opened(row, 0, lengths, cfg=cfg)
+            return manifests.opened(row, 0, lengths, cfg=cfg, believe=trust)
         except InputError as error:
             return Problem.of(row.where, error)
 

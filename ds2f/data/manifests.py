@@ -130,21 +130,24 @@ def _opened_rows(rows: Sequence[Row], cfg: DataConfig) -> Iterator[Utterance | I
             yield from pool.map(utterance, rows[first : first + _AT_ONCE])
 
 
-def opened(row: Row, id: int, lengths: dict[Path, float | InputError], *, cfg: DataConfig = _DEFAULTS) -> Utterance:
+def opened(
+    row: Row, id: int, lengths: dict[Path, float | InputError], *, cfg: DataConfig = _DEFAULTS, believe: bool = True
+) -> Utterance:
     """The utterance of a row, with its transcript and with the duration that the recording's header tells.
 
     Args:
       row: of a manifest.
       id: the utterance's place in its list.
       lengths: of the recordings that were opened before, seconds, or why they cannot be read: many rows may name parts
-        of one recording.
+        of one recording. Also the sizes of tar shards, bytes.
       cfg: the limits are read.
+      believe: whether the length that a row gives a recording in a tar shard is believed, and the recording not opened.
 
     Raises:
       InputError: the recording or the transcript cannot be read, or the recording ends before the part.
     """
     transcript = transcript_of(row, cfg.max_text_bytes)
-    start, duration = _extent(row, lengths)
+    start, duration = _extent(row, lengths, believe=believe)
     return Utterance(id, row.audio, transcript, duration, start, row.speaker, row.lang)
 
 
@@ -233,19 +236,16 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _extent(row: Row, lengths: dict[Path, float | InputError]) -> tuple[float | None, float]:
-    """The beginning of a row's part (None: the whole recording) and its length, seconds.
+def _extent(row: Row, lengths: dict[Path, float | InputError], *, believe: bool) -> tuple[float | None, float]:
+    """The beginning of a row's part (None: the whole recording) and its length, seconds; arguments as of ``opened``.
 
     A recording in a tar shard has the length that its row says, if it says one: opening each would read the shard.
-
-    Args:
-      row: the row.
-      lengths: of the recordings that were opened before, seconds, or why they cannot be read.
 
     Raises:
       InputError: the recording cannot be read, or ends before the part.
     """
-    if row.seconds and not row.start and shards.member(row.audio):
+    if believe and row.seconds and not row.start and (member := shards.member(row.audio)):
+        _require_inside(member, lengths)
         return None, row.seconds
     if row.audio not in lengths:
         lengths[row.audio] = _length(row.audio)
@@ -255,14 +255,36 @@ def _extent(row: Row, lengths: dict[Path, float | InputError]) -> tuple[float | 
     end = seconds if row.seconds is None else row.start + row.seconds
     if end > seconds + _SLACK or row.start >= seconds:
         raise InputError(
-            f"{row.audio}: {seconds:.1f} s long, the row says {max(end, row.start):.1f} s; copy the recording again or "
-            "correct the row"
+            f"{row.audio}: {seconds:.1f} s long, the row says {_seconds(max(end, row.start))}; copy the recording "
+            "again or correct the row"
         )
     if not row.start and end >= seconds - _SLACK:
         return None, seconds
     if end <= row.start:
         raise InputError(f"{row.audio}: the row names an empty part, at {row.start:g} s; correct or remove the row")
     return row.start, min(end, seconds) - row.start
+
+
+def _seconds(number: float) -> str:
+    """Seconds in a message; an absurd number in few characters."""
+    return f"{number:.1f} s" if number < 1e9 else f"{number:.1g} s"
+
+
+def _require_inside(member: shards.Member, lengths: dict[Path, float | InputError]) -> None:
+    """Requires that a shard is there and reaches to the end of a member; in a bucket, both are believed.
+
+    Raises:
+      InputError: the shard is missing or cut short.
+    """
+    if object_store.is_remote(member.shard):
+        return
+    if member.shard not in lengths:
+        lengths[member.shard] = shards.size(member.shard)
+    size = lengths[member.shard]
+    if isinstance(size, InputError):
+        raise size
+    if member.offset + member.size > size:
+        raise InputError(f"{member.path}: the shard is cut short; copy it again")
 
 
 def _length(recording: Path) -> float | InputError:

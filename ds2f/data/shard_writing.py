@@ -1,7 +1,6 @@
 """Writes tar shards: recordings as they are, with a manifest that addresses them."""
 
 import io
-import os
 import tarfile
 import uuid
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from ds2f.data.manifests import Utterance
 from ds2f.data.shards import Member, open_recording
 from ds2f.errors import InputError
-from ds2f.files import json_text, write_atomically
+from ds2f.files import flush, json_text, naming, write_atomically
 
 
 class Written(NamedTuple):
@@ -52,7 +51,8 @@ def write(
     if parts := sum(each.start is not None for each in utterances):
         raise InputError(
             f"{parts:,} of {len(utterances):,} utterances are parts of recordings, and a shard holds whole ones; cut "
-            "them out first: python -m launch.prepare --dataset=table --convert=flac"
+            "them out first: python -m launch.prepare --dataset=table --source=MANIFEST --convert=flac (or "
+            "--dataset=folder)"
         )
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
@@ -71,13 +71,16 @@ def _write_shard(path: Path, utterances: Sequence[Utterance], first: int, most_b
     lines: list[str] = []
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        with (
+            naming(path),
+            temporary.open("wb") as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             for row in range(first, len(utterances)):
                 if tar.offset >= most_bytes:
                     break
                 lines.append(_add(tar, path, row, utterances[row]))
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        flush(temporary)
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):

@@ -90,6 +90,14 @@ def read(asked: Member, limit: int) -> io.BytesIO:
     return _Named(content, str(asked.path))
 
 
+def size(shard: Path) -> int | InputError:
+    """The size of a shard on a disk, bytes, or why it cannot be read."""
+    try:
+        return shard.stat().st_size
+    except OSError as error:
+        return InputError(f"{shard}: {error.strerror}; copy the shard again")
+
+
 def open_recording(path: Path) -> io.BytesIO | io.BufferedReader:
     """Opens a recording for reading: a file, or a member of a shard.
 

@@ -1,5 +1,6 @@
 """Recordings in tar shards: the bytes, batches and resumes of files; what is damaged or hostile is refused."""
 
+import errno
 import io
 import json
 import subprocess
@@ -12,7 +13,7 @@ import soundfile
 import torch
 
 from ds2f.config import AugmentationConfig, Config, DataConfig, ModelConfig, resolve
-from ds2f.data import audio, audio_parts, manifests, shard_writing, shards
+from ds2f.data import audio, audio_parts, manifest_forms, manifest_opening, manifests, shard_writing, shards
 from ds2f.errors import InputError
 from ds2f.runner import data_record
 from ds2f.runner.splits import Split
@@ -217,6 +218,53 @@ def test_parts_and_a_manifest_that_is_there_are_not_written(files, written):
     with pytest.raises(InputError, match="1 of 7 utterances are parts"):
         shard_writing.write([*rows[:-1], rows[-1]._replace(start=0.1)], files.parent / "new")
     assert not (files.parent / "new").exists()
+
+
+def test_a_shard_that_is_missing_or_cut_short_is_found_at_the_start(written):
+    first, second = sorted(written.manifest.parent.glob("*.tar"))[:2]
+    content = second.read_bytes()
+    rows = manifests.read(written.manifest)
+    lost = [sum(str(path) in str(each.audio) for each in rows) for path in (first, second)]
+    second.write_bytes(content[:600])
+    found = []
+    manifests.read(written.manifest, found=found)
+    assert len(found) == lost[1]
+    assert all("the shard is cut short" in each.reason for each in found)
+    second.write_bytes(content)
+    first.unlink()
+    found = []
+    manifests.read(written.manifest, found=found)
+    assert len(found) == lost[0]
+    assert all("No such file" in each.reason for each in found)
+
+
+def test_whoever_verifies_a_manifest_opens_every_member(written):
+    rows = len(manifests.read(written.manifest))
+    shard = min(written.manifest.parent.glob("*.tar"))
+    content = bytearray(shard.read_bytes())
+    content[512 : 512 + 4] = b"none"  # of the first recording
+    shard.write_bytes(content)
+    cfg = DataConfig()
+    assert len(manifests.read(written.manifest)) == rows, "the manifest is believed"
+    (problem,) = manifest_opening.open_manifest(written.manifest, cfg=cfg).checked.problems
+    assert "not audio" in problem.reason
+    assert not manifest_opening.open_manifest(written.manifest, cfg=cfg, trust=True).checked.problems
+
+
+def test_lhotse_cannot_name_a_member(written, tmp_path):
+    rows = manifests.read(written.manifest)
+    with pytest.raises(InputError, match=r"in a tar shard, which Lhotse's cuts cannot name; take --form=jsonl"):
+        manifest_forms.write_form(tmp_path / "cuts.jsonl.gz", "lhotse", rows, [each.transcript for each in rows])
+
+
+def test_a_full_disk_is_told_with_the_shard(files, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+    with pytest.raises(OSError, match=r"new/train-000000\.tar"):
+        shard_writing.write(manifests.read(files), files.parent / "new")
+    assert list((files.parent / "new").iterdir()) == []
 
 
 def test_a_recording_that_is_missing_leaves_no_manifest(files):

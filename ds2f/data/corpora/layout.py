@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ds2f.data import manifests
 from ds2f.errors import InputError
-from ds2f.files import RECORD_BYTES, json_text, read_bounded
+from ds2f.files import RECORD_BYTES, json_text, naming, read_bounded
 
 SPLITS = ("train", "val", "test")
 SAMPLE_RATE = 16000  # hertz
@@ -191,11 +191,12 @@ def write_pair(
         raise InputError(f"{id}: two recordings of this name in {folder.name}; ids must differ")
     for path in (sound, text):
         path.parent.mkdir(parents=True, exist_ok=True)
-    # Python's files name the cause of an error, such as a full disk; libsndfile does not.
-    with sound.open("wb") as file, wave.open(file, "wb") as writer:
+    # Python's files tell the cause of an error, such as a full disk; libsndfile does not.
+    with naming(sound), sound.open("wb") as file, wave.open(file, "wb") as writer:
         writer.setparams((1, 2, sample_rate, len(samples), "NONE", "not compressed"))
         writer.writeframes(samples.astype("<i2").tobytes())
-    text.write_text(transcript + "\n", encoding="utf-8")
+    with naming(text):
+        text.write_text(transcript + "\n", encoding="utf-8")
 
 
 def as_pcm(samples: NDArray[np.float32]) -> NDArray[np.int16]:
