@@ -4,6 +4,7 @@ An archive of some megabytes can hold gigabytes. ``Limits`` are compared with wh
 """
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -13,6 +14,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -30,7 +32,10 @@ _DEPTHS = ("", "*/", "*/*/")  # levels below a folder that are searched
 _BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError),
     RuntimeError,  # zipfile's error for members that are encrypted or compressed in an unknown way
+    ValueError,  # of both, for numbers and names that are none
 )
+
+_NO_PLACES = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)  # names that no file can have, or has
 
 
 @attrs.frozen(kw_only=True)
@@ -136,10 +141,26 @@ def members(
     if path.is_dir():
         yield from _tree(path, wanted, budget)
         return
-    try:
+    with _told(path):
         yield from (_zipped if zipfile.is_zipfile(path) else _tarred)(path, wanted, budget)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Raises the errors of a damaged archive as ``InputError``."""
+    try:
+        yield
+    except InputError:
+        raise
     except _BROKEN as error:
         raise InputError(f"{path}: not a readable archive, or cut short ({error}); fetch it again") from error
+    except OSError as error:
+        if error.errno in _NO_PLACES:
+            name = f"{str(error.filename)[-_SHOWN:]!r}: {error.strerror}"
+            raise InputError(f"{path}: a member has no place in its folder, {name}; do not trust it") from error
+        if error.errno == errno.EINVAL and not error.filename:  # of a seek
+            raise InputError(f"{path}: damaged, it names places outside the file; fetch it again") from error
+        raise
 
 
 def unpack(path: Path, folder: Path, budget: Budget, *, progress: Callable[[int], None]) -> int:
@@ -162,23 +183,21 @@ def unpack(path: Path, folder: Path, budget: Budget, *, progress: Callable[[int]
     """
     files = links = 0
     root = folder.resolve()
-    try:
-        with (
-            _decompressed(path) as stream,
-            tarfile.open(fileobj=_Counted(stream, budget), mode="r|", bufsize=_BLOCK) as archive,
-        ):
-            for member in archive:
-                budget.count()
-                target = _below(root, member, path)
-                if member.issym() or member.islnk():
-                    links += 1
-                elif member.isfile():
-                    if member.size > budget.left:
-                        budget.take(member.size)
-                    _extract(archive, member, target)
-                    progress(files := files + 1)
-    except _BROKEN as error:
-        raise InputError(f"{path}: not a readable archive, or cut short ({error}); fetch it again") from error
+    with (
+        _told(path),
+        _decompressed(path) as stream,
+        tarfile.open(fileobj=_Counted(stream, budget), mode="r|", bufsize=_BLOCK) as archive,
+    ):
+        for member in archive:
+            budget.count()
+            target = _below(root, member, path)
+            if member.issym() or member.islnk():
+                links += 1
+            elif member.isfile():
+                if member.size > budget.left:
+                    budget.take(member.size)
+                _extract(archive, member, target)
+                progress(files := files + 1)
     return links
 
 
@@ -199,6 +218,10 @@ def _below(root: Path, member: tarfile.TarInfo, path: Path) -> Path:
     if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
         raise InputError(f"{path}: the member {str(name)[:_SHOWN]!r} is a device or pipe; do not trust it")
     target = root / name
+    if target == root and member.isdir():  # as in archives of tar's -C FOLDER .
+        return root
+    if target == root:
+        raise InputError(f"{path}: a member without a name; do not trust it")
     if not target.parent.resolve().is_relative_to(root) or target.is_symlink():
         raise InputError(f"{target}: a link is in the archive's way; remove it")
     return target

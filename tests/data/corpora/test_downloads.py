@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import random
 import tarfile
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -154,6 +156,11 @@ LINK = {"type": tarfile.SYMTYPE}
         (("pipe", {"type": tarfile.FIFOTYPE}), "device or pipe"),
         (("null", {"type": tarfile.CHRTYPE}), "device or pipe"),
         (("disk\x1b[31m", {"type": tarfile.BLKTYPE}), r"disk\\x1b\[31m.* is a device or pipe"),
+        ((".", b"x"), "a member without a name"),
+        (("good.txt/below", b"x"), "a member has no place in its folder, .*File exists"),
+        (("n" * 300, b"x"), "a member has no place in its folder, .*too long"),
+        (("map", {"pax_headers": {"GNU.sparse.map": "0,x"}}), "not a readable archive"),
+        (("size", {"pax_headers": {"GNU.sparse.size": "1e9", "GNU.sparse.map": "0,1"}}), "not a readable archive"),
     ],
 )
 def test_a_hostile_member_is_refused(tmp_path: Path, member, reason: str):
@@ -184,6 +191,32 @@ def test_links_inside_are_left_out_and_nothing_is_written_through_one(tmp_path: 
     with pytest.raises(InputError, match="a link is in the archive's way"):
         unpack(tmp_path / "it.tar.gz", tmp_path / "second")
     assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_the_folder_itself_may_be_a_member(tmp_path: Path):
+    (tmp_path / "it.tar.gz").write_bytes(packed(("./", {"type": tarfile.DIRTYPE}), ("./a/x.txt", b"x")))
+    (tmp_path / "folder").mkdir()
+    assert unpack(tmp_path / "it.tar.gz", tmp_path / "folder") == 0
+    assert (tmp_path / "folder/a/x.txt").read_bytes() == b"x"
+
+
+def test_no_damage_of_a_zip_file_is_a_fault_of_the_program(tmp_path: Path):
+    path, draw = tmp_path / "it.zip", random.Random(0)
+    with zipfile.ZipFile(path, "w") as made:
+        for number in range(4):
+            made.writestr(f"ä{number}", f"{number}" * 20)
+    whole, refused = path.read_bytes(), set()
+    begin = whole.find(b"PK\x01\x02")  # of the directory
+    for _ in range(400):
+        content = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            content[draw.randrange(begin, len(content))] = draw.randrange(256)
+        path.write_bytes(content)
+        try:
+            list(archives.members(path, lambda name: True, archives.Budget(path, archives.Limits())))
+        except InputError as error:
+            refused.add(str(error).partition("(")[0].removeprefix(f"{path}: ")[:20])
+    assert {"not a readable archi", "damaged, it names pl"} <= refused
 
 
 def test_bombs_and_broken_archives_are_refused(tmp_path: Path):
