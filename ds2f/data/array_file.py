@@ -125,6 +125,8 @@ def load(path: Path, *, verify: bool = True) -> ArrayFile:
                 for name, (kind, count, place) in header["arrays"].items()
             }
             return ArrayFile(path, header["about"], arrays)
+        except DamagedFile:
+            raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DamagedFile(f"{path}: {error}") from error
 

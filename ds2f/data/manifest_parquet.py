@@ -1,9 +1,12 @@
 """Manifests that are tables in Parquet: names of recordings, transcripts and so on in columns. Needs pyarrow."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +66,18 @@ def print_fields(order: Mapping[str, Any], content: bytes) -> None:
     """Prints the fields of each row as a line of JSON, or a text: the message of an ``InputError``."""
     try:
         for fields in _decoded(Path(order["path"]), content, order["limit"], order["columns"]):
-            plain: dict[str, Any] = {
-                name: value if value is None or isinstance(value, str | int | float) else {}
-                for name, value in fields.items()
-            }
-            print(json_text(plain))
+            print(json_text({name: _plain(value) for name, value in fields.items()}))
     except InputError as error:
         print(json_text(str(error)))
+
+
+def _plain(value: Any) -> Any:
+    """A value of a cell for JSON: exact and infinite numbers, and spans of time, as numbers are read from tables."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Decimal) or (isinstance(value, float) and math.isinf(value)):
+        return str(value)
+    return value if value is None or isinstance(value, str | int | float) else {}
 
 
 def _decoded(path: Path, content: bytes, limit: int, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:

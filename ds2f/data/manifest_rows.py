@@ -107,6 +107,8 @@ def from_fields(fields: Mapping[str, Any], folder: Path, where: str) -> Row:
     transcript = text if file is None else path_below(folder, file, where)
     start, seconds, end = (seconds_of(values, names, where) for names in (START, SECONDS, END))
     if seconds is None and end is not None:
+        if end < (start or 0.0):
+            raise InputError(f"{where}: ends at {end:g} s, before it begins at {start:g} s; correct or remove the row")
         seconds = end - (start or 0.0)
     speaker, lang, split = (word_of(values, names) for names in (SPEAKER, LANG, SPLIT))
     path = path_below(folder, audio, where)
@@ -153,7 +155,10 @@ def require_names(where: str, names: Iterable[str], *, thing: str) -> None:
     kinds = (("recordings", AUDIO, AUDIO[0]), ("transcripts", TEXT + TEXT_FILE, TEXT[0]))
     missing = [f"no {thing} of {what} (call it {name!r})" for what, known, name in kinds if not given.keys() & {*known}]
     if missing:
-        raise InputError(f"{where}: {' and '.join(missing)} among {', '.join(given)[:_SHOWN]}")
+        raise InputError(
+            f"{where}: {' and '.join(missing)} among {', '.join(given)[:_SHOWN]}; launch.prepare takes other names, as "
+            "in --columns=audio=path,text=sentence"
+        )
 
 
 def _first(values: Mapping[str, Any], names: Iterable[str]) -> Any:
@@ -161,9 +166,11 @@ def _first(values: Mapping[str, Any], names: Iterable[str]) -> Any:
 
 
 def word_of(values: Mapping[str, Any], names: Iterable[str]) -> str:
-    """A name of a speaker or a language; numbers are names, too."""
+    """A name of a speaker or a language; numbers are names, too. Bytes that are not UTF-8 are escaped."""
     given = _first(values, names)
-    return " ".join(str(given).split()) if isinstance(given, str | int) else ""
+    if not isinstance(given, str | int):
+        return ""
+    return " ".join(str(given).encode(errors="backslashreplace").decode().split())
 
 
 def seconds_of(values: Mapping[str, Any], names: Iterable[str], where: str) -> float | None:

@@ -67,13 +67,14 @@ def opened(
         )
     try:
         kind = path.stat().st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # reading a pipe would wait; opening a folder raises
-            raise InputError(f"{label}: neither file nor folder; check the path")
-        file = path.open("rb")
+        usual = stat.S_ISREG(kind) or stat.S_ISDIR(kind)  # reading a pipe would wait; opening a folder raises
+        file = path.open("rb") if usual else None
     except OSError as error:
         raise _unreadable(label, error) from error
     except ValueError as error:
         raise InputError(f"{label}: {error}; check the path") from error
+    if file is None:
+        raise InputError(f"{label}: neither file nor folder; check the path")
     with file:
         try:
             layout = containers.examine(file, label, whole=whole)

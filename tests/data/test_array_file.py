@@ -47,8 +47,9 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path, size):
     array_file.write(path, ARRAYS, ABOUT)
     path.write_bytes(path.read_bytes()[:size])
     for verify in (True, False):
-        with pytest.raises(DamagedFile):
+        with pytest.raises(DamagedFile) as caught:
             array_file.load(path, verify=verify)
+        assert str(caught.value).count(str(path)) == 1
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

@@ -86,7 +86,8 @@ def test_fields_in_other_words_are_told_of_once_with_their_names(folder: Path, r
     (folder / name).write_text(lines(rows) if name == "m.jsonl" else json.dumps(rows), encoding="utf-8")
     with pytest.raises(InputError) as caught:
         manifests.read(folder / name)
-    assert str(caught.value) == f"{folder}/{name}: {message}"
+    advice = "; launch.prepare takes other names, as in --columns=audio=path,text=sentence"
+    assert str(caught.value) == f"{folder}/{name}: {message}{advice}"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,26 @@ def test_other_names_are_given(folder: Path):
     assert [(row.audio.name, row.transcript) for row in rows] == [("0.wav", "JA")]
     with pytest.raises(InputError, match=r"no column 'none' among clip, satz, text"):
         manifest_listing.listing(folder / "m.parquet", 1 << 20, columns={"audio": "none"})
+
+
+def test_exact_numbers_and_spans_of_time_are_seconds_and_infinite_ones_are_none(folder: Path):
+    names, texts = ["0.wav", "1.wav", "2.wav"], ["a", "b", "c"]
+    spans = (
+        [Decimal("0.25"), Decimal("0.5"), None],
+        arrow.array([250, 500, None], arrow.duration("ms")),
+        [0.25, 0.5, float("nan")],
+    )
+    for each in spans:
+        parquet.write_table(arrow.table({"audio": names, "text": texts, "duration": each}), folder / "m.parquet")
+        assert [row.seconds for row in manifest_listing.listing(folder / "m.parquet", 1 << 20).rows] == [
+            0.25,
+            0.5,
+            None,
+        ]
+    table = arrow.table({"audio": names, "text": texts, "offset": [float("inf"), 0.0, 0.0]})
+    parquet.write_table(table, folder / "m.parquet")
+    (problem,) = manifest_listing.listing(folder / "m.parquet", 1 << 20).problems
+    assert str(problem) == f"{folder}/m.parquet: row 1: offset: 'inf' is not a number of seconds"
 
 
 def test_recordings_inside_the_table_are_problems(folder: Path):

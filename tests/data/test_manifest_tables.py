@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ds2f.data import manifests
+from ds2f.data import manifest_forms, manifests
 from ds2f.errors import InputError
 
 
@@ -80,12 +80,14 @@ def test_quotes_in_tsv_are_text_unless_they_enclose_a_cell(folder: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("audio,words\n1.wav,Hello\n", r"m\.csv:1: no column of transcripts \(call it 'text'\) among audio, words$"),
-        ("id,text\n1,Hello\n", r"m\.csv:1: no column of recordings \(call it 'audio_filepath'\) among id, text$"),
+        ("audio,words\n1.wav,Hello\n", r"m\.csv:1: no column of transcripts \(call it 'text'\) among audio, words;"),
+        ("id,text\n1,Hello\n", r"m\.csv:1: no column of recordings \(call it 'audio_filepath'\) among id, text;"),
         ("1.wav,Hello, there\n", r"m\.csv:1: 3 column\(s\).*double quotes.*name the columns in a first row"),
         ("audio,text\n1.wav,Hello, there\n", r"m\.csv:2: 3 columns, the header names 2; .*double quotes"),
         ("audio,text,duration\n1.wav,Hello,long\n", r"m\.csv:2: duration: 'long' is not a number of seconds"),
         ("audio,text\n,Hello\n", r"m\.csv:2: needs a recording"),
+        ("audio,text,start,end\n1.wav,Hello,0.5,0.25\n", r"m\.csv:2: ends at 0\.25 s, before it begins at 0\.5 s"),
+        ("audio,text,offset\n1.wav,Hello,1e300\n", r"the row says 1e\+300 s; copy"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_told_of_with_the_remedy(folder: Path, content: str, message: str):
@@ -107,7 +109,7 @@ def test_a_header_in_other_words_is_told_of_once_with_its_names(folder: Path, co
         read(folder, content)
     message = str(caught.value)
     assert message.startswith(f"{folder}/m.csv:1: no column of recordings")
-    assert message.endswith(f"and no column of transcripts (call it 'text') among {names}")
+    assert f"and no column of transcripts (call it 'text') among {names}; launch.prepare takes other" in message
 
 
 @pytest.mark.parametrize("content", ["1.aac,Hello\n2.wav,Yes\n", "sub/1,Hello\n2.wav,Yes\n", "only\n2.wav,Yes\n"])
@@ -143,3 +145,15 @@ def test_a_text_that_is_not_utf_8_is_a_problem_of_its_row(folder: Path):
     (folder / "m.csv").write_bytes("1.wav,Hello\n2.wav,Café\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"1 of 2 rows.*(?s:.*)m\.csv:2: the text is not UTF-8; save the manifest"):
         manifests.read(folder / "m.csv")
+
+
+def test_a_speaker_that_is_not_utf_8_is_escaped_and_can_be_written_in_every_form(folder: Path):
+    (folder / "m.jsonl").write_text(
+        '{"audio_filepath": "1.wav", "text": "a", "speaker": "b\\ud800", "lang": "\\udfff"}\n'
+    )
+    (folder / "m.csv").write_bytes(b"audio,text,speaker\n1.wav,a,M\xfcller\n")
+    for name, speaker in (("m.jsonl", "b\\ud800"), ("m.csv", "M\\udcfcller")):
+        found = manifests.read(folder / name)
+        assert [each.speaker for each in found] == [speaker]
+        for form in ("jsonl", "csv", "tsv", "lhotse"):
+            manifest_forms.write_form(folder / f"{form}.{form}", form, found, ["a"])
