@@ -56,7 +56,8 @@ absl_flags.DEFINE_list("utterances", "1200,60,100", "Training, validation and te
 absl_flags.DEFINE_integer(
     "num_workers",
     0,
-    "Processes that speak the synthetic corpus (0: one for each core), or threads that open recordings (0: four).",
+    "Processes that speak the synthetic corpus (0: one for each core), or threads that open recordings (0: four for "
+    "each core).",
     lower_bound=0,
 )
 absl_flags.DEFINE_integer(
@@ -237,8 +238,11 @@ def _print_prepared(corpus: "PreparedCorpus") -> None:
 
 
 def _print_labels(path: Path, characters: "Counter[str]", labels: "Sequence[str]") -> None:
-    listed = "".join(labels[:_LISTED]) + "..." * (len(labels) > _LISTED)
-    print(f"{shown(str(path))}: {len(labels):,} labels, the blank _ included: {shown(listed)!r}")
+    pieces = [each for each in labels if len(each) > 1]
+    listed = "".join([each for each in labels if len(each) == 1][:_LISTED])
+    more = f", and {' '.join(pieces[:_LISTED])!r}" if pieces else ""
+    more += "..." * (max(len(pieces), len(labels) - len(pieces)) > _LISTED)
+    print(f"{shown(str(path))}: {len(labels):,} labels, the blank _ included: {shown(listed)!r}{more}")
     rare = [f"{label!r} {characters[label]}" for label in labels if 0 < characters[label] < _RARE]
     if rare:
         more = f" and {len(rare) - _LISTED:,} more" if len(rare) > _LISTED else ""
@@ -288,13 +292,17 @@ def _print_sizes(title: str, parts: "Iterable[CorpusSplit]") -> None:
 
     from launch.tables import terminal_table
 
-    table = terminal_table(title, ["split"], ("utterances", "speakers", "minutes", "words", "characters"))
+    parts = tuple(parts)
+    long = sum(each.seconds for each in parts) >= 3600
+    time = "h:mm" if long else "minutes"
+    table = terminal_table(title, ["split"], ("utterances", "speakers", time, "words", "characters"))
     for split in parts:
+        minutes = round(split.seconds / 60)
         table.add_row(
             split.split,
             f"{split.utterances:,}",
             f"{split.speakers:,}" if split.speakers else "?",
-            f"{split.seconds / 60:.1f}",
+            f"{minutes // 60:,}:{minutes % 60:02}" if long else f"{split.seconds / 60:.1f}",
             f"{split.words:,}",
             f"{split.characters:,}",
         )

@@ -4,6 +4,7 @@ import importlib.util
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -176,3 +177,22 @@ def test_a_download_names_what_it_needs(launch, tmp_path: Path):
         assert (done.status, done.out) == (1, "")
         assert message in done.err
     assert not (tmp_path / "data").exists()
+
+
+def test_the_table_of_a_corpus_of_an_hour_or_more_has_hours(launch, tmp_path: Path):
+    for number in range(3):
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros(1_500_000, np.int16), 1000)
+    (tmp_path / "all.csv").write_text("".join(f"{number}.wav,TEXT {number}\n" for number in range(3)))
+    done = launch("prepare", "--source=all.csv", "--output=mine", folder=tmp_path)
+    assert done.status == 0, done.err
+    assert "h:mm" in done.out
+    assert "minutes" not in done.out
+    assert done.out.count("0:25") == 3
+
+
+def test_pieces_are_listed_apart_from_letters(launch, tables: Path):
+    pytest.importorskip("sentencepiece")
+    arguments = ("--labels=p.json", "--pieces=8", "--data.train_manifest=train.csv")
+    done = launch("prepare", *arguments, folder=tables)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[0].endswith("8 labels, the blank _ included: \"_ 'absé\", and 'ab'")

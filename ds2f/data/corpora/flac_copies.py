@@ -20,6 +20,8 @@ from ds2f.data.manifests import Utterance
 from ds2f.errors import InputError
 from ds2f.files import write_atomically
 
+_STEM = 100  # bytes of a copy's name that are the recording's; file systems have 255 for the whole name
+
 
 def copies(
     utterances: Sequence[Utterance], folder: Path, *, cfg: DataConfig, workers: int, progress: Progress
@@ -54,8 +56,8 @@ def copies(
 def _place(each: Utterance, folder: Path) -> Path:
     span = "" if each.start is None else f" {each.start:.6f} {each.duration:.6f}"
     digest = hashlib.sha256(f"{each.audio.absolute()}{span}".encode(errors="surrogateescape")).hexdigest()
-    stem = each.audio.stem.encode(errors="replace").decode()
-    return folder / digest[:2] / f"{stem[:100]}-{digest[:8]}.flac"
+    stem = each.audio.stem.encode(errors="replace")[:_STEM].decode(errors="ignore")
+    return folder / digest[:2] / f"{stem}-{digest[:8]}.flac"
 
 
 def _samples(each: Utterance, cfg: DataConfig) -> NDArray[np.int16]:

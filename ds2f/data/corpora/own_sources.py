@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from ds2f.config import DataConfig
 from ds2f.data import manifest_listing, manifests
 from ds2f.data.corpora.readers import LeftOut, Reader, Spoken
 from ds2f.data.manifest_paths import split_of_name
-from ds2f.data.manifest_rows import Listing
 from ds2f.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -26,9 +26,9 @@ def folder(source: Path, subset: tuple[str, ...], cfg: DataConfig) -> Iterator[S
     sets = {path: split for path in sorted(source.iterdir()) if path.is_dir() and (split := split_of_name(path.name))}
     if "train" in sets.values() and not (source / "wav.scp").is_file():
         for path, split in sets.items():
-            yield from _spoken(manifest_listing.listing(path, cfg.max_manifest_bytes), cfg, split)
+            yield from _spoken(path, cfg, split)
     else:
-        yield from _spoken(manifest_listing.listing(source, cfg.max_manifest_bytes), cfg)
+        yield from _spoken(source, cfg)
 
 
 def table(columns: Mapping[str, str]) -> Reader:
@@ -42,7 +42,7 @@ def table(columns: Mapping[str, str]) -> Reader:
         _refuse_subset(subset)
         if source.is_dir():
             raise InputError(f"{source}: a folder, not a table; read it with --dataset=folder")
-        yield from _spoken(manifest_listing.listing(source, cfg.max_manifest_bytes, columns=columns), cfg)
+        yield from _spoken(source, cfg, columns=columns)
 
     return read
 
@@ -52,10 +52,13 @@ def _refuse_subset(subset: tuple[str, ...]) -> None:
         raise InputError("recordings of your own have no parts; leave out --subset")
 
 
-def _spoken(found: Listing, cfg: DataConfig, split: str = "") -> Iterator[Spoken | LeftOut]:
+def _spoken(
+    source: Path, cfg: DataConfig, split: str = "", *, columns: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Spoken | LeftOut]:
+    found = manifest_listing.listing(source, cfg.max_manifest_bytes, columns=columns)
     yield from (LeftOut(FAULTY, str(problem)) for problem in found.problems)
     rows, repeated = manifest_listing.distinct(found.rows)
-    for remark in (*found.remarks, *([f"{repeated} repeated row(s) dropped"] if repeated else [])):
+    for remark in (*found.remarks, *([f"{source}: {repeated} repeated row(s) dropped"] if repeated else [])):
         _log.warning("%s", remark)
     for row in rows:
         try:

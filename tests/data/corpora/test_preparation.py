@@ -255,6 +255,17 @@ def test_copies_are_cut_whole_and_made_once(tmp_path: Path, monkeypatch: pytest.
     assert manifests.read(again.manifests["train"]) == cut
 
 
+def test_a_copy_of_a_recording_with_a_long_name_has_a_name_that_file_systems_take(tmp_path: Path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for name in ("語" * 80, "語" * 79, "語" * 78):  # 240 bytes, of 255
+        soundfile.write(folder / f"{name}.wav", np.zeros(4000, np.int16) + 99, RATE)
+        (folder / f"{name}.txt").write_text("好")
+    corpus = prepare("folder", folder, tmp_path / "data", copies=True)
+    assert corpus.left_out == {}
+    assert {manifests.read(path)[0].audio.name[:33] for path in corpus.manifests.values()} == {"語" * 33}
+
+
 def test_an_interrupted_reading_of_headers_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(manifest_opening, "_AT_ONCE", 2)
     librispeech(tmp_path / "source")
