@@ -50,16 +50,17 @@ absl_flags.DEFINE_string(
 )
 absl_flags.DEFINE_integer("num_workers", 0, "Threads that open recordings; 0: four for each core.", lower_bound=0)
 absl_flags.DEFINE_integer("shard_bytes", 1 << 30, "Bytes of a tar shard, but for its last recording.", lower_bound=1)
-flags.define(only=("data.labels_path", "data.max_text_bytes", "data.max_manifest_bytes", "data.max_recording_seconds"))
-_WRITING = ("output", "form", "transcripts")
+_LIMITS = ("data.max_unusable", "data.max_text_bytes", "data.max_manifest_bytes", "data.max_recording_seconds")
+flags.define(only=("data.labels_path", *_LIMITS))
+_WRITING = ("output", "form", "transcripts", "data.max_unusable")
 _ACTIONS: dict[str, tuple[str, ...]] = {  # with the flags that have an effect
     "verify": ("output", "decode", "data.labels_path", "data.max_recording_seconds"),
-    "stats": ("data.labels_path",),
+    "stats": ("data.labels_path", "data.max_unusable"),
     "merge": _WRITING,
-    "split": ("output", "form", "by", "held_out", "seed"),
+    "split": ("output", "form", "by", "held_out", "seed", "data.max_unusable"),
     "subset": (*_WRITING, "count", "hours", "min_duration", "max_duration", "match", "match_path", "seed"),
     "convert": _WRITING,
-    "shard": ("output", "shard_bytes"),
+    "shard": ("output", "shard_bytes", "data.max_unusable"),
 }
 _SHARED = ("speaker", "num_workers", "data.max_text_bytes", "data.max_manifest_bytes")
 
@@ -101,15 +102,20 @@ def _open(paths: Sequence[str], *, trust: bool, decode: bool = False) -> "list[O
 
 
 def _usable(paths: Sequence[str], *, trust: bool) -> "list[OpenedManifest]":
-    """The manifests, whose rows can all be used.
+    """The manifests, without up to ``--data.max_unusable`` rows of each that cannot be used.
 
     Raises:
-      InputError: some cannot.
+      InputError: there are more.
     """
     from ds2f.data import problems
 
     opened = _open(paths, trust=trust)
-    problems.require_few([each.checked for each in opened])
+    limit = flags.config_from_flags().data.max_unusable
+    for each in opened:
+        for remark in problems.require_few([each.checked], limit=limit).values():
+            print(shown(f"{each.path}: {remark}"))
+        if not each.utterances:
+            raise InputError(f"{each.path}: no row can be used")
     return opened
 
 
@@ -176,9 +182,8 @@ def _shard(paths: Sequence[str]) -> None:
             most_bytes=FLAGS.shard_bytes,
             progress=lambda done, total: show(name, done, total),
         )
-    hours = sum(each.duration for each in opened.utterances) / 3600
     print(
-        f"{shown(str(found.manifest))}: {len(opened.utterances):,} utterances, {hours:.2f} hours in {found.shards:,} "
+        f"{shown(str(found.manifest))}: {manifest_figures.size(opened.utterances)} in {found.shards:,} "
         f"shards of {found.bytes / 1e6:,.1f} MB in all"
     )
 
@@ -229,13 +234,20 @@ def _split(paths: Sequence[str]) -> None:
         names = [_below(each.audio, opened.path) for each in opened.utterances]
         splits = division.by_hash(names, held_out=FLAGS.held_out, salt=salt)
     suffix = {"two_columns": "csv", "lhotse": "jsonl.gz"}.get(form, form)
-    for split in division.SPLITS:
-        members = [each for each, own in zip(opened.utterances, splits, strict=True) if own == split]
+    sets = {
+        Path(FLAGS.output) / f"{split}.{suffix}": [
+            each for each, own in zip(opened.utterances, splits, strict=True) if own == split
+        ]
+        for split in division.SPLITS
+    }
+    for path, members in sets.items():  # before anything is written
+        _require_new(path)
         if not members:
             raise InputError(
-                f"{paths[0]}: too few recordings; the set {split} is empty. Add some, or take another --seed"
+                f"{paths[0]}: too few recordings; the set {path.name} is empty. Add some, or take another --seed"
             )
-        _write_to(Path(FLAGS.output) / f"{split}.{suffix}", form, members)
+    for path, members in sets.items():
+        _write_to(path, form, members)
 
 
 def _below(path: Path, manifest: Path) -> str:
@@ -255,16 +267,19 @@ def _write(utterances: "Sequence[Utterance]") -> None:
 def _write_to(path: Path, form: str, utterances: "Sequence[Utterance]") -> None:
     from ds2f.data import manifest_forms
 
-    if path.exists():
-        raise InputError(f"{path} is there already: remove it, or name another with --output")
+    _require_new(path)
     texts: Sequence[Path | str] = [each.transcript for each in utterances]
     if FLAGS.transcripts and form not in ("two_columns", "json"):
         raise InputError(f"--transcripts: the form {form} contains the transcripts; leave it out")
     if FLAGS.transcripts:
         texts = manifest_forms.written_texts(utterances, Path(FLAGS.transcripts))
     manifest_forms.write_form(path, form, utterances, texts)
-    hours = sum(each.duration for each in utterances) / 3600
-    print(f"{shown(str(path))}: {len(utterances):,} utterances, {hours:.2f} hours")
+    print(f"{shown(str(path))}: {manifest_figures.size(utterances)}")
+
+
+def _require_new(path: Path) -> None:
+    if path.exists():
+        raise InputError(f"{path} is there already: remove it, or name another with --output")
 
 
 if __name__ == "__main__":

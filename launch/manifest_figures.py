@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 from ds2f.text import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ds2f.data.manifest_opening import OpenedManifest
     from ds2f.data.manifest_statistics import Statistics
+    from ds2f.data.manifests import Utterance
 
 _BAR = 40  # characters of the longest bar
 _LISTED = 40  # characters outside the labels
@@ -15,16 +18,24 @@ _LISTED = 40  # characters outside the labels
 def print_verdict(opened: "OpenedManifest") -> None:
     """Prints how many rows of a manifest can be used."""
     wrong = len(opened.checked.problems)
-    hours = sum(each.duration for each in opened.utterances) / 3600
     print(
         f"{shown(str(opened.path))}: {opened.checked.rows:,} rows, "
-        + (f"{wrong:,} wrong" if wrong else f"all whole, {hours:.2f} hours")
+        + (f"{wrong:,} wrong" if wrong else f"all whole, {_time(sum(each.duration for each in opened.utterances))}")
         + (f", {opened.repeated:,} repeated" if opened.repeated else "")
     )
     for remark in opened.remarks:
         print(shown(f"  {remark}"))
     if empty := sum(not each.transcript for each in opened.utterances):
         print(f"  {empty:,} transcripts are empty")
+
+
+def size(utterances: "Sequence[Utterance]") -> str:
+    """The number and length of utterances."""
+    return f"{len(utterances):,} utterances, {_time(sum(each.duration for each in utterances))}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} hours" if seconds >= 3600 else f"{seconds / 60:.2f} minutes"
 
 
 def print_statistics(name: str, found: "Statistics") -> None:
@@ -35,7 +46,7 @@ def print_statistics(name: str, found: "Statistics") -> None:
     langs = ", ".join(f"{lang} {number:,}" for lang, number in found.langs.most_common(10))
     for what, value in (
         ("utterances", f"{found.utterances:,}"),
-        ("hours", f"{found.seconds / 3600:,.2f}"),
+        ("in all", _time(found.seconds)),
         ("seconds", f"{found.shortest:.2f} to {found.longest:.2f}, median {found.median:.2f}"),
         ("speakers", f"{found.speakers:,}" if found.speakers else "unknown"),
         ("languages", shown(langs)),

@@ -39,7 +39,7 @@ def corpus(tmp_path: Path) -> Path:
 def test_verify_lists_all_that_is_wrong_with_its_row_and_ends_with_1(launch, corpus: Path, tmp_path: Path):
     done = launch("manifest", "verify", "all.jsonl", folder=tmp_path)
     assert (done.status, done.err) == (0, "")
-    assert "all.jsonl: 24 rows, all whole, 0.01 hours" in done.out
+    assert "all.jsonl: 24 rows, all whole, 0.60 minutes" in done.out
 
     (tmp_path / "text.wav").write_text("not a recording")
     wrong = [
@@ -100,7 +100,7 @@ def test_stats_count_what_is_there(launch, corpus: Path, tmp_path: Path):
     assert done.status == 0, done.err
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
     seconds = sum(0.5 + number for number in range(3)) * 8
-    assert f"hours {seconds / 3600:.2f}" in lines
+    assert f"in all {seconds / 60:.2f} minutes" in lines
     for line in (
         *("utterances 24", "seconds 0.50 to 2.50, median 1.50", "speakers 8", "languages en 24", "words 96"),
         *(f"characters {24 * (2 + 1 + 2 + 1)}, without spaces", f"0 to 1 8 {'#' * 40}", f"2 to 3 8 {'#' * 40}"),
@@ -160,22 +160,38 @@ def test_a_subset_is_drawn(launch, corpus: Path, tmp_path: Path):
         (["subset", "all.jsonl", "--output=x.csv", "--match=("], "not a regular expression"),
         (["subset", "all.jsonl", "--output=x.csv", "--match=absent"], "none of 24 utterances is selected"),
         (["split", "nobody.jsonl", "--output=x"], "1 of 1 rows name no speaker"),
+        (["split", "all.jsonl", "--output=wav"], "wav/test.jsonl is there already"),
+        (["split", "one.jsonl", "--output=x", "--by=hash"], "too few recordings"),
         (["stats", "none.jsonl"], "no such manifest"),
     ],
 )
 def test_mistakes_are_told(launch, corpus: Path, tmp_path: Path, arguments: list[str], message: str):
     write(tmp_path / "nobody.jsonl", {"audio_filepath": "wav/s0/0.wav", "text": "x"})
+    write(tmp_path / "one.jsonl", {"audio_filepath": "wav/s0/0.wav", "text": "x"})
+    (tmp_path / "wav" / "test.jsonl").touch()
     before = sorted(tmp_path.iterdir())
     done = launch("manifest", *arguments, folder=tmp_path)
     assert done.status == 1
     assert message in done.err
     assert {each for each in sorted(tmp_path.iterdir()) if not each.name.startswith(".")} == set(before)
+    assert [each.name for each in (tmp_path / "wav").glob("*.jsonl")] == ["test.jsonl"], "nothing half-written"
+
+
+def test_rows_that_cannot_be_used_are_left_out_when_that_is_allowed(launch, corpus: Path, tmp_path: Path):
+    with corpus.open("a") as file:
+        file.write('{"audio_filepath": "wav/s0/0.wav"}\n')
+    done = launch("manifest", "convert", "all.jsonl", "--output=new.csv", folder=tmp_path)
+    assert (done.status, "--data.max_unusable=1" in done.err) == (1, True)
+    done = launch("manifest", "convert", "all.jsonl", "--output=new.csv", "--data.max_unusable=1", folder=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert "1 utterance(s) left out" in done.out
+    assert len(manifests.read(tmp_path / "new.csv")) == 24
 
 
 def test_shards_are_written_with_a_manifest_and_read_back(launch, corpus: Path, tmp_path: Path):
     done = launch("manifest", "shard", "all.jsonl", "--output=shards", "--shard_bytes=60000", folder=tmp_path)
     assert (done.status, done.err) == (0, "")
-    assert "shards/all.jsonl: 24 utterances, 0.01 hours in " in done.out
+    assert "shards/all.jsonl: 24 utterances, 0.60 minutes in " in done.out
     found, plain = manifests.read(tmp_path / "shards/all.jsonl"), manifests.read(corpus)
     assert [each[2:] for each in found] == [each[2:] for each in plain]
     assert len(list((tmp_path / "shards").glob("all-*.tar"))) > 3
