@@ -220,7 +220,10 @@ def run(main: Main, *, positional: bool = False, output_matters: bool = True) ->
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # libgomp, which torch contains, reads it when loaded
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # ds2f reports lost ranks itself
     with guard.ending_with_reader():
-        app.run(lambda argv: guard.run(main, argv), flags_parser=lambda argv: parse(argv, positional=positional))
+        app.run(
+            lambda argv: guard.run(main, argv, resumes=not positional),  # files as arguments: no command that trains
+            flags_parser=lambda argv: parse(argv, positional=positional),
+        )
 
 
 def parse(argv: list[str], *, positional: bool = False) -> list[str]:

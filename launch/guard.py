@@ -17,6 +17,11 @@ from ds2f import streams
 from ds2f.errors import InputError, WorkerDied
 from ds2f.text import shown
 
+_REFUSALS = (
+    *(errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENODEV, errno.EFBIG),
+    *(errno.ENOTDIR, errno.ENAMETOOLONG),
+)
+
 
 def tell(message: str) -> None:
     """Prints a message for people to standard error, with the names in it escaped."""
@@ -61,8 +66,14 @@ def ending_with_reader() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGPIPE) from None
 
 
-def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
-    """Calls ``main`` and returns the exit status, which ``flags.run`` documents. Errors become messages."""
+def run(main: Callable[[list[str]], int | None], argv: list[str], *, resumes: bool = True) -> int | None:
+    """Calls ``main`` and returns the exit status, which ``flags.run`` documents. Errors become messages.
+
+    Args:
+      main: the command.
+      argv: the program and its arguments.
+      resumes: whether a command with the flag for it goes on from a checkpoint, which messages then say.
+    """
     _escape_what_is_shown()
     try:
         status = main(argv)
@@ -80,11 +91,8 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
         tell(f"{Path(argv[0]).stem}: {error}")
         return 1
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            problem = _out_of_space(error)
-        elif error.errno in (errno.EMFILE, errno.ENFILE):
-            problem = _too_many_files(error)
-        else:
+        problem = storage_problem(error, resumes=resumes)
+        if problem is None or (error.errno in _REFUSALS and error.filename is None):  # a defect, and no path to mend
             raise
         tell(f"{Path(argv[0]).stem}: {problem}")
         return 1
@@ -108,23 +116,21 @@ def _reader_has_left() -> bool:
     return True
 
 
-def storage_problem(error: OSError) -> str | None:
+def storage_problem(error: OSError, *, resumes: bool = True) -> str | None:
     """A message about a file system that refuses; None when the error has another cause."""
+    go_on = _go_on() if resumes else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _out_of_space(error)
+        return _out_of_space(error, go_on)
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return f"{_too_many_files(error)}. {_go_on()}".rstrip()
-    if error.errno in (errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENODEV, errno.EFBIG):
-        return f"{error.filename or 'a file'}: {error.strerror}. {_go_on()}".rstrip()
+        return f"{_too_many_files(error)}. {go_on}".rstrip()
+    if error.errno in _REFUSALS:
+        return f"{error.filename or 'a file'}: {error.strerror}. {go_on}".rstrip()
     return None
 
 
-def _out_of_space(error: OSError) -> str:
-    run_dir = (
-        flags.FLAGS["run_dir"].value if _go_on() and "run_dir" in flags.FLAGS else ""
-    )  # only training writes there
-    message = f"no space left for {error.filename or run_dir or Path.cwd()}; free some and start again. {_go_on()}"
-    return message.rstrip()
+def _out_of_space(error: OSError, go_on: str) -> str:
+    run_dir = flags.FLAGS["run_dir"].value if go_on and "run_dir" in flags.FLAGS else ""  # only training writes there
+    return f"no space left for {error.filename or run_dir or Path.cwd()}; free some and start again. {go_on}".rstrip()
 
 
 def _too_many_files(error: OSError) -> str:

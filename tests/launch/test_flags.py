@@ -200,9 +200,16 @@ def test_on_a_full_disk_the_message_names_the_path_and_how_to_continue(tmp_path:
     assert "--checkpointing.load_auto_checkpoint" in result.stderr
     unnamed = start(tmp_path, "--run_dir=runs/y", body="raise OSError(28, 'No space left on device')")
     assert unnamed.stderr.startswith("toy: no space left for runs/y;")
+    files = start(tmp_path, "a.wav", body="raise OSError(28, 'No space left on device', 'a.png')", positional=True)
+    assert files.stderr == "toy: no space left for a.png; free some and start again.\n"
     bare = start(tmp_path, body="raise OSError(28, 'No space left on device')", only=())
     assert str(tmp_path) in bare.stderr
     assert "checkpoint" not in bare.stderr
+
+
+def test_a_file_system_that_refuses_is_told_without_a_traceback(tmp_path: Path) -> None:
+    result = start(tmp_path, body="raise OSError(30, 'Read-only file system', 'x/\\x1b[31m')", only=())
+    assert (result.returncode, result.stderr) == (1, "toy: x/\\x1b[31m: Read-only file system.\n")
 
 
 @pytest.mark.parametrize("printed", ["'a line'", "'many lines\\n' * 100_000"])
