@@ -34,12 +34,12 @@ def read(path: Path, *fields: str) -> dict[str, Any]:
 
 
 def read_transcripts(path: Path) -> list[Transcript]:
-    """Reads a file of ``launch.evaluate --save_output``.
+    """Reads a file of ``launch.evaluate --save_output``, a list or, in ``.jsonl``, an object a line.
 
     Raises:
       InputError: the file cannot be read, or has another format.
     """
-    rows = _load(path, remedy="; write it with launch.evaluate --save_output")
+    rows = _load(path, lines=path.suffix.lower() == ".jsonl", remedy="; write it with launch.evaluate --save_output")
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path}: not a list of utterances; write it with launch.evaluate --save_output")
     for number, row in enumerate(rows, start=1):
@@ -53,9 +53,10 @@ def read_transcripts(path: Path) -> list[Transcript]:
     return [Transcript(*(row[name] for name in Transcript._fields)) for row in rows]
 
 
-def _load(path: Path, *, remedy: str = "") -> Any:
+def _load(path: Path, *, lines: bool = False, remedy: str = "") -> Any:
     try:
-        return json.loads(read_bounded(path, _LIMIT, remedy="A file of results or transcripts is smaller."))
+        content = read_bounded(path, _LIMIT, remedy="A file of results or transcripts is smaller.")
+        return [json.loads(line) for line in content.split(b"\n") if line.strip()] if lines else json.loads(content)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}{remedy}") from error
     except InputError:

@@ -31,7 +31,10 @@ from launch import flags
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "launch/README.zh.md"
 RESULTS = ROOT / "configs/results"
-COMMANDS = ("train", "evaluate", "transcribe", "serve", "splice", "prepare", "build_lm", "tune_lm", "calibrate")
+COMMANDS = (
+    *("train", "evaluate", "transcribe", "serve", "splice", "prepare", "build_lm", "tune_lm", "calibrate"),
+    "augment",
+)
 MODULES = tuple(f"launch.{name}" for name in COMMANDS)
 PUBLISHED = {  # the page's rows: the names in published.json
     "原系统 1P GPU": "the same, 1 GPU",

@@ -40,6 +40,14 @@ def test_the_errors_of_a_run_are_those_of_its_results_on_the_validation_set(laun
     assert again.pop("source") == {"transcripts": "texts.json"}
     assert again == {key: value for key, value in found.items() if key != "source"}
 
+    rows = json.loads((tmp_path / "texts.json").read_text())
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = launch("report", "--transcripts=texts.jsonl", "--output=of_lines.json", folder=tmp_path, limit=60)
+    assert ended.status == 0, ended.err
+    of_lines = json.loads((tmp_path / "of_lines.json").read_text())
+    assert of_lines.pop("source") == {"transcripts": "texts.jsonl"}
+    assert of_lines == again
+
 
 @pytest.mark.parametrize("beside", [True, False], ids=["results beside", "results of the package"])
 def test_without_a_flag_it_prints_the_page_of_results(launch, tmp_path, beside):
