@@ -196,12 +196,15 @@ def characters(transcripts: Iterable[str], *, language: str = "") -> Counter[str
 
 
 def is_punctuation(character: str) -> bool:
-    """Whether a character is a mark or symbol that is not spoken; apostrophe and hyphen are parts of words.
+    r"""Whether a character is a mark or symbol that is not spoken; apostrophe and hyphen are parts of words.
 
-    >>> [is_punctuation(character) for character in "!—$a'- "]
-    [True, True, True, False, False, False, False]
+    Invisible characters are such marks, as soft hyphens and those that change the direction of writing.
+
+    >>> [is_punctuation(character) for character in "!—$\u00ad\u200fa'- "]
+    [True, True, True, True, True, False, False, False, False]
     """
-    return unicodedata.category(character[0])[0] in "PS" and character not in "'-"
+    kind = unicodedata.category(character[0])
+    return (kind[0] in "PS" or kind == "Cf") and character not in "'-"
 
 
 def unknown_characters(transcript: str, labels: Sequence[str]) -> Counter[str]:

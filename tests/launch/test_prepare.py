@@ -190,6 +190,15 @@ def test_the_table_of_a_corpus_of_an_hour_or_more_has_hours(launch, tmp_path: Pa
     assert done.out.count("0:25") == 3
 
 
+def test_invisible_characters_are_no_labels(launch, tables: Path):
+    text = (tables / "train.csv").read_text(encoding="utf-8").replace("Ab, ab", "A\u00adb, \u200fab\ufeff\u202e")
+    (tables / "train.csv").write_text(text, encoding="utf-8")
+    done = launch("prepare", "--labels=labels.json", "--data.train_manifest=train.csv", folder=tables)
+    assert (done.status, done.err) == (0, "")
+    assert (tables / "labels.json").read_text(encoding="utf-8") == '["_", " ", "\'", "a", "b", "s", "é"]\n'
+    assert "'\\u202e' 1" in done.out
+
+
 def test_pieces_are_listed_apart_from_letters(launch, tables: Path):
     pytest.importorskip("sentencepiece")
     arguments = ("--labels=p.json", "--pieces=8", "--data.train_manifest=train.csv")
