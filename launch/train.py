@@ -1,11 +1,11 @@
 """Trains a model: python -m launch.train --flagfile=configs/an4_1p.flags --data_path=data."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ds2f.config import Config, splits_of
 from ds2f.errors import InputError
@@ -79,8 +79,6 @@ def train(cfg: Config, run_dir: Path) -> int:
     with run_lease.hold(run_dir, cfg, job=job.id) if group.rank == 0 else nullcontext() as held:
         status = _train_in(run_dir, cfg, data, backend, group, job, held)
     group.close()
-    if group.rank == 0 and status == 0:
-        guard.tell(f"wrote {run_dir}/results.json")
     return status
 
 
@@ -149,12 +147,26 @@ def _train_in(
                 except Stopped as stopped:
                     if group.rank == 0:
                         telemetry.log(str(stopped))
+                        _write_report(run_dir, telemetry.log, quick=True)
                     return stopped.status
+                if group.rank == 0:
+                    guard.tell(f"wrote {run_dir}/results.json")
+                    _write_report(run_dir, telemetry.log, splits=data)
     finally:
         for loader in loaders.values():
             loader.close()  # its death would end another wait
         checkpoints.close()  # the lease outlasts the writing of a checkpoint
     return 0
+
+
+def _write_report(run_dir: Path, log: Callable[[str], None], **how: Any) -> None:
+    """Writes the page of the run; a page that cannot be written is a line of the log, and fails nothing."""
+    try:
+        from launch.report.run_page import run_report
+
+        guard.tell(f"wrote {run_report.write(run_dir, **how)}")
+    except Exception as error:  # noqa: BLE001  # a page of numbers must not cost a training its exit status
+        log(f"{run_dir}/report.html is not written: {type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

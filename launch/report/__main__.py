@@ -1,6 +1,7 @@
-"""Reports results and errors of runs: python -m launch.report [--errors RUN | --ablation FOLDER | ...].
+"""Reports results and errors of runs: python -m launch.report [RUN ... | --errors RUN | --ablation FOLDER | ...].
 
-Without a flag it prints configs/results/README.md, the page of results.
+RUN is the folder of a training: its page is written. Of several, it is the page that compares them. Without an argument
+or a flag, configs/results/README.md is printed, the page of results.
 """
 
 import sys
@@ -10,7 +11,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import decoding, flagfiles, flags, long_recordings
+from launch import decoding, flagfiles, flags, guard, long_recordings
 
 sys.argv[0] = str(Path(__file__).parent)  # the program name in messages and --help
 FLAGS = absl_flags.FLAGS
@@ -23,7 +24,9 @@ absl_flags.DEFINE_string("transcripts", "", "Analyse the errors of this file of 
 absl_flags.DEFINE_enum("split", "val", ["train", "val", "test"], "Split that --errors transcribes and --compare reads.")
 absl_flags.DEFINE_integer("rows", 15, "Printed rows of a long table.", lower_bound=0)
 absl_flags.DEFINE_integer("worst", 10, "Printed utterances with their alignments.", lower_bound=0)
-absl_flags.DEFINE_string("output", "", "Also write the whole analysis to this file, as JSON.")
+absl_flags.DEFINE_string(
+    "output", "", "File of the page; or, with --errors and --transcripts, of the whole analysis, as JSON."
+)
 absl_flags.DEFINE_string("results", "configs/results", "Folder of results for the page.")
 absl_flags.DEFINE_string("ablation", "", "Print the table of the ablation in this folder.")
 absl_flags.DEFINE_string(
@@ -34,20 +37,36 @@ absl_flags.DEFINE_string(
 )
 
 
-def main(_: list[str]) -> None:
-    """Analyses errors, compares runs, or prints the page of results or one of its tables."""
-    given = [name for name in ("errors", "transcripts", "ablation", "compare") if FLAGS[name].value]
+def main(argv: list[str]) -> None:
+    """Writes the page of a run or of several, analyses errors, compares runs, or prints the page of results."""
+    runs = argv[1:]
+    given = [f"--{name}" for name in ("errors", "transcripts", "ablation", "compare") if FLAGS[name].value]
+    given += ["the folder of a run"] if runs else []
     if len(given) > 1:
-        raise InputError(f"take one of {' and '.join(f'--{name}' for name in given)}")
+        raise InputError(f"take one of {' and '.join(given)}")
     if bool(FLAGS.compare) != bool(FLAGS.against):
         raise InputError("--compare and --against go together: two patterns of run folders")
-    if FLAGS.output and not (FLAGS.errors or FLAGS.transcripts):
-        raise InputError("--output is for --errors or --transcripts")
+    if FLAGS.output and not (FLAGS.errors or FLAGS.transcripts or runs):
+        raise InputError("--output is for the page of a run, --errors or --transcripts")
 
-    if FLAGS.errors or FLAGS.transcripts:
+    if runs:
+        _pages(list(map(Path, runs)))
+    elif FLAGS.errors or FLAGS.transcripts:
         _errors()
     else:
         print(_markdown())
+
+
+def _pages(runs: list[Path]) -> None:
+    """Writes the page of a run, or the comparison of several."""
+    output = flags.output_file("output")
+
+    from launch.report.run_page import run_comparison, run_report
+
+    if len(runs) > 1:
+        guard.tell(f"wrote {run_comparison.write(runs, output=output)}")
+    else:
+        guard.tell(f"wrote {run_report.write(runs[0], output=output)}")
 
 
 def _markdown() -> str:
@@ -95,4 +114,4 @@ def _transcribe(run_dir: Path) -> list[decoding.Transcript]:
 
 
 if __name__ == "__main__":
-    flags.run(main)
+    flags.run(main, positional=True)

@@ -9,7 +9,7 @@ import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from statistics import quantiles
 from typing import Any, NamedTuple
 
@@ -34,12 +34,15 @@ class _Aligned(NamedTuple):
         return len(scripts.words(self.source.reference))
 
 
-def analyse(transcripts: Iterable[Transcript], *, speaker: re.Pattern[str]) -> dict[str, Any]:
+def analyse(
+    transcripts: Iterable[Transcript], *, speaker: re.Pattern[str], names: Iterable[str | None] = ()
+) -> dict[str, Any]:
     """Counts the errors of a set of utterances by word, character, speaker and length.
 
     Args:
       transcripts: all utterances of the set.
       speaker: a pattern whose first group, in the path of a recording, is the name of the speaker.
+      names: the speakers of the transcripts in their order, where they are known otherwise; None: by the pattern.
 
     Returns:
       A dictionary. Rates are in percent, ``None`` for an empty reference.
@@ -55,7 +58,8 @@ def analyse(transcripts: Iterable[Transcript], *, speaker: re.Pattern[str]) -> d
       - ``empty``, ``truncated``: recordings with an empty transcript, or less than half of the characters.
       - ``wrong``: the utterances with errors, aligned word by word, most errors first.
     """
-    aligned = [_align(transcript, speaker) for transcript in transcripts]
+    named = zip(transcripts, chain(names, repeat(None)), strict=False)
+    aligned = [_align(transcript, name or _named(transcript, speaker)) for transcript, name in named]
     words = Counter(chain.from_iterable(each.words for each in aligned))
     characters = Counter(chain.from_iterable(each.characters for each in aligned))
     return {
@@ -84,10 +88,14 @@ def word_class(word: str) -> str:
     return CLASSES[0] if is_letter and word.upper() in E_SET else CLASSES[1] if is_letter else CLASSES[2]
 
 
-def _align(transcript: Transcript, speaker: re.Pattern[str]) -> _Aligned:
-    said, heard = scripts.words(transcript.reference), scripts.words(transcript.transcript)
+def _named(transcript: Transcript, speaker: re.Pattern[str]) -> str | None:
     match = speaker.search(transcript.audio)
-    return _Aligned(transcript, match and match[1], edit_path(said, heard), edit_path("".join(said), "".join(heard)))
+    return match and match[1]
+
+
+def _align(transcript: Transcript, speaker: str | None) -> _Aligned:
+    said, heard = scripts.words(transcript.reference), scripts.words(transcript.transcript)
+    return _Aligned(transcript, speaker, edit_path(said, heard), edit_path("".join(said), "".join(heard)))
 
 
 def _counts(pairs: Iterable[Pair]) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""The page as text: templates with escaped contents, one stylesheet inside, and a policy that lets nothing out."""
+
+import base64
+import hashlib
+import itertools
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import ds2f
+
+_FOLDER = Path(__file__).parent / "templates"
+_THEME = Path(ds2f.__file__).parent / "serving" / "page" / "theme.css"  # the colours of the server's page
+
+
+def render(template: str, **context: Any) -> str:
+    """Renders a page. What comes from a run is text: markup in it is escaped."""
+    style = "\n".join(path.read_text(encoding="utf-8") for path in (_THEME, _FOLDER / "report.css"))
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    counter = itertools.count(1)
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            context,
+            style=Markup(style),  # the project's own
+            policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; media-src data:; base-uri 'none'; "
+            "form-action 'none'",
+            next_id=lambda: f"figure-{next(counter)}",
+        )
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,121 @@
+"""Transcripts of a run: which are shown, aligned with their references; and the errors of all of them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from ds2f import scripts
+from ds2f.metrics import count_errors, edit_path
+from launch import decoding
+from launch.report.run_page.bar_charts import BarChart, Value, bar_chart
+from launch.report.run_page.run_record import RunRecord, Spoken, text
+
+_EACH = 3  # utterances with most errors, with a usual number, and without errors
+_CELLS = 40_000  # of the alignment of a shown utterance, words times words
+_ALL_CELLS = 4_000_000  # of the alignments of all characters that are analysed: some seconds
+_ROWS = 12  # of a table
+
+
+class Column(NamedTuple):
+    """A word of the reference above the recognised word."""
+
+    said: str
+    heard: str
+    mark: str  # S, D or I; empty: right
+
+
+class Sample(NamedTuple):
+    """An utterance that is shown."""
+
+    spoken: Spoken
+    errors: int
+    words: int
+    columns: list[Column]  # empty: too long to align
+    kind: str
+
+    @property
+    def name(self) -> str:
+        """The last part of the recording's path."""
+        return text(self.spoken.audio.rpartition("/")[2], 80)
+
+
+class Errors(NamedTuple):
+    """The errors of a set."""
+
+    utterances: int
+    total: int  # utterances of the set, of which some may be left out
+    found: dict[str, Any]  # of ``error_analysis.analyse``
+    by_length: BarChart | None
+
+
+def of_one_set(run: RunRecord) -> tuple[str, list[Spoken]]:
+    """The transcripts of the validation set, or of the test set if there is no other."""
+    for split in ("val", "test"):
+        own = [each for each in run.transcripts if each.split == split]
+        if own:
+            return split, own
+    return "", []
+
+
+def samples(spoken: Iterable[Spoken]) -> list[Sample]:
+    """The utterances that are shown: some with most errors, some with a usual number, some without any."""
+    counted = [(count_errors(each.reference, each.hypothesis), each) for each in spoken]
+    wrong = sorted((each for each in counted if each[0].word_errors), key=lambda each: -each[0].word_errors)
+    right = [each for each in counted if not each[0].word_errors and each[0].words]
+    worst, others = wrong[:_EACH], wrong[_EACH:]
+    middle = max(0, len(others) // 2 - _EACH // 2)
+    chosen = [("Without errors", each) for each in _spread(right)]
+    chosen += [("With a usual number of errors", each) for each in others[middle : middle + _EACH]]
+    chosen += [("With most errors", each) for each in worst]
+    return [Sample(each, counts.word_errors, counts.words, _columns(each), kind) for kind, (counts, each) in chosen]
+
+
+def _spread(items: Sequence[Any]) -> list[Any]:
+    """Some items from all places of a list."""
+    return [items[index * len(items) // _EACH] for index in range(min(_EACH, len(items)))]
+
+
+def _columns(spoken: Spoken) -> list[Column]:
+    said, heard = scripts.words(spoken.reference), scripts.words(spoken.hypothesis)
+    if len(said) * len(heard) > _CELLS or len(said) + len(heard) > 200:
+        return []
+    marks = {(True, False): "D", (False, True): "I", (True, True): "S"}
+    return [
+        Column(
+            pair.said or "",
+            pair.heard or "",
+            "" if pair.is_hit else marks[pair.said is not None, pair.heard is not None],
+        )
+        for pair in edit_path(said, heard)
+    ]
+
+
+def errors(spoken: Sequence[Spoken], *, speaker: str = decoding.SPEAKER) -> Errors | None:
+    """The errors of a set, of its first utterances if it is large; None without utterances."""
+    import re
+
+    from launch.report import error_analysis
+
+    taken, cells = [], 0
+    for each in spoken:
+        cells += (len(each.reference) + 1) * (len(each.hypothesis) + 1)
+        if cells > _ALL_CELLS:
+            break
+        taken.append(decoding.Transcript(each.audio, each.reference, each.hypothesis))
+    if not taken:
+        return None
+    found = error_analysis.analyse(taken, speaker=re.compile(speaker), names=(each.speaker for each in spoken))
+    values = [
+        Value(_range(row["fewest"], row["most"]), row["rate"], f"{row['rate']:.2f} % of {row['said']} words")
+        for row in found["lengths"]
+        if row["rate"] is not None
+    ]
+    chart = bar_chart("Word error rate by length", "word error rate, %", values) if values else None
+    return Errors(len(taken), len(spoken), {name: _first(rows) for name, rows in found.items()}, chart)
+
+
+def _first(rows: Any) -> Any:
+    return rows[:_ROWS] if isinstance(rows, list) else rows
+
+
+def _range(fewest: int, most: int) -> str:
+    return f"{fewest} to {most} words" if fewest < most else f"{fewest} word{'s' * (fewest != 1)}"
