@@ -1,4 +1,4 @@
-// For tests/serving/test_page.py: what overlaps, is cut, or makes the page scroll sideways. Returns messages.
+// For tests of pages: what overlaps, is cut, or makes the page scroll sideways. Returns messages. Of SVG, text counts.
 () => {
   const found = [];
   const name = (node) => `${node.tagName.toLowerCase()}${node.id ? `#${node.id}` : ""} "${node.textContent.trim().slice(0, 30)}"`;
@@ -9,6 +9,7 @@
     (node) =>
       !node.closest(left.replace(", .queue", "")) &&
       !["OPTION", "SCRIPT"].includes(node.tagName) &&
+      (!node.closest("svg") || node.tagName === "text") &&
       node.checkVisibility() &&
       [...node.children].every((child) => child.matches(".number")) &&
       node.getBoundingClientRect().height > 0,
@@ -39,6 +40,11 @@
       if (width > 1 && height > 2) found.push(`${name(one.node)} overlaps ${name(other.node)}`);
     }),
   );
+  for (const node of document.querySelectorAll("svg text")) {
+    const [box, drawing] = [node, node.closest("svg")].map((each) => each.getBoundingClientRect());
+    const inside = box.left >= drawing.left - 1 && box.right <= drawing.right + 1 && box.top >= drawing.top - 1 && box.bottom <= drawing.bottom + 1;
+    if (!inside) found.push(`${name(node)} leaves its drawing`);
+  }
   const placed = [...document.querySelectorAll(".placed:not(.bar)")].map((node) => node.getBoundingClientRect());
   placed.forEach((one, i) =>
     placed.slice(i + 1).forEach((other) => {

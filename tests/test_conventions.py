@@ -251,7 +251,12 @@ def test_no_two_modules_or_packages_share_a_name() -> None:
 
 
 def test_retired_names_do_not_return() -> None:
-    files = {path for folder in ("ds2f", "launch") for path in (ROOT / folder).rglob("*") if path.suffix != ".pyc"}
+    files = {
+        path
+        for folder in ("ds2f", "launch")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix not in (".pyc", ".png")
+    }
     word = re.compile(rf"\b({'|'.join(RETIRED_WORDS)})\b", re.IGNORECASE)
     found = {
         f"{path.relative_to(ROOT)}: {match[0]}"

@@ -250,6 +250,7 @@ def test_the_flags_of_every_command_are_parsed_by_its_program(program: str) -> N
             "launch.load_test",
             "launch.augment",
             "launch.manifest",
+            "launch.report",
         )
         assert positional or not answer["rest"], f"{command}\n{answer['rest']}"
 

@@ -28,9 +28,9 @@ QUANTITIES = (
     Quantity("Word error rate", "%", (("validation", "epoch", "val_wer"),), zero=True),
     Quantity("Character error rate", "%", (("validation", "epoch", "val_cer"),), zero=True),
     Quantity("Loss of single steps", "natural log", (("training", "train", "loss"),), log=True),
-    Quantity("Gradient norm", "", (("before clipping", "train", "grad_norm"),), log=True),
-    Quantity("Learning rate", "", (("learning rate", "train", "learning_rate"),), zero=True),
-    Quantity("Loss scale", "", (("loss scale", "train", "loss_scale"),), log=True),
+    Quantity("Gradient norm", "L2 norm", (("before clipping", "train", "grad_norm"),), log=True),
+    Quantity("Learning rate", "rate", (("learning rate", "train", "learning_rate"),), zero=True),
+    Quantity("Loss scale", "factor", (("loss scale", "train", "loss_scale"),), log=True),
     Quantity("Throughput", "utterances/s", (("all ranks", "train", "utterances_per_second"),), zero=True),
 )
 

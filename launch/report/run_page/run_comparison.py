@@ -23,6 +23,7 @@ class Difference(NamedTuple):
 
     flag: str
     values: list[tuple[str, list[str]]]  # value, names of runs
+    everywhere: bool  # whether all runs have the flag; runs of other versions lack some
 
 
 class Group(NamedTuple):
@@ -83,7 +84,7 @@ def _differences(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterator[Di
         for run, name in zip(runs, names, strict=True):
             by_value[run.flags.get(flag, "(no such flag)")].append(name)
         if len(by_value) > 1 and flag != "run_dir":
-            yield Difference(flag, list(by_value.items()))
+            yield Difference(flag, list(by_value.items()), all(flag in run.flags for run in runs))
 
 
 def _groups(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterator[Group]:
@@ -91,14 +92,14 @@ def _groups(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterator[Group]:
     members: dict[tuple[tuple[str, str], ...], list[int]] = defaultdict(list)
     for index, run in enumerate(runs):
         members[tuple(sorted((flag, run.flags[flag]) for flag in run.flags if flag not in _OF_EACH_RUN))].append(index)
-    for indices in members.values():
+    for indices in filter(lambda each: len(each) > 1, members.values()):
         values: dict[str, list[float]] = defaultdict(list)
         for index in indices:
             for found in run_results.set_results(runs[index]):
                 for rate in found.rates:
                     values[f"{run_results.SET_NAMES[found.name]} {rate.name}"].append(rate.percent)
         rates = [(name, mean_with_interval(each)) for name, each in values.items() if len(each) == len(indices)]
-        if len(indices) > 1 and rates:
+        if rates:
             yield Group(
                 [names[index] for index in indices],
                 [runs[index].flags.get("training.seed", "?") for index in indices],

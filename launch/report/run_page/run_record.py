@@ -11,7 +11,8 @@ from ds2f.errors import InputError
 from ds2f.files import RECORD_BYTES, open_regular, read_bounded
 
 LINES_BYTES = 64 << 20  # of metrics.jsonl, transcripts.jsonl and log.txt; of a larger file, the end is read
-TEXT = 2000  # characters of a text; the rest is left out
+TEXT = 2000  # characters of a text that is shown; the rest is left out
+_READ = 20_000  # characters of a reference or transcript that are compared
 _SMALLER = "A run's file is smaller."
 
 
@@ -151,7 +152,7 @@ def _spoken(lines: Iterable[Mapping[str, Any]]) -> Iterator[Spoken]:
     for line in lines:
         texts = {name: line.get(name) for name in ("split", "audio", "reference", "hypothesis")}
         if all(isinstance(each, str) for each in texts.values()):
-            split, audio, reference, hypothesis = map(text, texts.values())
+            split, audio, reference, hypothesis = (text(each, _READ) for each in texts.values())
             yield Spoken(
                 split,
                 audio,

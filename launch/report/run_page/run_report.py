@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -72,9 +73,10 @@ def page(run: RunRecord, *, quick: bool = False, splits: "Mapping[str, Split] | 
     """The page of a run as text, of at most ``PAGE_BYTES``: without sounds and figures of utterances if need be."""
     set_name, spoken = spoken_samples.of_one_set(run)
     samples = spoken_samples.samples(spoken)
-    chosen = [each.spoken for each in samples]
+    chosen = [each.spoken for each in spoken_samples.mixed(samples)]
     heard = _Heard() if quick or not spoken else _hear(run, set_name, chosen, splits)
-    context = _context(run) | {"set_name": set_name, "samples": samples, **_errors(spoken)}
+    groups = [(kind, list(group)) for kind, group in groupby(samples, lambda each: each.kind)]
+    context = _context(run) | {"set_name": set_name, "samples": groups, **_errors(spoken)}
     for found in (heard, _Heard(missing="Sounds and figures of utterances would make this page too large.")):
         whole = html_page.render("run.html", **context, clips=found.clips, views=found.views, unheard=found.missing)
         if len(whole.encode()) <= PAGE_BYTES:
@@ -158,7 +160,7 @@ def _facts(run: RunRecord) -> Iterator[tuple[str, str]]:
             yield name, text(found[field], 200)
     for name, field in (("Ranks", "ranks"), ("Seed", "seed"), ("Global batch", "batch_size"), ("Steps", "steps")):
         if (value := number(found.get(field))) is not None:
-            yield name, f"{value:,.0f}"
+            yield name, f"{value:.0f}" if field == "seed" else f"{value:,.0f}"
     for name, field in (
         ("Utterances per second", "utterances_per_second"),
         ("Speech per second", "audio_seconds_per_second"),

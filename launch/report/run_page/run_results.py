@@ -85,10 +85,14 @@ def systems_chart(run: RunRecord, test: SetResult, known: dict[str, Any]) -> Bar
     own = next(rate for rate in test.rates if rate.name == "WER")
     bounds = f" ({own.interval[0]:.2f} to {own.interval[1]:.2f})" if own.interval else ""
     values = [Value(run.name[:40], own.percent, f"{own.percent:.2f} %{bounds}", own.interval, own=True)]
+    first = ""
     for system in known["systems"]:
-        rate = number(system.get("wer"))
+        rate, name = number(system.get("wer")), text(system.get("name"), 60)
+        if name.startswith("the same, "):  # as the one before, from which the order below parts it
+            name = name.replace("the same", first, 1)
+        first = name.partition(",")[0]
         if rate is not None:
-            values.append(Value(text(system.get("name"), 60), rate, f"{rate:.2f} %"))
+            values.append(Value(name, rate, f"{rate:.2f} %"))
     values.sort(key=lambda each: each.value)
     return bar_chart("Word error rate on AN4's test set", "word error rate, %", values, as_points=True)
 

@@ -1,5 +1,6 @@
 """Transcripts of a run: which are shown, aligned with their references; and the errors of all of them."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,16 @@ class Sample(NamedTuple):
         """The last part of the recording's path."""
         return text(self.spoken.audio.rpartition("/")[2], 80)
 
+    @property
+    def reference(self) -> str:
+        """The beginning of the reference."""
+        return text(self.spoken.reference)
+
+    @property
+    def hypothesis(self) -> str:
+        """The beginning of the transcript."""
+        return text(self.spoken.hypothesis)
+
 
 class Errors(NamedTuple):
     """The errors of a set."""
@@ -67,6 +78,16 @@ def samples(spoken: Iterable[Spoken]) -> list[Sample]:
     chosen += [("With a usual number of errors", each) for each in others[middle : middle + _EACH]]
     chosen += [("With most errors", each) for each in worst]
     return [Sample(each, counts.word_errors, counts.words, _columns(each), kind) for kind, (counts, each) in chosen]
+
+
+def mixed(shown: Sequence[Sample]) -> list[Sample]:
+    """The samples with one of each kind first, so that the first few are of all kinds."""
+    places: Counter[str] = Counter()
+    order = []
+    for each in shown:
+        order.append(places[each.kind])
+        places[each.kind] += 1
+    return [shown[index] for index in sorted(range(len(shown)), key=order.__getitem__)]
 
 
 def _spread(items: Sequence[Any]) -> list[Any]:
@@ -114,7 +135,14 @@ def errors(spoken: Sequence[Spoken], *, speaker: str = decoding.SPEAKER) -> Erro
 
 
 def _first(rows: Any) -> Any:
-    return rows[:_ROWS] if isinstance(rows, list) else rows
+    return [_shortened(row) for row in rows[:_ROWS]] if isinstance(rows, list) else rows
+
+
+def _shortened(row: Any) -> Any:
+    """A row of a table, whose texts stay within their cells."""
+    if not isinstance(row, dict):
+        return row
+    return {name: text(value, 60) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _range(fewest: int, most: int) -> str:

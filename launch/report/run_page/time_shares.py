@@ -23,7 +23,7 @@ def parts(run: RunRecord) -> dict[str, float]:
     and backward pass on a device, is counted in proportion.
     """
     training = _total(run.epochs, "training_seconds")
-    if not training:
+    if not training or any("training_seconds" not in line for line in run.epochs):
         return _of_older_run(run)
     data = min(_total(run.epochs, "data_seconds"), training)
     found = {"waiting for data": data}
@@ -46,7 +46,11 @@ def time_chart(run: RunRecord) -> BarChart | None:
     total = sum(found.values())
     unit, size = ("h", 3600) if total >= 10_000 else ("min", 60) if total >= 200 else ("s", 1)
     values = [
-        Value(name, seconds / size, f"{duration(seconds)} ({100 * seconds / total:.1f} %)")
+        Value(
+            name,
+            seconds / size,
+            f"{f'{seconds:.2f} s' if seconds < 10 else duration(seconds)} ({100 * seconds / total:.1f} %)",
+        )
         for name, seconds in found.items()
     ]
     return bar_chart("Time of the run", f"time, {unit}", values)

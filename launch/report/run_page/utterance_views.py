@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ds2f.errors import InputError
 from launch.report.run_page.line_charts import WIDTH, Scale, Tick, label, ticks
-from launch.report.run_page.run_record import RunRecord, Spoken
+from launch.report.run_page.run_record import RunRecord, Spoken, text
 
 if TYPE_CHECKING:
     from ds2f.config import Config
@@ -174,7 +174,7 @@ def _view(recognizer: "Recognizer", recording: "object", spoken: Spoken) -> View
     heard = ", ".join(f"{word.text} from {word.start:.2f} to {word.end:.2f} s" for word in words) or "no words"
     return View(
         name=spoken.audio.rpartition("/")[2][:80],
-        reference=spoken.reference,
+        reference=text(spoken.reference, 300),
         description=f"{label(seconds)} s of sound. Words: {heard}.",
         spectrogram=_spectrogram(part.features.numpy()),
         posteriors=_picture(log_probs.exp().numpy()[:, rows].T),
