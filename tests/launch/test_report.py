@@ -72,7 +72,10 @@ def test_an_ablation_is_printed(launch, tmp_path):
     [
         (["--errors=nowhere"], None, "nowhere holds no run"),
         (["--errors=run", "--transcripts=t.json"], None, "take one of --errors and --transcripts"),
-        (["--output=o.json"], None, "--output is for --errors or --transcripts"),
+        (["--output=o.json"], None, "--output is for the page of a run, --errors or --transcripts"),
+        (["run", "--errors=run"], None, "take one of --errors and the folder of a run"),
+        (["run", "--output=no/where.html"], None, "--output=no/where.html: give a file in a folder"),
+        (["run"] * 25, None, "25 runs; at most 24"),
         (["--errors=run", "--output=no/where.json"], None, "--output=no/where.json: give a file in a folder"),
         (["--errors=run", "--speaker=(a"], None, "--speaker=(a: not a regular expression"),
         (["--errors=run", "--speaker=a"], None, "--speaker=a: 0 groups"),
