@@ -14,8 +14,13 @@ import numpy as np
 import pytest
 import soundfile
 from commands import commands
+from hypothesis import HealthCheck, settings
 
 RATE = 16000
+
+# How long an example takes, or its drawing, says nothing on a busy machine.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 # Signals that a shell in the background, or nohup, has had ignored would be ignored by every program under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
