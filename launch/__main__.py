@@ -8,7 +8,7 @@ from pathlib import Path
 COMMANDS = (
     *("prepare", "train", "evaluate", "transcribe", "serve", "report"),
     *("manifest", "build_lm", "tune_lm", "calibrate", "splice", "augment", "longform", "convert"),
-    *("bench", "load_test", "scaling"),
+    *("doctor", "bench", "load_test", "scaling"),
 )
 
 

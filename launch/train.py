@@ -62,6 +62,7 @@ def train(cfg: Config, run_dir: Path) -> int:
     A mistake in the command ends the rank before anything slow starts and before anything is written.
     """
     from ds2f.runner import run_lease, splits
+    from ds2f.runner.device import examination
     from ds2f.runner.device.backend import open_backend
     from ds2f.runner.distributed import consistency, worker
     from ds2f.runner.distributed.collectives import open_group
@@ -76,6 +77,8 @@ def train(cfg: Config, run_dir: Path) -> int:
     consistency.require_same_settings(group, cfg, compute=backend.policy(cfg.apex).compute)
     consistency.require(group, splits.digests(data), remedy="Give all machines the same data.")
 
+    if group.rank == 0 and (remark := examination.remark(backend)):
+        guard.tell(remark)
     with run_lease.hold(run_dir, cfg, job=job.id) if group.rank == 0 else nullcontext() as held:
         status = _train_in(run_dir, cfg, data, backend, group, job, held)
     group.close()

@@ -60,6 +60,7 @@ NOT_RUN = {
     "launch.augment": ("needs a recording", "tests/launch/test_augment_command.py"),
     "launch.longform": ("needs a trained run", "tests/launch/test_longform.py"),
     "launch.report": ("needs trained runs, with some flags", "tests/test_page_commands.py"),
+    "launch.doctor": ("checks the machine for a minute", "tests/launch/test_doctor.py"),
     "launch.bench": ("measures for minutes", "tests/launch/test_bench.py"),
     "launch.bench.markdown": ("needs a file of launch.bench", "tests/launch/test_bench_markdown.py"),
     "launch.scaling": ("measures for minutes", "tests/launch/test_scaling.py"),

@@ -147,7 +147,7 @@ def programs() -> dict[str, dict[str, bool]]:
 
 def test_every_command_takes_its_flags() -> None:
     orders = list(commands())
-    assert {module for module, *_ in orders} == {*MODULES, "launch.convert"}
+    assert {module for module, *_ in orders} == {*MODULES, "launch.convert", "launch.doctor"}
     assert len(orders) >= 30
     refused = {shlex.join(order): answer["refused"] for order, answer in zip(orders, parse(orders), strict=True)}
     assert {command: why for command, why in refused.items() if why} == {}

@@ -4,21 +4,19 @@ The times are stored in the user's cache folder (``$XDG_CACHE_HOME/ds2f/kernels.
 torch version, dtype and shape. A missing, damaged or read-only cache file costs time and is no error.
 """
 
-import json
 import logging
 import os
 import time
-from pathlib import Path
 
 import torch
 
 from ds2f.config import ModelConfig
-from ds2f.files import write_atomically
 from ds2f.model import layers, recurrent
-from ds2f.runner.device import processor
+from ds2f.runner.device import processor, user_cache
 from ds2f.runner.device.backend import Backend
 
 _log = logging.getLogger(__name__)
+_FILE = "kernels.json"
 _FRAMES = 32  # length of the timed sequence; every candidate processes frame after frame
 _ROUNDS = 3  # timed rounds, after one warm-up round for caches and compilers
 _MARGIN = 0.95  # another kernel replaces the fused kernel if it takes less than this fraction of the time
@@ -51,7 +49,7 @@ def choose(cfg: ModelConfig, *, batch_size: int, dtype: torch.dtype, backend: Ba
             return "fused"
         _log.info("timing the recurrent kernels %s for this processor and shape, once", " and ".join(candidates))
         seconds = _measure(candidates, cfg, batch_size=batch_size, dtype=dtype, backend=backend)
-        _write_cache(key, seconds)
+        user_cache.write(_FILE, key, seconds)
     fastest = min(seconds, key=lambda name: seconds[name])
     return fastest if seconds[fastest] < _MARGIN * seconds["fused"] else "fused"
 
@@ -70,32 +68,12 @@ def _key(cfg: ModelConfig, *, batch_size: int, dtype: torch.dtype) -> str:
     )
 
 
-def _cache_file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ds2f" / "kernels.json"
-
-
 def _read_cache(key: str) -> dict[str, float] | None:
     """The times by kernel that an earlier run stored, seconds; None without valid times."""
-    try:
-        seconds = json.loads(_cache_file().read_text(encoding="utf-8"))[key]
-        valid = "fused" in seconds and all(isinstance(value, float) and value > 0 for value in seconds.values())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):  # RuntimeError: no home
+    seconds = user_cache.read(_FILE, key)
+    if not isinstance(seconds, dict) or "fused" not in seconds:
         return None
-    return seconds if valid else None
-
-
-def _write_cache(key: str, seconds: dict[str, float]) -> None:
-    try:
-        path = _cache_file()
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            known = known if isinstance(known, dict) else {}
-        except (OSError, ValueError, RecursionError):
-            known = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(known | {key: seconds}, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
-        _log.debug("the times of the recurrent kernels are not stored: %s", error)
+    return seconds if all(isinstance(value, float) and value > 0 for value in seconds.values()) else None
 
 
 def _measure(

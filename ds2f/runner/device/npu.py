@@ -39,7 +39,7 @@ def load() -> int:
       NpuError: when torch_npu is missing, was built for another torch, or does not import; when CANN is missing; when
         no device is visible.
     """
-    version = _version()
+    version = matching_version()
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None and accelerator.type != "npu":
         raise NpuError(
@@ -135,8 +135,12 @@ _HCCL = {
 }
 
 
-def _version() -> str:
-    """The version of torch_npu, read without importing it; its release must equal torch's."""
+def matching_version() -> str:
+    """The version of torch_npu, read without importing it; its release must equal torch's.
+
+    Raises:
+      NpuError: torch_npu is not installed, or is made for another torch.
+    """
     try:
         version = importlib.metadata.version("torch_npu")
     except importlib.metadata.PackageNotFoundError as error:

@@ -151,7 +151,7 @@ def test_a_user_without_a_home_folder_costs_time_alone(speeds, monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(autotune.Path, "home", no_home)
+    monkeypatch.setattr(Path, "home", no_home)
     speeds(fused=1.0, hoisted=0.5)
     assert autotune.choose(MODEL, backend=FAST_HALF, **SHAPE) == "hoisted"
 

@@ -1,0 +1,1 @@
+"""Says what a machine can do for a training and what would fail on it."""
