@@ -173,6 +173,7 @@ ID3V2 = b"ID3\4\0\0\0\0\7\x74" + bytes([7]) * 1012
 ID3V1 = b"TAG" + b"a title".ljust(125)
 APE = b"APETAGEX" + struct.pack("<IIII", 2000, 96, 3, 0xA0000000) + bytes(8) + b"b" * 64
 APE += b"APETAGEX" + struct.pack("<IIII", 2000, 96, 3, 0x80000000) + bytes(8)
+APE_WITHOUT_HEADER = b"b" * 64 + b"APETAGEX" + struct.pack("<IIII", 1000, 96, 3, 0) + bytes(8)
 
 
 def read(content, rate=RATE):
@@ -227,6 +228,14 @@ def test_zeros_in_place_of_the_last_pages_and_rubbish_are_refused(kind, rest):
 @pytest.mark.parametrize("behind", [b"", ID3V1, bytes(5000), APE, APE + ID3V1, bytes(64) + ID3V1])
 def test_tags_and_zeros_before_and_behind_a_recording_do_no_harm(kind, before, behind):
     samples, notes = read(before + WHOLE[kind] + behind)
+    assert notes == ()
+    np.testing.assert_array_equal(samples, load(WHOLE[kind]).samples)
+
+
+@pytest.mark.parametrize("kind", ["flac", "vorbis", "opus"])
+@pytest.mark.parametrize("behind", [APE_WITHOUT_HEADER, APE_WITHOUT_HEADER + ID3V1])
+def test_an_ape_tag_without_a_header_behind_a_recording_does_no_harm(kind, behind):
+    samples, notes = read(WHOLE[kind] + behind)
     assert notes == ()
     np.testing.assert_array_equal(samples, load(WHOLE[kind]).samples)
 

@@ -9,12 +9,13 @@ import io
 from typing import BinaryIO
 
 from ds2f.data.containers import flac_frames, mp3_frames, ogg_pages, sample_sizes
-from ds2f.data.containers.byte_view import ByteView, Layout, Segment, Stream, behind_tags, cut_short
+from ds2f.data.containers.byte_view import ByteView, Layout, Segment, Stream, before_tags, behind_tags, cut_short
 from ds2f.errors import InputError
 
 __all__ = ["ByteView", "Layout", "cut_short", "examine"]
 
 _MOST_STREAMS = 1000  # of a file
+_MOST_TAGS = 1 << 20  # bytes behind a recording
 _JOINED = "several recordings behind one another in a file: read as one"
 
 
@@ -51,7 +52,7 @@ def _examined(file: BinaryIO, origin: int, end: int, label: str, whole: bool) ->
     while (position := behind_tags(file, position, end)) < end and len(streams) <= _MOST_STREAMS:
         stream = _stream(file, position, end, label, whole)
         if stream is None:
-            if streams:
+            if streams and not _only_tags(file, position, end):
                 raise InputError(cut_short(label, f"after byte {position} a part is missing or broken"))
             break
         streams.append(stream.segments)
@@ -62,6 +63,12 @@ def _examined(file: BinaryIO, origin: int, end: int, label: str, whole: bool) ->
     if not streams:  # a container that is not examined; the decoder knows it, or refuses it
         return Layout(end, ((range(origin, end),),), ())
     return Layout(end, tuple(streams), (*notes, _JOINED) if len(streams) > 1 else tuple(notes))
+
+
+def _only_tags(file: BinaryIO, position: int, end: int) -> bool:
+    """Whether the rest of a file is tags that only their ends tell, such as an APE tag without a header."""
+    file.seek(position)
+    return end - position <= _MOST_TAGS and not before_tags(file.read(end - position))
 
 
 def _stream(file: BinaryIO, position: int, end: int, label: str, whole: bool) -> Stream | None:

@@ -112,8 +112,11 @@ def before_tags(content: bytes) -> bytes:
         if content[-ID3V1:].startswith(b"TAG"):
             content = content[:-ID3V1]
         elif content[-32:].startswith(b"APETAGEX"):
-            with_head = 32 if content[-9] & 128 else 0
-            content = content[: max(0, len(content) - with_head - int.from_bytes(content[-20:-16], "little"))]
+            size = int.from_bytes(content[-20:-16], "little")  # with this footer, without a header
+            if not 32 <= size <= len(content):
+                return content
+            content = content[:-size]
+            content = content[:-32] if content[-32:].startswith(b"APETAGEX") else content
         elif content.endswith(b"\0\0\0\0"):
             content = content.rstrip(b"\0")
         else:
