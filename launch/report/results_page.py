@@ -6,7 +6,7 @@ Tables and conditions come from the files in ``configs/results``, the text aroun
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from launch.report import ablation, compare, results
+from launch.report import ablation, compare, device_check, results
 
 _TEXT = """\
 # Results
@@ -66,8 +66,18 @@ of 4 utterances) and with `configs/an4_small_1p.flags` (one rank of 10), five se
 - With AdamW, or with a warm-up of 0.15, steps of 32 were behind after 8 epochs.
 
 `python -m launch.report --compare='configs/results/ranks/eight-*' --against='configs/results/ranks/one-*'` prints the
-table.
+table.{devices}
 """
+_DEVICES = """
+
+## Devices
+
+Each row is a check of a device by `launch/check_device.sh`. The two columns on the right: how many times as many
+utterances per second ours trains ([method](../../launch/bench/README.md#method)).
+
+<!-- devices -->
+{rows}
+<!-- /devices -->"""
 
 
 def page(folder: Path, *, name: Path) -> str:
@@ -87,7 +97,14 @@ def page(folder: Path, *, name: Path) -> str:
         ranks=_lines(compare.rows(f"{folder}/ranks/eight-*", f"{folder}/ranks/one-*", split="val")).replace(
             f"{folder}/", f"{name}/"
         ),
+        devices=_devices(folder),
     )
+
+
+def _devices(folder: Path) -> str:
+    """The section of devices; empty where none has been checked."""
+    found = device_check.stored(folder)
+    return _DEVICES.format(rows=_lines(device_check.rows(found))) if found else ""
 
 
 def _sources(folder: Path) -> Iterator[str]:
