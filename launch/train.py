@@ -169,7 +169,8 @@ def _write_report(run_dir: Path, log: Callable[[str], None], **how: Any) -> None
 
         guard.tell(f"wrote {run_report.write(run_dir, **how)}")
     except Exception as error:  # noqa: BLE001  # a page of numbers must not cost a training its exit status
-        log(f"{run_dir}/report.html is not written: {type(error).__name__}: {error}")
+        cause = error if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        log(f"the page of the run is not written: {cause}")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ PRELOADED = (
     "launch.flags",
     *("ds2f.runner.trainer", "ds2f.runner.distributed.agent", "ds2f.runner.evaluator"),
     *("orbax.checkpoint", "torch.fx.experimental.symbolic_shapes"),
+    *("launch.report.run_page.run_report", "launch.report.error_analysis", "ds2f.inference", "PIL.Image"),
     *("ds2f.data.corpora.an4", "ds2f.data.corpora.synthetic", "rich.progress", "rich.traceback"),
 )
 

@@ -5,6 +5,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -109,7 +112,8 @@ def test_a_page_that_cannot_be_written_fails_no_training(launch, tone_corpus, tm
     (tmp_path / "run/report.html").mkdir(parents=True)
     ended = launch("train", *TINY, f"--data_path={tone_corpus}", "--run_dir=run", folder=tmp_path)
     assert (ended.status, ended.err) == (0, "wrote run/results.json\n")
-    assert "run/report.html is not written: " in (tmp_path / "run/log.txt").read_text()
+    expected = "the page of the run is not written: run/report.html cannot be written: Is a directory"
+    assert expected in (tmp_path / "run/log.txt").read_text()
 
 
 def test_a_run_of_sounds_beyond_the_limit_has_a_page_without_them(trained, monkeypatch):
@@ -167,6 +171,18 @@ def test_the_seconds_of_a_run_are_divided_as_its_measured_steps(run):
     }
 
 
+def test_long_transcripts_are_left_out_of_the_alignments_and_cut_on_the_page(run):
+    long = {"split": "val", "audio": "long.wav", "reference": "AB " * 400_000, "hypothesis": "BA " * 400_000}
+    rows = [long, {"split": "val", "audio": "b.wav", "reference": "A B", "hypothesis": "A", "speaker": "ann"}]
+    write_lines(run / "transcripts.jsonl", map(json.dumps, rows))
+    started = time.process_time()
+    page = run_report.page(read(run))
+    assert time.process_time() - started < 5
+    assert len(page) < 100_000
+    assert "1 of 2 utterances" in page
+    assert ">ann<" in page
+
+
 def test_published_systems_stand_beside_a_result_on_an4s_test_set_only(run):
     published = json.loads((ROOT / "configs/results/published.json").read_text())
     sizes = {"words": published["words"], "chars": published["chars"]}
@@ -183,6 +199,13 @@ def test_a_run_without_results_and_with_damaged_lines_has_a_page(run):
     found = read(run)
     assert found.problems == ["metrics.jsonl: 1 line cannot be read"]
     assert "No result yet: 3 of 3 epochs" in run_report.page(found)
+
+
+def test_an_error_of_the_page_itself_is_a_line_of_the_log():
+    code = "from pathlib import Path; from launch import train; from launch.report.run_page import run_report\n"
+    code += "run_report.write = lambda *_, **__: 1 / 0\ntrain._write_report(Path('run'), print, quick=True)\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "the page of the run is not written: ZeroDivisionError: division by zero\n"
 
 
 def test_a_folder_without_a_run_is_named(launch, tmp_path):

@@ -11,9 +11,23 @@ import jinja2
 from markupsafe import Markup
 
 import ds2f
+from ds2f.errors import InputError
+from ds2f.files import write_atomically
 
 _FOLDER = Path(__file__).parent / "templates"
 _THEME = Path(ds2f.__file__).parent / "serving" / "page" / "theme.css"  # the colours of the server's page
+
+
+def write(output: Path, page: str) -> None:
+    """Writes a page.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    try:
+        write_atomically(output, page)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error.strerror or error}; give --output=FILE") from error
 
 
 def render(template: str, **context: Any) -> str:

@@ -8,7 +8,6 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from ds2f.errors import InputError
-from ds2f.files import write_atomically
 from launch.report.run_page import curves, html_page, run_results
 from launch.report.run_page.line_charts import Chart, Series, chart
 from launch.report.run_page.run_record import RunRecord, read
@@ -39,7 +38,7 @@ def write(folders: Sequence[Path], *, output: Path | None = None) -> Path:
     if len(folders) > MOST_RUNS:
         raise InputError(f"{len(folders)} runs; at most {MOST_RUNS} are compared on a page")
     output = output or Path(FILE)
-    write_atomically(output, page([read(folder) for folder in folders]))
+    html_page.write(output, page([read(folder) for folder in folders]))
     return output
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ds2f
 from ds2f.errors import InputError
-from ds2f.files import write_atomically
 from ds2f.runner.telemetry import duration
 from launch import flagfiles
 from launch.report.run_page import (
@@ -61,11 +60,10 @@ def write(
       The path of the page.
 
     Raises:
-      InputError: the folder holds no run.
-      OSError: the page cannot be written.
+      InputError: the folder holds no run, or the page cannot be written.
     """
     output = output or run_dir / FILE
-    write_atomically(output, page(read(run_dir), quick=quick, splits=splits))
+    html_page.write(output, page(read(run_dir), quick=quick, splits=splits))
     return output
 
 
@@ -76,7 +74,7 @@ def page(run: RunRecord, *, quick: bool = False, splits: "Mapping[str, Split] | 
     chosen = [each.spoken for each in spoken_samples.mixed(samples)]
     heard = _Heard() if quick or not spoken else _hear(run, set_name, chosen, splits)
     groups = [(kind, list(group)) for kind, group in groupby(samples, lambda each: each.kind)]
-    context = _context(run) | {"set_name": set_name, "samples": groups, **_errors(spoken)}
+    context = _context(run) | {"set_name": set_name, "samples": groups, **_errors(spoken, quick=quick)}
     for found in (heard, _Heard(missing="Sounds and figures of utterances would make this page too large.")):
         whole = html_page.render("run.html", **context, clips=found.clips, views=found.views, unheard=found.missing)
         if len(whole.encode()) <= PAGE_BYTES:
@@ -122,8 +120,8 @@ def _hear(run: RunRecord, set_name: str, chosen: "Sequence[Spoken]", splits: "Ma
         return _Heard(clips, missing=f"No utterance is drawn, since the model cannot be read: {text(str(error), 300)}")
 
 
-def _errors(spoken: "Sequence[Spoken]") -> dict[str, Any]:
-    found = spoken_samples.errors(spoken)
+def _errors(spoken: "Sequence[Spoken]", *, quick: bool) -> dict[str, Any]:
+    found = spoken_samples.errors(spoken, quick=quick)
     if found is None:
         return {"errors": None, "errors_rows": [], "word_rows": [], "speaker_rows": []}
     counts = found.found["counts"]

@@ -12,7 +12,8 @@ from launch.report.run_page.run_record import RunRecord, Spoken, text
 
 _EACH = 3  # utterances with most errors, with a usual number, and without errors
 _CELLS = 40_000  # of the alignment of a shown utterance, words times words
-_ALL_CELLS = 4_000_000  # of the alignments of all characters that are analysed: some seconds
+_ONE_CELLS = 400_000  # of the alignment of an utterance that is analysed, characters times characters
+_ALL_CELLS, _QUICK_CELLS = 3_000_000, 400_000  # of all that are analysed: four seconds, and half of one
 _ROWS = 12  # of a table
 
 
@@ -110,21 +111,31 @@ def _columns(spoken: Spoken) -> list[Column]:
     ]
 
 
-def errors(spoken: Sequence[Spoken], *, speaker: str = decoding.SPEAKER) -> Errors | None:
-    """The errors of a set, of its first utterances if it is large; None without utterances."""
+def errors(spoken: Sequence[Spoken], *, quick: bool = False) -> Errors | None:
+    """The errors of a set, of a part of it if it is large; None without utterances.
+
+    Args:
+      spoken: the utterances.
+      quick: take less than a second.
+    """
     import re
 
     from launch.report import error_analysis
 
-    taken, cells = [], 0
+    taken: list[Spoken] = []
+    room = _QUICK_CELLS if quick else _ALL_CELLS
     for each in spoken:
-        cells += (len(each.reference) + 1) * (len(each.hypothesis) + 1)
-        if cells > _ALL_CELLS:
-            break
-        taken.append(decoding.Transcript(each.audio, each.reference, each.hypothesis))
+        cells = (len(each.reference) + 1) * (len(each.hypothesis) + 1)
+        if cells <= min(room, _ONE_CELLS):
+            room -= cells
+            taken.append(each)
     if not taken:
         return None
-    found = error_analysis.analyse(taken, speaker=re.compile(speaker), names=(each.speaker for each in spoken))
+    found = error_analysis.analyse(
+        [decoding.Transcript(each.audio, each.reference, each.hypothesis) for each in taken],
+        speaker=re.compile(decoding.SPEAKER),
+        names=[each.speaker for each in taken],
+    )
     values = [
         Value(_range(row["fewest"], row["most"]), row["rate"], f"{row['rate']:.2f} % of {row['said']} words")
         for row in found["lengths"]
