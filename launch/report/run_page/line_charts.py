@@ -117,7 +117,7 @@ def chart(
         x_label,
         f"{unit}, log scale" if log and unit else "log scale" if log else unit,
         ticks(x, most=7),
-        ticks(y, most=6) if min(values) < max(values) else [Tick(y(values[0]), label(values[0]))],
+        ticks(y, most=6) if zero or min(values) < max(values) else [Tick(y(values[0]), label(values[0]))],
         [_line(each, index % STYLES, x, y) for index, each in enumerate(shown)],
         [Mark(x(at), y(value), kind) for each in shown for at, value, kind in each.marks],
     )
