@@ -177,6 +177,18 @@ def _refuse_folder(error: OSError) -> None:
     raise InputError(f"{error.filename}: {error.strerror}; make the folder readable, or move it away") from error
 
 
+def expand_home(name: str) -> str:
+    """The path of a name that may begin with ``~``, a home folder; the name itself where nobody has this home.
+
+    >>> expand_home("a~b.wav"), expand_home("~").startswith("~")
+    ('a~b.wav', False)
+    """
+    try:
+        return str(Path(name).expanduser()) if name.startswith("~") else name
+    except RuntimeError:
+        return name
+
+
 def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = True) -> str:
     """The JSON text of a value. Numbers that are not finite become ``null``.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ds2f.errors import InputError
-from ds2f.files import RECORD_BYTES, read_bounded
+from ds2f.files import RECORD_BYTES, expand_home, read_bounded
 
 _LINE_END = re.compile(r"\r\n|\r|\n")  # of all systems; str.splitlines knows more, which are characters of names
 _QUOTES = "\"'"
@@ -28,6 +28,8 @@ class Argument(NamedTuple):
 def expanded(arguments: Iterable[str]) -> Iterator[Argument]:
     """The arguments of a command line, with the lines of a flagfile in place of ``--flagfile``.
 
+    ``~`` at the beginning of an argument is expanded: in quotation marks, or from a program, it comes as it is.
+
     Args:
       arguments: the command line without the program.
 
@@ -38,7 +40,7 @@ def expanded(arguments: Iterable[str]) -> Iterator[Argument]:
     for argument in rest:
         if argument == "--":
             yield Argument(argument)
-            yield from map(Argument, rest)
+            yield from (Argument(expand_home(each)) for each in rest)
             return
         option, equals, value = argument.partition("=")
         if option in ("--flagfile", "-flagfile"):
@@ -46,9 +48,9 @@ def expanded(arguments: Iterable[str]) -> Iterator[Argument]:
             if not equals and not name:
                 raise InputError("--flagfile has no file: give --flagfile=FILE")
             if name:  # as absl does, an empty name is no file
-                yield from _lines(shipped(Path(name).expanduser()), inside=())
+                yield from _lines(shipped(Path(expand_home(name))), inside=())
         else:
-            yield Argument(argument)
+            yield Argument(expand_home(argument))
 
 
 def before_end(arguments: Iterable[Argument]) -> Iterator[Argument]:
@@ -108,7 +110,7 @@ def _lines(path: Path, *, inside: tuple[Path, ...]) -> Iterator[Argument]:
         option, equals, value = flag.partition("=")
         value = _unquoted(value.strip())
         if option in ("--flagfile", "-flagfile"):
-            named = shipped(Path(value).expanduser())
+            named = shipped(Path(expand_home(value)))
             beside = path.parent / named
             yield from _lines(
                 named if named.exists() or not beside.exists() else beside, inside=(*inside, path.resolve())

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, BinaryIO, NamedTuple
 
 from ds2f.errors import InputError
-from ds2f.files import files_below, read_bounded
+from ds2f.files import expand_home, files_below, read_bounded
 from launch import guard
 
 _LIST_BYTES = 1 << 28
@@ -176,7 +176,7 @@ def _lines(files_from: str) -> list[str]:
     if len(content) > _LIST_BYTES:
         raise InputError(f"{where}: more than {_LIST_BYTES:,} bytes; divide the list")
     lines = content.split(b"\0") if b"\0" in content else [line.removesuffix(b"\r") for line in content.split(b"\n")]
-    found = [os.fsdecode(line) for line in lines if line.strip()]
+    found = [expand_home(os.fsdecode(line)) for line in lines if line.strip()]
     if not found:
         raise InputError(f"{where}: names no recordings; give a path on every line")
     return found

@@ -9,6 +9,7 @@ from ds2f.data.manifest_paths import split_of_name
 from ds2f.data.problems import Problem
 from ds2f.data.suffixes import TRANSCRIPTS
 from ds2f.errors import InputError
+from ds2f.files import expand_home
 
 AUDIO = (
     *("audio_filepath", "audio_path", "audio_file", "audio_filename", "audio", "wav_path", "wav_filename", "wav_file"),
@@ -73,15 +74,7 @@ def path_below(folder: Path, name: str, where: str) -> Path:
         raise InputError(f"{where}: {ascii(name)[:200]} cannot be a path; write the manifest again")
     if name != name.strip() and not exists(folder / name):
         name = name.strip()
-    return folder / expanded(name)
-
-
-def expanded(name: str) -> str:
-    """The path of a name that may begin with ``~``, the home folder."""
-    try:
-        return str(Path(name).expanduser()) if name.startswith("~") else name
-    except RuntimeError:  # nobody has this home
-        return name
+    return folder / expand_home(name)
 
 
 def exists(path: Path) -> bool:
@@ -219,7 +212,7 @@ def with_files(rows: list[Row], folder: Path, problems: list[Problem], *, texts_
 def _name_files(texts: list[str], folder: Path) -> bool:
     """Whether texts are the names of files: most are names of existing files, or all end as transcripts do."""
     tried = texts[:_TRIED]
-    there = sum(exists(folder / expanded(text)) for text in tried)
+    there = sum(exists(folder / expand_home(text)) for text in tried)
     return bool(texts) and (2 * there >= len(tried) or all(map(_looks_like_a_file, texts)))
 
 

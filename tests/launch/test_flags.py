@@ -91,6 +91,8 @@ def test_a_tilde_is_the_home_folder_in_every_flag(tmp_path: Path, monkeypatch: p
     assert (cfg.checkpointing.folder, cfg.augmentation.noise_dir) == ("/home/ann/kept", "/home/ann")
     assert (cfg.data_path, cfg.run_dir, cfg.rdzv_id) == ("/home/ann/data", "/home/ann/run", "a~b")
     assert configured(tmp_path, "--data.train_manifest=~nobody-here/x").data.train_manifest == "~nobody-here/x"
+    given = ["augment", "~/a.wav", "a~", "--", "~/--b", "~nobody-here"]
+    assert flags.parse(given, positional=True) == ["augment", "/home/ann/a.wav", "a~", "/home/ann/--b", "~nobody-here"]
 
 
 def test_flagfile_text_repeats_the_run(tmp_path: Path) -> None:

@@ -372,6 +372,16 @@ def test_a_list_names_recordings(transcribe, folder, text):
     assert lines == [("a.wav", text)] * 2
 
 
+@pytest.mark.parametrize(
+    "arguments", [["~/a.wav", "~nobody-here/a.wav"], ["--files_from=~/homes"], ["--", "~/[a].wav"]]
+)
+def test_a_tilde_in_the_name_of_a_recording_is_the_home_folder(transcribe, folder, text, arguments):
+    (folder / "homes").write_text("~/a.wav\n~nobody-here/a.wav\n")
+    ended, lines = transcribe(*arguments, environment={"HOME": str(folder)})
+    assert lines == [(f"{folder}/a.wav", text)]
+    assert ended.err in ("", "transcribe: ~nobody-here/a.wav: No such file or directory; check the path\n")
+
+
 def test_a_list_between_zero_bytes_has_names_with_line_breaks(transcribe, folder, text):
     name = "two\nlines\u2028and more.wav"
     shutil.copy(folder / "a.wav", folder / name)
