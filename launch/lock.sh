@@ -3,6 +3,11 @@
 # Versions are those of .venv, in which the tests run; torch's hashes are those of its wheels on PyPI.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+help_if_asked "$@" <<'HELP'
+Usage: bash launch/lock.sh
+Writes the tested set of packages: configs/constraints.txt, with hashes, and configs/sbom.cdx.json, an SBOM. Makes .venv/
+with the extra "test", if it is not there, and asks PyPI for the hashes.
+HELP
 use_venv test
 
 tools=$(mktemp -d)

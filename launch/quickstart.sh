@@ -2,19 +2,14 @@
 # A corpus, a trained model and its error rates in a few minutes, on a CPU and without a download.
 # Arguments go to the training: launch/quickstart.sh --training.epochs=3
 set -euo pipefail
-for argument in "$@"; do
-  case $argument in
-    -h | --help)
-      echo "Usage: bash launch/quickstart.sh [FLAG...]"
-      echo "Makes .venv/, a synthetic corpus in data/ and a trained model in runs/quickstart-TIME/, and prints its error"
-      echo "rates: three minutes on two cores, without a download but for the installation. Flags go to launch.train,"
-      echo "such as --training.epochs=3; all of them: python -m launch.train --help"
-      exit 0
-      ;;
-  esac
-done
 caller=$PWD
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+help_if_asked "$@" <<'HELP'
+Usage: bash launch/quickstart.sh [FLAG...]
+Makes .venv/, a synthetic corpus in data/ and a trained model in runs/quickstart-TIME/, and prints its error
+rates: three minutes on two cores, without a download but for the installation. Flags go to launch.train,
+such as --training.epochs=3; all of them: python -m launch.train --help
+HELP
 # Python compiles bytecode at the first import, for a quarter of the installed modules; pip would compile all of them.
 # Processor time of installation and first import: 26 s instead of 48 s.
 use_venv quickstart --no-compile

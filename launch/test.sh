@@ -3,6 +3,11 @@
 # Arguments go to pytest, which then takes one process: launch/test.sh -m long, launch/test.sh tests/optim -n 2
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+help_if_asked "$@" <<'HELP'
+Usage: bash launch/test.sh [ARGUMENT...]
+Makes .venv/ with the extra "test", then checks formatting, lint, types and import contracts, and runs the tests.
+Arguments go to pytest, which then takes one process: launch/test.sh tests/optim -k muon; launch/test.sh -m long
+HELP
 use_venv test
 
 .venv/bin/ruff format --check .

@@ -2,6 +2,17 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Prints standard input and ends the script, if an argument asks for help. Comes before anything is installed.
+help_if_asked() {
+  local argument
+  for argument in "$@"; do
+    if [[ $argument == -h || $argument == --help ]]; then
+      cat
+      exit 0
+    fi
+  done
+}
+
 # Makes or reuses .venv and installs the project into it with the extra $1 (test or quickstart). Further arguments go to
 # pip. Nothing is installed again until setup.cfg changes.
 use_venv() {

@@ -52,11 +52,14 @@ def test_a_training_script_in_its_own_folder_keeps_relative_paths(project):
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_the_quickstart_tells_what_it_does_before_it_does_it(project, tmp_path, flag):
+@pytest.mark.parametrize(
+    "script", [path.name for path in sorted(LAUNCH.glob("*.sh")) if "\nuse_venv " in path.read_text()]
+)
+def test_a_script_that_installs_tells_what_it_does_before_it_does_it(project, tmp_path, script, flag):
     before = sorted(project.rglob("*"))
-    ended = run(project, "bash", project / "launch" / "quickstart.sh", "--training.epochs=1", flag, folder=tmp_path)
+    ended = run(project, "bash", project / "launch" / script, "--training.epochs=1", flag, folder=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith("Usage: bash launch/quickstart.sh")
+    assert ended.stdout.startswith(f"Usage: bash launch/{script}")
     assert sorted(project.rglob("*")) == before
 
 
