@@ -2,7 +2,8 @@
 
 from collections.abc import Collection
 
-_MEANT = {
+_OUTPUT = ("output_dir", "output", "save_output", "run_dir")  # the first of them that a command has
+_MEANT: dict[str, str | tuple[str, ...]] = {
     "lr": "optim.learning_rate",
     "learning_anneal": "optim.learning_anneal",
     "optimizer": "optim.name",
@@ -47,12 +48,16 @@ _MEANT = {
     "save_folder": "run_dir",
     "model_path": "run_dir",
     "checkpoint_path": "run_dir",
-    "output": "run_dir",
-    "output_dir": "run_dir",
-    "out": "run_dir",
+    "output": _OUTPUT,
+    "output_dir": _OUTPUT,
+    "output_file": _OUTPUT,
+    "output_path": _OUTPUT,
+    "outdir": _OUTPUT,
+    "out_dir": _OUTPUT,
+    "out": _OUTPUT,
     "logdir": "run_dir",
     "log_dir": "run_dir",
-    "save_dir": "run_dir",
+    "save_dir": _OUTPUT,
     "dirpath": "checkpointing.folder",
     "resume": "checkpointing.load_auto_checkpoint",
     "checkpoint": "checkpointing.checkpoint_per_iteration",
@@ -95,11 +100,14 @@ def meant(name: str, known: Collection[str]) -> list[str]:
 
     >>> meant("batch-size", ["data.batch_size", "run_dir"]), meant("lr", ["optim.learning_rate"])
     (['data.batch_size'], ['optim.learning_rate'])
+    >>> meant("output", ["run_dir", "output_dir"]), meant("output", ["run_dir"])
+    (['output_dir'], ['run_dir'])
     """
     own = name.lower().replace("-", "_")
     tail = own.rpartition(".")[2]
     same = [flag for flag in known if flag.rpartition(".")[2] in (own, tail)]
-    other = next((_MEANT[each] for each in (own, tail) if each in _MEANT), "")
-    flag = other.partition("=")[0]
-    named = [other] if flag in known or flag.removeprefix("no") in known else []
-    return same or named
+    others = next((_MEANT[each] for each in (own, tail) if each in _MEANT), ())
+    others = (others,) if isinstance(others, str) else others
+    stems = ((other, other.partition("=")[0]) for other in others)
+    named = [other for other, flag in stems if flag in known or flag.removeprefix("no") in known]
+    return same or named[:1]

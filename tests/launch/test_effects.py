@@ -173,8 +173,9 @@ def test_every_flagfile_of_the_project_has_flags_with_an_effect_only(tmp_path, m
 def test_other_systems_names_lead_to_flags_that_are_there():
     flags.define()
     known = set(SETTINGS)
-    for name, flag in _MEANT.items():
-        assert meant(name, known), f"{name} leads to {flag}"
+    for name, meanings in _MEANT.items():
+        assert meant(name, known), f"{name} leads to {meanings}"
+        flag = meanings if isinstance(meanings, str) else meanings[-1]
         stem, _, value = flag.partition("=")
         stem = stem if stem in known else stem.removeprefix("no")
         check = SETTINGS[stem].metadata["check"]
@@ -199,6 +200,16 @@ def test_an_unknown_flag_is_answered_with_the_one_that_is_meant(launch, tmp_path
     assert ended.status == 1
     assert "Did you mean: " in ended.err
     assert expected in ended.err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [("train", "run_dir"), ("transcribe", "output_dir"), ("build_lm", "output"), ("evaluate", "save_output")],
+)
+@pytest.mark.parametrize("typed", ["--out=x", "--output_path=x"])
+def test_the_flag_for_the_output_is_the_one_of_the_command(launch, tmp_path, module, expected, typed):
+    ended = launch(module, typed, folder=tmp_path)
+    assert ended.err.splitlines()[0].endswith(f"Did you mean: --{expected} ?")
 
 
 @pytest.mark.parametrize("module", ["train", "transcribe", "prepare"])
