@@ -30,6 +30,7 @@ use_venv() {
   PYTHON=$PWD/.venv/bin/python
   if ! cmp -s setup.cfg "$stamp"; then
     echo "Installing the project with its '$extra' packages into .venv"
+    "$PYTHON" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m ensurepip >/dev/null # making .venv may have been interrupted
     "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@" --editable ".[$extra]"
     cp setup.cfg "$stamp"
   fi

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,8 @@ def run(project, *command, folder):
         ([], "--run_dir={project}/runs/an4_1p"),
         (["--run_dir=mine"], "--run_dir={folder}/mine"),
         (["--run_dir", "/mine"], "/mine"),
+        (["--run_dir=~/mine"], "--run_dir=~/mine"),
+        (["--run_dir", "~/mine"], "~/mine"),
         (["--flagfile=own.flags"], "--flagfile={folder}/own.flags"),
     ],
 )
@@ -49,6 +52,35 @@ def test_a_training_script_from_elsewhere_names_the_runs_folder_by_its_whole_pat
 def test_a_training_script_in_its_own_folder_keeps_relative_paths(project):
     ended = run(project, "bash", "launch/train_full_1p.sh", "--device=cpu", folder=project)
     assert ended.stdout.splitlines() == ["-m", "launch.train", "--flagfile=configs/an4_1p.flags", "--device=cpu"]
+
+
+def test_a_training_script_tells_of_an_installation_that_was_interrupted(project):
+    shutil.copy(LAUNCH.parent / "setup.cfg", project)
+    python = project / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # without installed packages
+    python.chmod(0o755)
+    ended = run(project, "bash", "launch/train_full_1p.sh", "--device=cpu", folder=project)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"{python} lacks packages: torch, ")
+    assert ended.stderr.endswith("Install them by running again: bash launch/quickstart.sh\n")
+    assert ended.stderr.count("\n") == 1
+    shutil.copy(project / "setup.cfg", project / ".venv" / "installed-quickstart")
+    ended = run(project, "bash", "launch/train_full_1p.sh", "--device=cpu", folder=project)
+    assert "lacks packages" not in ended.stderr
+
+
+def test_an_environment_without_pip_gets_it_before_the_installation(project):
+    shutil.copy(LAUNCH.parent / "setup.cfg", project)
+    python = project / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" >>calls\n[ "$*" != "-m pip --version" ]\n')
+    python.chmod(0o755)
+    run(project, "bash", "-euc", "source launch/venv.sh; use_venv test", folder=project)
+    calls = (project / "calls").read_text().splitlines()
+    assert calls[:2] == ["-m pip --version", "-m ensurepip"]
+    assert calls[2].startswith("-m pip install ")
+    assert (project / ".venv" / "installed-test").exists()
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
