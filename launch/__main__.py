@@ -5,6 +5,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from ds2f.nearest import did_you_mean
+
 COMMANDS = (
     *("prepare", "train", "evaluate", "transcribe", "serve", "report"),
     *("manifest", "build_lm", "tune_lm", "calibrate", "splice", "augment", "longform", "convert"),
@@ -23,12 +25,14 @@ def main() -> None:
 
         print(f"ds2f {__version__}")
     elif name in ("--help", "-h"):
-        print(_listing())
+        print(listing())
     else:
-        sys.exit(f"launch: there is no command {name!a}\n{_listing()}")
+        hint = did_you_mean(name, COMMANDS)
+        sys.exit(f"launch: there is no command {name!a}" + (hint or f"\n{listing()}"))
 
 
-def _listing() -> str:
+def listing() -> str:
+    """The commands with what they do, a line each."""
     width = max(map(len, COMMANDS))
     lines = (f"  {name:{width}}  {_summary(name)}" for name in COMMANDS)
     return "\n".join(["The flags of a command: python -m launch.NAME --help, or ds2f NAME --help", *lines])

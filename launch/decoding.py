@@ -12,6 +12,7 @@ from absl import flags as absl_flags
 
 from ds2f.config import BeamConfig, Config
 from ds2f.errors import InputError
+from ds2f.nearest import did_you_mean, did_you_mean_file
 from ds2f.text import shown
 from launch import flags, guard
 
@@ -77,15 +78,26 @@ def define_speaker() -> None:
     )
 
 
-def run_dir() -> Path:
+def run_dir(arguments: Sequence[str] = ()) -> Path:
     """The folder that ``--run_dir`` names.
 
+    Args:
+      arguments: positional arguments, among which it may be by mistake.
+
     Raises:
-      InputError: the flag is missing.
+      InputError: the flag is missing, or the folder holds no run.
     """
-    if not absl_flags.FLAGS.run_dir:
-        raise InputError("--run_dir is missing: give the folder of a trained run, such as runs/an4_1p")
-    return Path(absl_flags.FLAGS.run_dir)
+    given = absl_flags.FLAGS.run_dir
+    if given and (Path(given) / "config.json").exists():
+        return Path(given)
+    runs = sorted(Path("runs").glob("*/config.json"), key=lambda path: -path.stat().st_mtime)
+    named = [argument for argument in arguments if (Path(argument) / "config.json").exists()]
+    if not given:
+        run = named[0] if named else str(runs[0].parent) if runs else "runs/an4_1p"
+        raise InputError(f"--run_dir is missing: give the folder of a trained run, such as --run_dir={run}")
+    known = [str(path.parent) for path in runs]
+    hint = did_you_mean(str(Path(given)), known) or ". Give the --run_dir of a training."
+    raise InputError(f"{given} holds no run: {Path(given) / 'config.json'} is missing{hint}")
 
 
 def speaker() -> re.Pattern[str]:
@@ -105,8 +117,16 @@ def speaker() -> re.Pattern[str]:
 
 
 def settings() -> BeamConfig:
-    """The section ``lm`` of the command line."""
-    return flags.section_from_flags("lm", BeamConfig)
+    """The section ``lm`` of the command line.
+
+    Raises:
+      InputError: the settings contradict each other, or there is no such language model.
+    """
+    cfg = flags.section_from_flags("lm", BeamConfig)
+    if cfg.path and not Path(cfg.path).exists():
+        hint = did_you_mean_file(Path(cfg.path)) or "; python -m launch.build_lm makes a language model"
+        raise InputError(f"--lm.path={cfg.path}: No such file{hint}")
+    return cfg
 
 
 def language_model(cfg: BeamConfig, labels: Sequence[str]) -> "LanguageModel | None":

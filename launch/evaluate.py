@@ -65,6 +65,7 @@ def main(_: list[str]) -> None:
     chosen, run_dir = absl_flags.FLAGS, decoding.run_dir()
     output, results = flags.output_file("save_output"), flags.output_file("save_results")
     saved, form = flags.output_file("save_logits"), _format(output)
+    decoding.settings()  # its mistakes are told before torch is imported
 
     from ds2f import metrics
     from ds2f.checkpoint import load_config

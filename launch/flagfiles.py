@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ds2f.errors import InputError
 from ds2f.files import RECORD_BYTES, expand_home, read_bounded
+from ds2f.nearest import nearest
 
 _LINE_END = re.compile(r"\r\n|\r|\n")  # of all systems; str.splitlines knows more, which are characters of names
 _QUOTES = "\"'"
@@ -98,6 +99,17 @@ def shipped(path: Path) -> Path:
     return own if path.parts[:1] == ("configs",) and own.exists() and not path.exists() else path
 
 
+def shipped_files() -> list[tuple[str, str]]:
+    """The project's own flagfiles: name, such as configs/an4_1p.flags, and purpose, by its comment."""
+    folder = Path(__file__).parent / "configs"
+    return [(f"configs/{path.name}", _purpose(path)) for path in sorted(folder.glob("*.flags"))]
+
+
+def _purpose(path: Path) -> str:
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return " ".join(line.strip("# ") for line in lines).partition(". ")[0].rstrip(".")
+
+
 def _lines(path: Path, *, inside: tuple[Path, ...]) -> Iterator[Argument]:
     if path.resolve() in inside:
         raise InputError(f"{path}: a flagfile that names itself; remove the line --flagfile={path}")
@@ -128,7 +140,19 @@ def _text(path: Path) -> str:
         content = read_bounded(path, RECORD_BYTES, remedy="A flagfile has a flag per line.")
         utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if utf16 else "utf-8-sig")
+    except FileNotFoundError as error:
+        near = _near(path)
+        remedy = f"Did you mean {' or '.join(near)}?" if near else "Check the path; --help lists the project's own."
+        raise InputError(f"cannot read the flagfile {path}: no such file. {remedy}") from error
     except OSError as error:
         raise InputError(f"cannot read the flagfile {path}: {error.strerror or error}; check the path") from error
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read the flagfile {path}, it is not text in UTF-8 or UTF-16: {error}") from error
+
+
+def _near(path: Path) -> list[str]:
+    """Flagfiles with a similar name: beside the one that is missing, in the folder of the command, and shipped."""
+    own = dict(shipped_files())
+    beside = [str(each) for folder in (path.parent, Path()) for each in folder.glob("*.flags")]
+    names = {Path(each).stem: each for each in (*own, *beside)}
+    return [names[stem] for stem in nearest(path.stem, names)]

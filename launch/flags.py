@@ -5,10 +5,11 @@ variables before torch reads them.
 """
 
 import os
+import re
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,11 +18,12 @@ import attrs
 from absl import app, flags
 
 from ds2f.config import Config, resolve, sections
-from ds2f.config.settings import Check, OneOf, Within, build
+from ds2f.config.settings import OneOf, build
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import flag_effects, flagfiles, guard
-from launch.other_names import meant
+from launch import flag_effects, flag_help, flagfiles, guard
+from launch.flag_values import Parser, Serializer, text_of
+from launch.other_names import meant, meant_value
 
 Main = Callable[[list[str]], int | None]
 T = TypeVar("T")
@@ -48,48 +50,6 @@ def _settings() -> Iterator[_Setting]:
         yield from (_Setting(section, member) for member in members if not member.metadata["derived"])
 
 
-class _Parser(flags.ArgumentParser[Any]):
-    """Converts the text of a flag to the type of its setting, and applies the check of the setting.
-
-    absl shares one parser between flags with equal arguments, so the parser stores its arguments only.
-    """
-
-    def __init__(self, kind: type, check: Check | None, *_: Any) -> None:
-        self._element, self._check = (typing.get_args(kind) or (kind,))[0], check
-        self._is_list = typing.get_origin(kind) is tuple
-        noun = {int: "an integer", float: "a number", str: ""}[self._element]
-        if self._is_list:
-            noun = "a comma-separated list" + (f", each {noun}" if noun else "")
-        self.syntactic_help = f"{noun} {check}" if isinstance(check, Within) else noun
-
-    def parse(self, argument: Any) -> Any:
-        value = self._convert(argument) if isinstance(argument, str) else argument
-        problem = self._check.problem(value) if self._check else None
-        if problem:
-            raise ValueError(problem)
-        return value
-
-    def _convert(self, text: str) -> Any:
-        parts = text.split(",") if self._is_list and text else [text]
-        try:
-            values = tuple(self._element(part) for part in parts) if text or not self._is_list else ()
-        except ValueError:
-            raise ValueError(f"expected {self.syntactic_help}") from None
-        return values if self._is_list else values[0]
-
-
-class _Serializer(flags.ArgumentSerializer[Any]):
-    def serialize(self, value: Any) -> str:
-        return _text(value)
-
-
-def _text(value: Any) -> str:
-    """The text after ``--name=`` that the flag parses back to ``value``."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def is_setting(flag: str) -> bool:
     """Whether a flag is a setting of ``Config``."""
     return any(setting.flag == flag for setting in _settings())
@@ -102,6 +62,8 @@ def define(*, only: Collection[str] | None = None) -> None:
       only: sections (``"data"``) and single flags (``"training.seed"``, ``"device"``) to register; None: all. A setting
         without a flag keeps its default.
     """
+    for name, cls in sections().items():
+        flag_help.name_section(name, cls)
     for setting in _settings():
         wanted = only is None or setting.flag in only or setting.section in only
         if wanted and setting.flag not in flags.FLAGS:
@@ -110,6 +72,7 @@ def define(*, only: Collection[str] | None = None) -> None:
 
 def define_section(name: str, cls: type) -> None:
     """Registers the flags ``--name.field`` of a section outside ``Config``, such as ``lm``."""
+    flag_help.name_section(name, cls)
     for field in attrs.fields(cls):
         _define(_Setting(name, field))
 
@@ -137,7 +100,7 @@ def section_text(name: str, section: Any) -> str:
         for each in field.metadata["needs"]
         if not each.met(getattr(section, each.setting.removeprefix(f"{name}.")))
     }
-    return " ".join(shlex.quote(f"--{flag}={_text(value)}") for flag, value in values.items() if flag not in idle)
+    return " ".join(shlex.quote(f"--{flag}={text_of(value)}") for flag, value in values.items() if flag not in idle)
 
 
 def _define(setting: _Setting) -> None:
@@ -149,7 +112,7 @@ def _define(setting: _Setting) -> None:
     elif isinstance(check, OneOf) and isinstance(default, str):
         flags.DEFINE_enum(name, str(default), check.choices, text, module_name=program)
     else:
-        flags.DEFINE(_Parser(kind, check), name, default, text, serializer=_Serializer(), module_name=program)
+        flags.DEFINE(Parser(kind, check), name, default, text, serializer=Serializer(), module_name=program)
 
 
 def config_from_flags(base: Config | None = None, *, run_dir: str = "") -> Config:
@@ -191,7 +154,7 @@ def _value(cfg: Config, flag: str) -> Any:
 
 def flagfile_text(cfg: Config) -> str:
     """The text of a flagfile with every flag of ``Config``, one ``--name=value`` per line."""
-    return "".join(f"--{one.flag}={flagfiles.quoted(_text(one.value_in(cfg)))}\n" for one in _settings())
+    return "".join(f"--{one.flag}={flagfiles.quoted(text_of(one.value_in(cfg)))}\n" for one in _settings())
 
 
 def run(main: Main, *, positional: bool = False, output_matters: bool = True) -> None:
@@ -238,25 +201,56 @@ def parse(argv: list[str], *, positional: bool = False) -> list[str]:
     """
     try:
         arguments = list(flagfiles.expanded(argv[1:]))
-        if any(each.text == "--version" for each in flagfiles.before_end(arguments)):
-            print(f"ds2f {_version()}")
-            sys.exit(0)
-        rest = flags.FLAGS([argv[0], *("--help" if each.text == "-h" else each.text for each in arguments)])
+        _answer([each.text for each in flagfiles.before_end(arguments)], program=argv[0])
+        rest = flags.FLAGS([argv[0], *(each.text for each in arguments)])
     except InputError as error:
         return _refuse(str(error))
     except flags.UnrecognizedFlagError as error:
         known = meant(error.flagname, list(flags.FLAGS))
         hint = f". Did you mean: {' or '.join(f'--{name}' for name in known)} ?" if known else ""
-        return _refuse(f"Unknown command line flag '{error.flagname}'{hint}" if known else str(error))
+        return _refuse(f"Unknown command line flag '{error.flagname}'{hint}")
+    except flags.IllegalFlagValueError as error:
+        return _refuse(f"{error}{_nearest_value(str(error))}")
     except flags.Error as error:
         return _refuse(str(error))
-    except SystemExit:  # absl ends --help and similar flags with status 1
-        sys.exit(0)
     _expand_homes()
     flag_effects.note(flagfiles.sources(arguments, list(flags.FLAGS)))
     if rest[1:] and not positional:
-        return _refuse(f"unexpected argument {rest[1]!r}; a flag reads --name=value, a boolean one --name or --noname")
+        return _refuse(f"unexpected argument {rest[1]!r}{_meant_argument(rest[1])}")
     return rest
+
+
+def _answer(arguments: Iterable[str], *, program: str) -> None:
+    """Prints the help or the version, and ends the process, if an argument asks for it.
+
+    Raises:
+      InputError: there is no such section of flags.
+    """
+    for argument in arguments:
+        if argument == "--version":
+            print(f"ds2f {_version()}")
+            sys.exit(0)
+        if (section := flag_help.asked_section(argument)) is not None:
+            print(flag_help.page(program, section=section))
+            sys.exit(0)
+
+
+def _meant_argument(argument: str) -> str:
+    """The flag that an argument without one may belong to, or how flags are written, as the end of a message."""
+    path = Path(argument)
+    if path.suffix == ".flags":
+        return f". Did you mean --flagfile={argument} ?"
+    if "run_dir" in flags.FLAGS and (path / "config.json").exists():
+        return f", a run. Did you mean --run_dir={argument} ?"
+    if "manifest" in flags.FLAGS and path.suffix in (".csv", ".jsonl", ".tsv"):
+        return f". Did you mean --manifest={argument} ?"
+    return "; a flag reads --name=value, a boolean one --name or --noname"
+
+
+def _nearest_value(problem: str) -> str:
+    """The values of an enumeration that a refused one may stand for, as the end of a message."""
+    found = re.match(r"flag --([^=]+)=(.*): value should be one of <", problem)
+    return meant_value(found[2], flag_help.choices(flags.FLAGS[found[1]])) if found else ""
 
 
 def _expand_homes() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
+from ds2f.nearest import did_you_mean
 from ds2f.text import shown
 from launch import decoding, flag_effects, flags, manifest_figures, progress_bars
 
@@ -69,7 +70,8 @@ def main(argv: list[str]) -> int:
     """Runs the action of the command line. The result is 1 if ``verify`` finds something wrong."""
     action, *paths = argv[1:] or [""]
     if action not in _ACTIONS:
-        raise InputError(f"{action!r}: give an action, {', '.join(_ACTIONS)}, and manifests")
+        problem = f"there is no action {action!r}" if action else "give an action and manifests, as in verify a.csv"
+        raise InputError(problem + (did_you_mean(action, _ACTIONS) or f". Actions: {', '.join(_ACTIONS)}"))
     if not paths or (len(paths) > 1 and action not in ("verify", "stats", "merge")):
         raise InputError(f"{action}: give {'the manifest' if len(paths) else 'a manifest'}, as in {action} train.jsonl")
     every = {name for names in _ACTIONS.values() for name in names}

@@ -1,6 +1,8 @@
-"""Other systems' names for the flags: of deepspeech.pytorch, of the Ascend scripts around it, and usual ones."""
+"""Other systems' names for flags and values: of deepspeech.pytorch, of the Ascend scripts around it, and usual ones."""
 
 from collections.abc import Collection
+
+from ds2f.nearest import did_you_mean, nearest
 
 _OUTPUT = ("output_dir", "output", "save_output", "run_dir")  # the first of them that a command has
 _MEANT: dict[str, str | tuple[str, ...]] = {
@@ -90,6 +92,31 @@ _MEANT: dict[str, str | tuple[str, ...]] = {
     "decoder_type": "lm.decoder",
 }
 
+_VALUES = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "ascend": "npu",
+    "adam": "adamw",
+    "cosine_annealing": "cosine",
+    "onecycle": "one_cycle",
+    "amp": "O1",
+    "float16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+    "bilstm": "lstm",
+}
+
+
+def meant_value(value: str, choices: Collection[str]) -> str:
+    """The values of an enumeration that another may stand for, as the end of a message; empty if none is near.
+
+    >>> meant_value("gpu", ["npu", "cuda", "cpu"]), meant_value("lstn", ["lstm", "gru"])
+    ('. Did you mean cuda?', '. Did you mean lstm?')
+    """
+    other = _VALUES.get(value.lower())
+    return f". Did you mean {other}?" if other in choices else did_you_mean(value, choices)
+
 
 def meant(name: str, known: Collection[str]) -> list[str]:
     """The flags that an unknown flag may stand for, without the leading hyphens.
@@ -102,6 +129,8 @@ def meant(name: str, known: Collection[str]) -> list[str]:
     (['data.batch_size'], ['optim.learning_rate'])
     >>> meant("output", ["run_dir", "output_dir"]), meant("output", ["run_dir"])
     (['output_dir'], ['run_dir'])
+    >>> meant("batch_szie", ["data.batch_size", "run_dir"])
+    ['data.batch_size']
     """
     own = name.lower().replace("-", "_")
     tail = own.rpartition(".")[2]
@@ -110,4 +139,13 @@ def meant(name: str, known: Collection[str]) -> list[str]:
     others = (others,) if isinstance(others, str) else others
     stems = ((other, other.partition("=")[0]) for other in others)
     named = [other for other, flag in stems if flag in known or flag.removeprefix("no") in known]
-    return same or named[:1]
+    return same or named[:1] or _mistyped(own, known)
+
+
+def _mistyped(name: str, known: Collection[str]) -> list[str]:
+    """The flags that are spelt nearly so, with their section or without."""
+    whole = nearest(name, known)
+    if whole or "." in name:
+        return whole
+    tails = nearest(name, {flag.rpartition(".")[2] for flag in known})
+    return [flag for tail in tails for flag in known if flag.rpartition(".")[2] == tail]

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from ds2f.errors import InputError
 from ds2f.files import expand_home, files_below, read_bounded
+from ds2f.nearest import did_you_mean_file
 from launch import guard
 
 _LIST_BYTES = 1 << 28
@@ -160,6 +161,8 @@ def _recordings(argument: str) -> Iterator[Named]:
             raise InputError(f"{argument}: no file matches the pattern")
         for match in matches:
             yield from _recordings(match)
+    elif argument != "-" and not path.exists() and not path.is_symlink():
+        raise InputError(f"{argument}: No such file or directory{did_you_mean_file(path) or '; check the path'}")
     else:
         yield Named(argument, "stdin" if argument == "-" else path.name, may_be_pipe=True)
 

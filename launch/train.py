@@ -1,5 +1,6 @@
 """Trains a model: python -m launch.train --flagfile=configs/an4_1p.flags --data_path=data."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -26,15 +27,21 @@ def main(_: list[str]) -> int:
     cfg = flags.config_from_flags(run_dir=f"runs/{flagfiles.last_name(sys.argv[1:]) or 'train'}")
     run_dir = Path(cfg.run_dir)
 
-    from ds2f import checkpoint
     from ds2f.data import manifests
+
+    # With several machines, the ranks check: a mistake on one ends the job on all.
+    if cfg.node_range == (1, 1) and "RANK" not in os.environ:
+        manifests.require(cfg, splits_of(cfg))  # before torch is imported
+
+    from ds2f import checkpoint
+    from ds2f.runner.device.backend import require_devices
     from ds2f.runner.distributed import agent, worker
 
     if worker.is_worker(starts_ranks=cfg.starts_ranks):
         return worker.work(lambda: _train_or_explain(cfg, run_dir))
-    if cfg.node_range == (1, 1):  # with several machines, the ranks check: a mistake on one ends the job on all
-        manifests.require(cfg, splits_of(cfg))
     if cfg.starts_ranks:
+        if cfg.node_range == (1, 1):
+            require_devices(cfg.device, cfg.nproc_per_node)
         command = [sys.executable, "-m", "launch.train", *sys.argv[1:]]
         newest = partial(checkpoint.newest_iteration, run_dir, folder=cfg.checkpointing.folder)
         return agent.launch(cfg, command, newest=newest)

@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
     standard error. The exit status is 1 if any recording failed. With ``--stream``, one recording is transcribed while
     it goes on.
     """
-    chosen, run_dir, given = absl_flags.FLAGS, decoding.run_dir(), arguments[1:]
+    chosen, run_dir, given = absl_flags.FLAGS, decoding.run_dir(arguments[1:]), arguments[1:]
     if transcribe_stream.check(given):
         with _recognizer(run_dir) as recognizer:
             return transcribe_stream.transcribe(given[0], recognizer)
@@ -92,7 +92,8 @@ def main(arguments: list[str]) -> int:
     for error in failed:
         guard.tell(f"transcribe: {error}")
     wanted = [each for each in found if not isinstance(each, InputError)]
-    _require_one(wanted, output)
+    if wanted:
+        _require_one(wanted, output)
     if output:
         _require_own_files(wanted, output)
     if output and chosen.resume:

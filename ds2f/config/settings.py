@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import attrs
 
 from ds2f.errors import InputError
+from ds2f.nearest import did_you_mean
 
 T = TypeVar("T")
 
@@ -19,7 +20,9 @@ class OneOf:
     def problem(self, value: Any) -> str | None:
         """What is wrong with ``value``, or None."""
         strange = [each for each in (value if isinstance(value, tuple) else (value,)) if each not in self.choices]
-        return f"{strange[0]!r} is not one of {', '.join(self.choices)}" if strange else None
+        if not strange:
+            return None
+        return f"{strange[0]!r} is not one of {', '.join(self.choices)}{did_you_mean(str(strange[0]), self.choices)}"
 
 
 @attrs.frozen

@@ -15,9 +15,24 @@ from ds2f.data.manifest_rows import Listing, Row
 from ds2f.data.manifest_tables import read_table
 from ds2f.errors import InputError
 from ds2f.files import read_bounded
+from ds2f.nearest import did_you_mean, did_you_mean_file, nearest
 
 _BLOCK = 1 << 20  # bytes that are unpacked at a time
 _REMEDY = "Raise it with --data.max_manifest_bytes."
+_MAKE = (
+    "Make the data with python -m launch.prepare --dataset=an4 (or synthetic), or name manifests with "
+    "--data.train_manifest, --data.val_manifest and --data.test_manifest; launch.splice writes joined utterances."
+)
+
+
+class MissingManifestError(InputError):
+    """There is no manifest."""
+
+    def __init__(self, *paths: Path) -> None:
+        """Takes the paths of the manifests that are missing; the message has what to do about the first."""
+        self.paths = paths
+        names = ", ".join(map(str, paths))
+        super().__init__(f"{names}: no such manifest{'s' if len(paths) > 1 else ''}. {_remedy(paths[0])}")
 
 
 def listing(path: Path, limit: int, *, columns: Mapping[str, str] = MappingProxyType({})) -> Listing:
@@ -45,11 +60,7 @@ def listing(path: Path, limit: int, *, columns: Mapping[str, str] = MappingProxy
             return read_parquet(path, packed, limit, columns)
         content = _decoded(packed)
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: no such manifest. Make the data with python -m launch.prepare --dataset=an4 (or synthetic), or "
-            "name a manifest with --data.train_manifest, --data.val_manifest and --data.test_manifest (launch.splice "
-            f"writes joined utterances).{_other_corpora(path)}"
-        ) from error
+        raise MissingManifestError(path) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not {error.encoding}; save the manifest as UTF-8") from error
     except OSError as error:
@@ -92,13 +103,20 @@ def _decoded(content: bytes) -> str:
     return content.decode("utf-8-sig", errors="surrogateescape")
 
 
-def _other_corpora(path: Path) -> str:
-    """Says which corpora lie in the folder where the manifest of a corpus is missing."""
+def _remedy(path: Path) -> str:
+    """What to do about a manifest that is missing: a folder or corpus of a similar name, or how to make the data."""
+    if not path.parent.is_dir():
+        folders = [each.name for each in path.parent.parent.glob("*") if each.is_dir()]
+        hint = did_you_mean(path.parent.name, folders) or "; check --data_path"
+        return f"There is no folder {path.parent}{hint}"
     split = path.stem.partition("_")[2]
     others = {other.name.partition(f"_{split}.")[0] for other in path.parent.glob(f"*_{split}.*")}
-    found = sorted(others - {path.stem.partition("_")[0]})
-    names = ", ".join(f"--data.dataset={name}" for name in found[:3])
-    return f" {path.parent} holds another corpus: {names}." if names and split else ""
+    own = path.stem.partition("_")[0]
+    found = nearest(own, sorted(others)) or sorted(others)
+    if found and split:
+        return f"{path.parent} holds another corpus: {', '.join(f'--data.dataset={name}' for name in found[:3])}."
+    near = did_you_mean_file(path).removeprefix(". ")
+    return f"{near} {_MAKE}".lstrip()
 
 
 def distinct(rows: Iterable[Row]) -> tuple[list[Row], int]:

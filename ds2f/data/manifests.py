@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ds2f.config import Config, DataConfig
 from ds2f.data import audio, object_store, problems, shards
-from ds2f.data.manifest_listing import distinct, listing
+from ds2f.data.manifest_listing import MissingManifestError, distinct, listing
 from ds2f.data.manifest_paths import manifest_path
 from ds2f.data.manifest_rows import Listing, Row, exists
 from ds2f.data.manifest_tables import table_text
@@ -164,6 +164,7 @@ def require(cfg: Config, splits: Iterable[str]) -> None:
       InputError: a manifest is missing, empty, too large or malformed; the message lists the faults of all.
     """
     checked, broken = [], []
+    missing: list[Path] = []
     for split in splits:
         try:
             path = manifest_path(cfg, split)
@@ -171,8 +172,12 @@ def require(cfg: Config, splits: Iterable[str]) -> None:
                 continue  # an index may make reading it unnecessary
             rows, malformed, _ = require_rows(path, cfg.data)
             checked.append(Checked(split, str(path), len(rows) + len(malformed), malformed))
+        except MissingManifestError as error:
+            missing += error.paths
         except InputError as error:
             broken.append(str(error))
+    if missing:
+        broken.insert(0, str(MissingManifestError(*missing)))
     problems.require_few(checked, limit=cfg.data.max_unusable, broken=broken)
 
 

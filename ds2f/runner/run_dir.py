@@ -201,13 +201,15 @@ def _job(run_dir: Path) -> tuple[str, str]:
 
 def _require_same_run(run_dir: Path, before: Config, cfg: Config) -> None:
     changed = [
-        f"model.{name}"
+        "model.labels differ"
+        if name == "labels"
+        else f"model.{name} was {getattr(before.model, name)} and is {value} here"
         for name, value in attrs.asdict(cfg.model).items()
         if value != getattr(before.model, name) and name != "remat"  # saves memory and changes no number
     ]
     if changed:
         raise InputError(
-            f"{run_dir} holds a run of another model ({', '.join(changed)} differ). "
+            f"{run_dir} holds a run of another model ({', '.join(changed)}). "
             f"Use --flagfile={run_dir / 'flags.txt'}, or another --run_dir."
         )
     fixed = [

@@ -11,6 +11,7 @@ from ds2f.config import Config
 from ds2f.metrics import Rate
 from ds2f.optim import schedules
 from ds2f.precision import short_name
+from ds2f.processes import cpu_count
 from ds2f.runner.evaluator import Evaluation, split_results
 from ds2f.runner.program import Program, run_length
 from ds2f.runner.progress import TrainProgress
@@ -70,6 +71,11 @@ class Summary:
         optimizer_steps = {"total_steps": steps * cfg.training.epochs, "steps": run_length(cfg, steps)}
         if warning := schedules.warmup_problem(cfg.optim, **optimizer_steps):
             lines.append(warning)
+        if self.program.backend.name == "cpu" and cfg.node_range == (1, 1) and ranks > max(cpu_count(), 1):
+            lines.append(
+                f"{ranks} processes share {cpu_count()} processors, and gain nothing from it: "
+                f"--nproc_per_node={cpu_count()}"
+            )
         compute = self.program.policy.compute
         if compute != self.program.backend.fast_dtype == torch.float32:
             lines.append(

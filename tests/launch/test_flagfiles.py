@@ -80,7 +80,7 @@ def test_a_path_from_the_working_directory_comes_before_one_from_the_files_folde
     [
         (b"--device=cpu\ndevice: cuda\n", r"a\.flags, line 2: 'device: cuda' is no flag; a line reads --name=value"),
         (b"--flagfile=a.flags\n", r"a\.flags: a flagfile that names itself"),
-        (b"--flagfile=b.flags\n", r"cannot read the flagfile .*b\.flags: No such file"),
+        (b"--flagfile=b.flags\n", r"cannot read the flagfile .*b\.flags: no such file"),
         (b"\x7f\xff\x00", r"a\.flags, it is not text in UTF-8 or UTF-16"),
         (codecs.BOM_UTF16_LE + b"-\x00\x00", r"a\.flags, it is not text in UTF-8 or UTF-16"),
     ],

@@ -145,10 +145,10 @@ def test_a_launcher_takes_only_the_flags_that_it_registers(tmp_path: Path) -> No
         ("--augmentation.speeds=1,,2", "expected a comma-separated list, each a number >= 0.25 and <= 4"),
         ("--augmentation.speeds=1,9", "9.0 is out of range"),
         ("--optim.name=adm", "value should be one of <adamw|sgd|lamb|muon|novograd>"),
-        ("--optim.nam=sgd", "Unknown command line flag 'optim.nam'. Did you mean: optim.name ?"),
+        ("--optim.nam=sgd", "Unknown command line flag 'optim.nam'. Did you mean: --optim.name ?"),
         ("--model.labels=ABC", "Unknown command line flag 'model.labels'"),
         ("--data.batch_size", "Missing value for flag --data.batch_size"),
-        ("--flagfile=nowhere.flags", "cannot read the flagfile nowhere.flags: No such file or directory"),
+        ("--flagfile=nowhere.flags", "cannot read the flagfile nowhere.flags: no such file. Check the path"),
         ("--flagfile=.", "a folder, not a file"),
         ("stray", "unexpected argument 'stray'"),
     ],
@@ -257,9 +257,43 @@ def test_help_lists_help_range_and_default_and_succeeds(tmp_path: Path) -> None:
     assert result.returncode == 0
     assert result.stdout.startswith("Trains nothing.")
     text = " ".join(result.stdout.split())
-    assert "--data.batch_size: Utterances per device and step. (default: '240') (an integer >= 1)" in text
-    assert "--optim.name: <adamw|sgd|lamb|muon|novograd>: Optimizer. (default: 'adamw')" in text
-    assert "--[no]training.evaluate_test:" in text
+    assert "--data.batch_size=240 (an integer >= 1) Utterances per device and step." in text
+    assert "--optim.name=adamw (adamw, sgd, lamb, muon, novograd) Optimizer." in text
+    assert "--[no]training.evaluate_test (default: off)" in text
+    assert text.index("data: Recordings and batches") < text.index("--data.batch_size") < text.index("spect: Features")
+    assert "configs/an4_8p.flags: AN4 on eight devices" in text
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_help_of_a_section_has_its_flags_only(tmp_path: Path) -> None:
+    shown = start(tmp_path, "--help=optim").stdout
+    assert {
+        line.split("=")[0].split(".")[0] for line in shown.splitlines() if line.startswith("  --") and "=" in line
+    } == {"  --optim"}
+    refused = start(tmp_path, "--help=optin")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "no section of flags. Did you mean optim?" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("--data.batch_szie=3", "Did you mean: --data.batch_size ?"),
+        ("--batch_szie=3", "Did you mean: --data.batch_size ?"),
+        ("--training.epoch=3", "Did you mean: --training.epochs ?"),
+        ("--optim.name=adam", "Did you mean adamw?"),
+        ("--device=gpu", "Did you mean cuda?"),
+        ("--model.rnn_type=lstn", "Did you mean lstm?"),
+        ("--augmentation.codecs=ulaw,gsn", "Did you mean gsm?"),
+        ("--flagfile=configs/an4_8q.flags", "Did you mean configs/an4_8p.flags"),
+        ("--flagfile=mine.flag", "Did you mean mine.flags?"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_the_nearest(tmp_path: Path, argument: str, hint: str) -> None:
+    (tmp_path / "mine.flags").touch()
+    result = start(tmp_path, argument)
+    assert result.returncode == 1
+    assert hint in result.stderr.splitlines()[0]
 
 
 LAUNCHERS = sorted(
@@ -285,7 +319,7 @@ def test_help_of_a_launcher_is_quick_and_imports_no_framework(launcher: str) -> 
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "HEAVY []"
-    assert "(default:" in result.stdout
+    assert "Each flag stands with its default" in result.stdout
     assert time.monotonic() - began < 5  # about 0.3 s on an idle machine; torch alone takes longer than 1 s
 
 

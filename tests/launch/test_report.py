@@ -123,4 +123,4 @@ def test_help_lists_the_flags_and_imports_no_framework():
         "results",
         "ablation",
     ):
-        assert f"--{name}:" in done.stdout
+        assert f"  --{name}=" in done.stdout

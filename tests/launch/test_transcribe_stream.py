@@ -238,4 +238,4 @@ def test_a_run_normalised_per_utterance_streams_with_a_remark(stream):
 
 def test_help_is_quick_and_lists_the_flags(launch, tmp_path):
     said = launch("transcribe", "--help", folder=tmp_path).out
-    assert all(name in said for name in ("--[no]stream:", "--stream_rate", "--endpoint.no_text", "--[no]paced"))
+    assert all(name in said for name in ("--[no]stream ", "--stream_rate", "--endpoint.no_text", "--[no]paced"))

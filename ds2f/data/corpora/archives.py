@@ -153,7 +153,7 @@ def _told(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except _BROKEN as error:
-        raise InputError(f"{path}: not a readable archive, or cut short ({error}); fetch it again") from error
+        raise _unreadable(path, error) from error
     except OSError as error:
         if error.errno in _NO_PLACES:
             name = f"{str(error.filename)[-_SHOWN:]!r}: {error.strerror}"
@@ -161,6 +161,18 @@ def _told(path: Path) -> Iterator[None]:
         if error.errno == errno.EINVAL and not error.filename:  # of a seek
             raise InputError(f"{path}: damaged, it names places outside the file; fetch it again") from error
         raise
+
+
+def _unreadable(path: Path, error: BaseException) -> InputError:
+    """The error of an archive that cannot be read; many a failed download is a page for people."""
+    with path.open("rb") as file:
+        beginning = file.read(_BLOCK).lstrip().lower()
+    if beginning.startswith((b"<!doctype html", b"<html")):
+        return InputError(
+            f"{path}: not a readable archive, but a web page (HTML): open it in a browser to see the server's answer, "
+            "such as a sign-in or an error; fetch the archive itself again"
+        )
+    return InputError(f"{path}: not a readable archive, or cut short ({error}); fetch it again")
 
 
 def unpack(path: Path, folder: Path, budget: Budget, *, progress: Callable[[int], None]) -> int:

@@ -165,13 +165,7 @@ def _open_npu(local_rank: int, local_ranks: int) -> Backend:
 
 
 def _open_cuda(local_rank: int, local_ranks: int) -> Backend:
-    if not torch.cuda.is_available():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
-        raise InputError(
-            f"--device=cuda: torch {torch.__version__} sees no CUDA device (CUDA_VISIBLE_DEVICES is {visible}); look "
-            "at `nvidia-smi`, or use --device=cpu"
-        )
-    _require_devices("CUDA device", torch.cuda.device_count(), local_ranks)
+    _count_cuda(local_ranks)
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -189,6 +183,30 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is full, of the machine or of a device: torch has several ways to say it."""
     said = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in said for each in _OUT_OF_MEMORY)
+
+
+def require_devices(name: str, processes: int) -> None:
+    """Raises if a machine has fewer CUDA devices than processes, before these are started; NPUs are counted by them.
+
+    Args:
+      name: as for ``open_backend``.
+      processes: how many processes of the job run on this machine.
+
+    Raises:
+      InputError: as of ``open_backend``.
+    """
+    if name == "cuda" or (name == "auto" and not npu.installed() and torch.cuda.is_available()):
+        _count_cuda(processes)
+
+
+def _count_cuda(processes: int) -> None:
+    if not torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+        raise InputError(
+            f"--device=cuda: torch {torch.__version__} sees no CUDA device (CUDA_VISIBLE_DEVICES is {visible}); look "
+            "at `nvidia-smi`, or use --device=cpu"
+        )
+    _require_devices("CUDA device", torch.cuda.device_count(), processes)
 
 
 def _require_devices(kind: str, devices: int, processes: int) -> None:
