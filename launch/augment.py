@@ -1,5 +1,6 @@
 """Writes how a training hears a recording: python -m launch.augment FILE --output=DIR --augmentation.reverb_prob=1."""
 
+import sys
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -10,7 +11,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import flag_effects, flags, guard
+from launch import flag_effects, flags, guard, next_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +69,8 @@ def main(arguments: list[str]) -> int:
     for number, copy in enumerate(chain([_unchanged(waveform, cfg)], copies)):
         scale = scale or spectrogram_picture.scale_of(copy.features)
         _write(copy, output / f"{path.stem}-{number:0{digits}}", cfg, scale=scale)
+    typed = [argument for argument in sys.argv[1:] if argument.startswith(("--augmentation.", "--flagfile="))]
+    guard.tell(next_steps.text(("train", *typed, "--data_path=data")))
     return 0
 
 

@@ -11,7 +11,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import flags
+from launch import flags, next_steps, progress_bars
 
 FLAGS = absl_flags.FLAGS
 _DATA = ("dataset", "train_manifest", "val_manifest", "train_on_val", "labels_path", "unknown_characters")
@@ -68,13 +68,16 @@ def main(_: list[str]) -> None:
     methods = [FLAGS.smoothing]
     if FLAGS.smoothing == "auto":
         methods = ["kneser_ney", "witten_bell"] if FLAGS.unit == "words" else ["witten_bell"]
-    method, model = estimate(sentences, order=order, methods=methods)
+    with progress_bars.waiting("estimating"):
+        method, model = estimate(sentences, order=order, methods=methods)
     write_atomically(output, with_space(model) if FLAGS.unit == "characters" else model, fsync=True)
     kinds = len({token for sentence in sentences for token in sentence})
     print(
         f"{shown(str(output))}: {order}-gram model of {kinds:,} {FLAGS.unit}, {method.replace('_', '-')}, from "
         f"{len(sentences):,} transcripts with {sum(map(len, sentences)):,} {FLAGS.unit}"
     )
+    lm = f"--lm.path={output}"
+    print(shown(next_steps.text(("tune_lm", "--run_dir=RUN", lm), ("evaluate", "--run_dir=RUN", lm)), lines=True))
 
 
 def spell(transcripts: Iterable[str], labels: Sequence[str], *, unknown: str) -> list[str]:

@@ -8,7 +8,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import decoding, flags, long_recordings
+from launch import decoding, flags, guard, long_recordings, next_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,7 @@ def main(_: list[str]) -> None:
         f"named {1000 * found.calibration.delay:.0f} ms late "
         f"({found.onsets} onsets): {shown(str(path))}"
     )
+    guard.tell(next_steps.text(("transcribe", f"--run_dir={run_dir}", "--format=json", "FILE")))
 
 
 def _judged_words(cfg: "Config", run_dir: Path) -> tuple[decoding.OpenedRun, list[float], list[bool]]:

@@ -11,7 +11,7 @@ from ds2f.config import Config, SpectConfig
 from ds2f.config.settings import build
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import decoding, flags, guard
+from launch import decoding, flags, guard, next_steps, progress_bars
 
 _SHOWN = 5  # names that a message lists
 
@@ -77,12 +77,15 @@ def _to_run(source: Path, output: Path) -> None:
         guard.tell(f"{source}: its weights fit a sampling rate of {guessed.sample_rate} Hz, which is taken")
         spect = guessed
     cfg = config.resolve(Config(model=model, spect=spect, run_dir=str(output)))
-    _write_run(output, cfg, params, stats)
+    with progress_bars.waiting("writing"):
+        _write_run(output, cfg, params, stats)
     guard.tell(
         f"wrote {output}: {model.hidden_layers} x {model.hidden_size} {model.rnn_type}, "
         f"{'bidirectional' if model.bidirectional else 'unidirectional'}, {len(model.labels)} labels, "
-        f"{spect.sample_rate} Hz. Try it: python -m launch.transcribe --run_dir={output} FILE"
+        f"{spect.sample_rate} Hz"
     )
+    run = f"--run_dir={output}"
+    guard.tell(next_steps.text(("transcribe", run, "FILE"), ("evaluate", run, "--manifest=test.csv")))
 
 
 def _write_run(output: Path, cfg: Config, params: Any, stats: Any) -> None:

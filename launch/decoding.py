@@ -14,7 +14,7 @@ from ds2f.config import BeamConfig, Config
 from ds2f.errors import InputError
 from ds2f.nearest import did_you_mean, did_you_mean_file
 from ds2f.text import shown
-from launch import flags, guard
+from launch import flags, guard, progress_bars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -255,7 +255,7 @@ def evaluate(run: OpenedRun, cfg: Config, decoder: "Decoder", *, observe: "Obser
     return evaluator.evaluate(
         run.params,
         run.stats,
-        run.loader.epoch(),
+        progress_bars.counted(run.loader.epoch(), "transcribing", run.loader.steps),
         run.split.references,
         cfg=cfg.model,
         policy=run.policy,

@@ -8,7 +8,7 @@ import attrs
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
-from launch import cutting, decoding, flags, long_recordings
+from launch import cutting, decoding, flags, guard, long_recordings, next_steps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,6 +122,20 @@ def main(_: list[str]) -> None:
     manifests = {name: run.split.manifest}
     console.print(errors_table(run_dir.name, rates, manifests, intervals={name: intervals}, first=first))
     console.print("in parentheses: 95 % intervals over utterances (bootstrap)")
+    if files := [str(path) for path in (output, results, saved) if path]:
+        guard.tell(f"wrote {', '.join(files)}")
+        _tell_next(output, saved)
+
+
+def _tell_next(output: Path | None, saved: Path | None) -> None:
+    """Prints the commands that use what was written."""
+    steps: list[tuple[str, ...]] = []
+    if output and absl_flags.FLAGS.format != "trn":
+        steps.append(("report", f"--transcripts={output}"))
+    if saved:
+        steps.append(("tune_lm", f"--logits={saved}", "--lm.path=lm.arpa"))
+    if steps:
+        guard.tell(next_steps.text(*steps))
 
 
 def _set(cfg: "Config") -> "tuple[str, Config]":

@@ -11,7 +11,7 @@ import attrs
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
-from launch import cutting, decoding
+from launch import cutting, decoding, progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,7 +135,8 @@ def _transcribe(
     )
     sources = (audio_parts.source(whole.utterances[row], sample_rate=rate, max_seconds=limit) for row in rows)
     found = {}
-    for row, transcript in zip(rows, recognizer.transcribe_all(sources), strict=True):
+    heard = progress_bars.counted(recognizer.transcribe_all(sources), "transcribing long recordings", len(rows))
+    for row, transcript in zip(rows, heard, strict=True):
         if isinstance(transcript, InputError):
             raise transcript
         found[row] = transcript

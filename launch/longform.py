@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
-from launch import cutting, decoding, flags, guard
+from launch import cutting, decoding, flags, guard, progress_bars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,11 +84,14 @@ def main(_: list[str]) -> None:
         console.print(f"{len(said)} utterances one by one: {_errors(said, [each.heard for each in said])}")
         for kind, pauses in (("with silences", (shortest, longest)), ("without", (0.0, 0.0))):
             joined = _join(said, pauses, Path(folder), minutes=absl_flags.FLAGS.minutes, rate=cfg.spect.sample_rate)
-            console.print(f"{kind}, {joined.seconds / _MINUTE:.1f} min: {_judge(joined, recognizer, loaded)}")
+            with progress_bars.waiting(f"transcribing {joined.seconds / _MINUTE:.1f} min {kind}"):
+                judgement = _judge(joined, recognizer, loaded)
+            console.print(f"{kind}, {joined.seconds / _MINUTE:.1f} min: {judgement}")
         minute = _join(said, (0.0, 0.0), Path(folder), minutes=1.0, rate=cfg.spect.sample_rate)
-        console.print(
-            _pieces(minute, recognizer, make(partial(pieces.cut, cutting=lengths._replace(longest=_MINUTE + 10))))
-        )
+        with progress_bars.waiting("transcribing a minute in pieces"):
+            at_once = make(partial(pieces.cut, cutting=lengths._replace(longest=_MINUTE + 10)))
+            compared = _pieces(minute, recognizer, at_once)
+        console.print(compared)
 
 
 def _split(cfg: "Config") -> "list[tuple[Utterance, str]]":
@@ -116,7 +119,8 @@ def _say(recordings: "Sequence[tuple[Utterance, str]]", recognizer: "Recognizer"
     from ds2f.data import audio_parts
 
     rate, limit = cfg.spect.sample_rate, cfg.data.max_recording_seconds
-    heard = recognizer.transcribe_all(audio_parts.source(each, sample_rate=rate) for each, _ in recordings)
+    sources = (audio_parts.source(each, sample_rate=rate) for each, _ in recordings)
+    heard = progress_bars.counted(recognizer.transcribe_all(sources), "transcribing", len(recordings))
     found = []
     for (utterance, reference), transcript in zip(recordings, heard, strict=True):
         if isinstance(transcript, InputError):

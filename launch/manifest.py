@@ -14,7 +14,7 @@ from absl import flags as absl_flags
 from ds2f.errors import InputError
 from ds2f.nearest import did_you_mean
 from ds2f.text import shown
-from launch import decoding, flag_effects, flags, manifest_figures, progress_bars
+from launch import decoding, flag_effects, flags, manifest_figures, next_steps, progress_bars
 
 if TYPE_CHECKING:
     from ds2f.data.manifest_opening import OpenedManifest
@@ -188,6 +188,7 @@ def _shard(paths: Sequence[str]) -> None:
         f"{shown(str(found.manifest))}: {manifest_figures.size(opened.utterances)} in {found.shards:,} "
         f"shards of {found.bytes / 1e6:,.1f} MB in all"
     )
+    _print_next(found.manifest)
 
 
 def _subset(paths: Sequence[str]) -> None:
@@ -250,6 +251,7 @@ def _split(paths: Sequence[str]) -> None:
             )
     for path, members in sets.items():
         _write_to(path, form, members)
+    _print_next(next(iter(sets)))
 
 
 def _below(path: Path, manifest: Path) -> str:
@@ -264,6 +266,14 @@ def _write(utterances: "Sequence[Utterance]") -> None:
 
     path = flags.output_file("output") or Path()
     _write_to(path, form_of(path, FLAGS.form or ""), utterances)
+    _print_next(path)
+
+
+def _print_next(path: Path) -> None:
+    """Prints the command that trains on a new manifest."""
+    print(
+        shown(next_steps.text(("train", "--flagfile=configs/own.flags", f"--data.train_manifest={path}")), lines=True)
+    )
 
 
 def _write_to(path: Path, form: str, utterances: "Sequence[Utterance]") -> None:

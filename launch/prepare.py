@@ -4,7 +4,7 @@ A published corpus that is unpacked: python -m launch.prepare --dataset=librispe
 Or recordings of one's own: python -m launch.prepare --source=RECORDINGS --output=data/mine.
 """
 
-import shlex
+import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -15,7 +15,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import decoding, flag_effects, flags, progress_bars
+from launch import decoding, flag_effects, flags, next_steps, progress_bars
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -228,13 +228,14 @@ def _print_prepared(corpus: "PreparedCorpus") -> None:
     _print_labels(corpus.labels_path, corpus.characters, corpus.labels)
     folder = Path(FLAGS.output or corpus.name)
     values = {
+        "flagfile": "configs/own.flags",
         "run_dir": f"runs/{folder.absolute().name}",
         "data_path": FLAGS.output or FLAGS.data_path,
         **({"data.train_manifest": str(corpus.manifests["train"])} if FLAGS.output else {"data.dataset": corpus.name}),
         "data.labels_path": str(corpus.labels_path),
     }
-    settings = " ".join(f"--{flag}={shlex.quote(value)}" for flag, value in values.items())
-    print(shown(f"Train: python -m launch.train --flagfile=configs/own.flags {settings}"))
+    settings = [f"--{flag}={value}" for flag, value in values.items()]
+    print(shown(next_steps.text(("train", *settings)), lines=True))
 
 
 def _print_labels(path: Path, characters: "Counter[str]", labels: "Sequence[str]") -> None:
@@ -282,9 +283,19 @@ def _prepare(progress: "Progress") -> "Corpus":
 def _print(corpus: "Corpus") -> None:
     state = "was there already, and is whole" if corpus.reused else "is ready"
     _print_sizes(f"{corpus.name} {state} in {shown(str(corpus.folder))}", corpus.parts)
-    print(f"{corpus.verdict}\nSHA-256 of all files: {corpus.digest}")
+    print(f"{textwrap.fill(corpus.verdict, 80)}\nSHA-256 of all files:\n  {corpus.digest}")
+    path = [f"--data_path={FLAGS.data_path}"] if FLAGS.data_path != "data" else []
     if corpus.labels_path:
-        print(f"Labels: --data.dataset={corpus.name} --data.labels_path={shlex.quote(shown(str(corpus.labels_path)))}")
+        path += [f"--data.dataset={corpus.name}", f"--data.labels_path={corpus.labels_path}"]
+    print(shown(next_steps.text(("train", f"--flagfile=configs/{_flagfile(corpus.name)}.flags", *path)), lines=True))
+
+
+def _flagfile(corpus: str) -> str:
+    """The project's flagfile for AN4 or a synthetic corpus, on this machine."""
+    if corpus != "an4":
+        return "synthetic_cmn" if corpus == "synthetic_cmn" else "quickstart"
+    has_device = any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev").glob("davinci[0-9]*"))
+    return "an4_1p" if has_device else "an4_cpu_whole"
 
 
 def _print_sizes(title: str, parts: "Iterable[CorpusSplit]") -> None:

@@ -1,7 +1,10 @@
 """Progress of slow work as bars on standard error, which vanish at its end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -21,3 +24,20 @@ def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[stage], completed=done, total=total or None)
 
         yield show
+
+
+def counted(items: Iterable[T], stage: str, total: int) -> Iterator[T]:
+    """Iterates over items and shows how many are done of how many; a total of 0 is unknown."""
+    with shown_progress() as show:
+        show(stage, 0, total)
+        for done, item in enumerate(items, start=1):
+            yield item
+            show(stage, done, total)
+
+
+@contextmanager
+def waiting(stage: str) -> Iterator[None]:
+    """Shows that an activity goes on whose length is unknown."""
+    with shown_progress() as show:
+        show(stage, 0, 0)
+        yield

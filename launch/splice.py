@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import decoding, flags
+from launch import decoding, flags, next_steps, progress_bars
 
 if TYPE_CHECKING:
     from ds2f.config import Config
@@ -69,7 +69,8 @@ def main(_: list[str]) -> None:
     speakers: dict[str, list[list[splicing.Piece]]] = {}
     wholes: list[splicing.Piece] = []
     stems = Counter(utterance.audio.stem for utterance in run.split.utterances[:copied])
-    for row, utterance in enumerate(run.split.utterances):
+    utterances = progress_bars.counted(run.split.utterances, "cutting", len(run.split.utterances))
+    for row, utterance in enumerate(utterances):
         samples, stem = (
             audio_parts.of(utterance, sample_rate=rate, max_seconds=cfg.data.max_recording_seconds).samples,
             utterance.audio.stem,
@@ -94,9 +95,11 @@ def main(_: list[str]) -> None:
     name_shown = shown(str(output))
     print(
         f"{name_shown}: {copied:,} utterances, and {made:,} ({seconds / 60:.0f} min) made of "
-        f"{len(starts):,}, by {len(speakers):,} speakers{f', and {count:,} recordings of several' if count else ''}. "
-        f"Train with --data.train_manifest={name_shown}" + " --data.train_on_val" * cfg.data.train_on_val
+        f"{len(starts):,}, by {len(speakers):,} speakers{f', and {count:,} recordings of several' if count else ''}"
     )
+    more = ["--data.train_on_val"] * cfg.data.train_on_val
+    again = ("train", f"--flagfile={run_dir}/flags.txt", f"--data.train_manifest={output}", *more)
+    print(shown(next_steps.text((*again, f"--run_dir={run_dir}-{output.name}")), lines=True))
 
 
 def _character_starts(cfg: "Config", run_dir: Path) -> tuple[decoding.OpenedRun, dict[int, list[float]]]:
@@ -113,7 +116,7 @@ def _character_starts(cfg: "Config", run_dir: Path) -> tuple[decoding.OpenedRun,
     run = decoding.open_run(cfg, run_dir, Split.read("train", cfg), which=FLAGS.which, console=terminal())
     labels, frame = cfg.model.labels, cfg.model.time_stride * cfg.spect.window_stride
     found = {}
-    for batch in run.loader.epoch():
+    for batch in progress_bars.counted(run.loader.epoch(), "finding the words", run.loader.steps):
         placed = run.backend.place(batch)
         logits, _ = eval_step(run.params, run.stats, placed, cfg=cfg.model, policy=run.policy)
         scores = logits.values.float().cpu().numpy()

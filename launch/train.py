@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ds2f.config import Config, splits_of
 from ds2f.errors import InputError
-from launch import flagfiles, flags, guard
+from launch import flagfiles, flags, guard, next_steps
 
 if TYPE_CHECKING:
     from ds2f.runner.device.backend import Backend
@@ -162,6 +162,9 @@ def _train_in(
                 if group.rank == 0:
                     guard.tell(f"wrote {run_dir}/results.json")
                     _write_report(run_dir, telemetry.log, splits=data)
+                    run = f"--run_dir={run_dir}"
+                    steps = ("evaluate", run), ("transcribe", run, "FILE"), ("report", f"--errors={run_dir}")
+                    guard.tell(next_steps.text(*steps))
     finally:
         for loader in loaders.values():
             loader.close()  # its death would end another wait

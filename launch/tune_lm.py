@@ -1,5 +1,6 @@
 """Tunes the weights of a language model: python -m launch.tune_lm --run_dir=runs/an4_1p --lm.path=lm.arpa."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import decoding, flags, long_recordings
+from launch import decoding, flags, guard, long_recordings, next_steps, progress_bars
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -96,6 +97,8 @@ def main(_: list[str]) -> None:
     advice = flags.section_text("lm", best)
     console.print(_table(greedy, alone, trials, first))
     console.print(f"{len(trials)} pairs on {len(references)} validation utterances; the best:\n{shown(advice)}")
+    chosen_run = str(run_dir or "RUN")
+    guard.tell(next_steps.text(("evaluate", f"--run_dir={chosen_run}", *shlex.split(advice))))
     if output:
         report = _report(greedy, alone, trials) | source | {"flags": advice}
         write_atomically(output, json_text(report, indent=2) + "\n")
@@ -121,7 +124,7 @@ def _computed(run_dir: Path, start: "Callable[[Sequence[str]], BeamPool]") -> "t
     batches = tuner.compute_logits(
         run.params,
         run.stats,
-        run.loader.epoch(),
+        progress_bars.counted(run.loader.epoch(), "computing logits", run.loader.steps),
         run.split.references,
         cfg=cfg.model,
         policy=run.policy,

@@ -12,6 +12,7 @@ from ds2f.metrics import Rate
 from ds2f.optim import schedules
 from ds2f.precision import short_name
 from ds2f.processes import cpu_count
+from ds2f.runner import epoch_table
 from ds2f.runner.evaluator import Evaluation, split_results
 from ds2f.runner.program import Program, run_length
 from ds2f.runner.progress import TrainProgress
@@ -97,12 +98,19 @@ class Summary:
           speed: utterances per second of all ranks.
           rate: learning rate.
         """
-        line = f"epoch {progress.epoch}/{self.cfg.training.epochs}"
-        line += f" and {progress.batch} steps  loss {loss:.3f}" if progress.batch else f"  loss {loss:.3f}"
+        validation = ""
         if found is not None:
-            line += f"  val loss {found.loss:.3f}  {found.counts.rates(self.first)}"
-            line += f" ({found.unreadable} unreadable, left out)" if found.unreadable else ""
-        return f"{line}{' *' if best else ''}  {speed:.1f} utt/s  lr {rate:.2e}"
+            validation = f"val loss {found.loss:.3f}  {found.counts.rates(self.first)}"
+            validation += f" ({found.unreadable} unreadable, left out)" if found.unreadable else ""
+        return epoch_table.line(
+            f"{progress.epoch}/{self.cfg.training.epochs}",
+            progress.batch,
+            loss=loss,
+            validation=validation,
+            best=best,
+            speed=speed,
+            rate=rate,
+        )
 
     def results(
         self,

@@ -18,6 +18,7 @@ from ds2f.errors import InputError
 from ds2f.files import json_text, write_atomically
 from ds2f.metrics import Intervals, Rate, in_order
 from ds2f.runner import log_files
+from ds2f.runner.epoch_table import EpochTable
 from ds2f.runner.log_files import LineFile
 from ds2f.runner.run_files import RunFiles
 from ds2f.runner.step_progress import StepProgress
@@ -71,6 +72,7 @@ class Telemetry:
         self._run_dir, self._files = run_dir, files or RunFiles(run_dir)
         self._output = tolerant(sys.stdout)
         self._output_failed = False
+        self._table = EpochTable()
         self._console = console or terminal(self._output)
         self._log_file = LineFile(run_dir / "log.txt", lambda text: self._print(shown(text)), mark_gaps=True)
         self._metrics = LineFile(run_dir / "metrics.jsonl", self.log)
@@ -109,7 +111,11 @@ class Telemetry:
         self._write_to_log(message)
 
     def _print(self, message: str) -> None:
-        self._console.print(message, markup=False, emoji=False)
+        """Shows a message; on a terminal, an epoch as a row of a table, and other lines wrapped between words."""
+        rows = self._table.rows(message) if self._console.is_terminal else None
+        for row in rows or message.split("\n"):
+            whole = not self._console.is_terminal or str(row).startswith("  python -m ")  # ready to be copied
+            self._console.print(row, markup=False, emoji=False, soft_wrap=whole)
 
     def _write_to_log(self, message: str) -> None:
         self._log_file.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")

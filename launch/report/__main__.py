@@ -99,6 +99,8 @@ def _errors() -> None:
     console = terminal()
     console.print(shown(", ".join(source.values())), markup=False)
     error_tables.show(found, console, rows=FLAGS.rows, worst=FLAGS.worst)
+    if output:
+        guard.tell(f"wrote {output}")
 
 
 def _transcribe(run_dir: Path) -> list[decoding.Transcript]:
