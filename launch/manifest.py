@@ -71,7 +71,8 @@ def main(argv: list[str]) -> int:
     action, *paths = argv[1:] or [""]
     if action not in _ACTIONS:
         problem = f"there is no action {action!r}" if action else "give an action and manifests, as in verify a.csv"
-        raise InputError(problem + (did_you_mean(action, _ACTIONS) or f". Actions: {', '.join(_ACTIONS)}"))
+        hint = did_you_mean(action, _ACTIONS) or "."
+        raise InputError(f"{problem}{hint} Actions: {', '.join(_ACTIONS)}")
     if not paths or (len(paths) > 1 and action not in ("verify", "stats", "merge")):
         raise InputError(f"{action}: give {'the manifest' if len(paths) else 'a manifest'}, as in {action} train.jsonl")
     every = {name for names in _ACTIONS.values() for name in names}

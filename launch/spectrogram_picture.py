@@ -4,15 +4,21 @@ import math
 import textwrap
 from collections.abc import Iterator
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ds2f.config import SpectConfig
-from ds2f.features import frequencies
+from ds2f.errors import InputError
+from ds2f.features import frequencies, log_spectrogram
 from ds2f.text import shown
+
+if TYPE_CHECKING:
+    from ds2f.runner.splits import Split
 
 _COLOURS = ((5, 5, 20), (60, 15, 90), (160, 40, 100), (235, 105, 50), (250, 200, 60), (255, 255, 220))
 _LEAST = (640, 320)  # pixels, width and height of the spectrogram; small ones are enlarged by a whole factor
@@ -60,6 +66,22 @@ def png(values: Tensor, spect: SpectConfig, *, scale: tuple[float, float], title
     file = BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
+
+
+def of_utterance(split: "Split") -> bytes:
+    """The spectrogram of the first utterance of a split, as PNG; empty if it cannot be read."""
+    from ds2f.data import audio_parts
+
+    dataset = split.dataset
+    utterance = split.utterances[dataset.examples[0].row]
+    rate, limit = dataset.spect.sample_rate, dataset.data.max_recording_seconds
+    try:
+        heard = audio_parts.of(utterance, sample_rate=rate, max_seconds=limit).samples
+    except InputError:
+        return b""  # the loader reports it
+    values = log_spectrogram(torch.from_numpy(heard), dataset.spect)
+    title = f"{utterance.name}: {split.references[dataset.examples[0].row]}"
+    return png(values, dataset.spect, scale=scale_of(values), title=title)
 
 
 def _size(values: int, axis: int) -> int:

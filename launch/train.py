@@ -142,6 +142,12 @@ def _train_in(
                 for message in messages:
                     telemetry.log(message)
                 warn.pass_on(telemetry.log)
+                shows = cfg.visualization.tensorboard or cfg.visualization.wandb or cfg.visualization.mlflow
+                if shows and group.rank == 0 and first.is_fresh:
+                    from launch import spectrogram_picture
+
+                    if picture := spectrogram_picture.of_utterance(data.get("val", data["train"])):
+                        telemetry.picture("spectrogram", picture)
                 trainer = Trainer(
                     step,
                     data,

@@ -232,7 +232,19 @@ class CheckpointingConfig:
 class VisualizationConfig:
     """Display of a run."""
 
-    tensorboard: bool = setting(True, "Write TensorBoard scalars to run_dir/tensorboard.")
+    tensorboard: bool = setting(
+        True, "Write scalars, samples of transcripts, a spectrogram and the final error rates to run_dir/tensorboard."
+    )
+    wandb: bool = setting(
+        False,
+        "Send them to Weights & Biases, too: pip install 'ds2f[wandb]'. Its own variables choose project, key and "
+        "WANDB_MODE=offline.",
+    )
+    mlflow: bool = setting(
+        False,
+        "Send them to MLflow, too: pip install 'ds2f[mlflow]'. MLFLOW_TRACKING_URI chooses the store, "
+        "MLFLOW_EXPERIMENT_NAME the experiment.",
+    )
     progress: bool = setting(True, "Show a progress bar on a terminal.")
     trace: bool = setting(
         False,

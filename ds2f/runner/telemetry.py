@@ -22,7 +22,7 @@ from ds2f.runner.epoch_table import EpochTable
 from ds2f.runner.log_files import LineFile
 from ds2f.runner.run_files import RunFiles
 from ds2f.runner.step_progress import StepProgress
-from ds2f.runner.trackers import TensorBoard, samples_text
+from ds2f.runner.trackers import flat_settings, open_trackers
 from ds2f.streams import TolerantStream, tolerant
 from ds2f.text import shown
 
@@ -77,7 +77,7 @@ class Telemetry:
         self._log_file = LineFile(run_dir / "log.txt", lambda text: self._print(shown(text)), mark_gaps=True)
         self._metrics = LineFile(run_dir / "metrics.jsonl", self.log)
         self._show_progress = cfg.visualization.progress and self._console.is_terminal
-        self._tensorboard = TensorBoard(run_dir / "tensorboard", self.log) if cfg.visualization.tensorboard else None
+        self._cfg, self._trackers = cfg, open_trackers(run_dir, cfg, self.log)
 
     def __enter__(self) -> Self:
         self._log_handler = _LogHandler(self.log)
@@ -89,8 +89,8 @@ class Telemetry:
         self._detach()
         self._log_file.close()
         self._metrics.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def _detach(self) -> None:
         _LIBRARY.removeHandler(self._log_handler)
@@ -123,8 +123,8 @@ class Telemetry:
     def scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
         """Writes a line to ``metrics.jsonl``, and its numbers to TensorBoard under ``kind/``."""
         self._metrics.add(json_text({"kind": kind, "iteration": iteration, **values}))
-        if self._tensorboard is not None:
-            self._tensorboard.add(kind, iteration, values)
+        for tracker in self._trackers:
+            tracker.add(kind, iteration, values)
 
     def samples(self, split: str, iteration: int, samples: Sequence[tuple[str, str, str]]) -> None:
         """Shows what a model hears in some utterances, in TensorBoard as a text under ``samples/split``.
@@ -134,8 +134,13 @@ class Telemetry:
           iteration: steps of the model.
           samples: recording, reference and hypothesis of a few utterances; the same utterances each time.
         """
-        if self._tensorboard is not None:
-            self._tensorboard.add_text(f"samples/{split}", iteration, samples_text(samples))
+        for tracker in self._trackers:
+            tracker.add_samples(split, iteration, samples)
+
+    def picture(self, name: str, png: bytes) -> None:
+        """Shows a picture, a PNG file, under ``name`` in TensorBoard."""
+        for tracker in self._trackers:
+            tracker.add_picture(name, png)
 
     def rewind(self, iteration: int, *, in_epoch: bool) -> None:
         """Drops the lines of ``metrics.jsonl`` that were written after the checkpoint from which the run goes on.
@@ -146,16 +151,16 @@ class Telemetry:
         """
         self._metrics.close()
         log_files.rewind(self._run_dir / "metrics.jsonl", iteration, in_epoch=in_epoch, report=self.log)
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = TensorBoard(self._run_dir / "tensorboard", self.log, purge_step=iteration + 1)
+        for tracker in self._trackers:
+            tracker.rewind(iteration)
 
     def restore(self) -> None:
         """Makes the run's folder whole again if somebody has removed it or some of its files."""
         try:
             names = self._files.restore()
             names += [file.name for file in (self._log_file, self._metrics) if file.restore()]
-            if self._tensorboard is not None and self._tensorboard.restore():
+            restored = [tracker.restore() for tracker in self._trackers]
+            if any(restored):
                 names.append("tensorboard (with the scalars from here on)")
         except OSError as error:
             self.log(f"{self._run_dir}: removed files cannot be written again: {error}. Training goes on.")
@@ -182,6 +187,9 @@ class Telemetry:
         columns |= {"AMP": results["amp"], "Torch": results["torch"].split("+")[0]}
         shared: dict[str, Any] = {"first": results.get("metric", "wer"), "columns": columns}
         self._console.print(errors_table(results["name"], sets, results.get("manifests", {}), **shared))
+        rates = {f"{split}/{rate}": found[rate] for split, found in sets.items() for rate in ("wer", "cer")}
+        for tracker in self._trackers:
+            tracker.add_results(flat_settings(self._cfg), rates)
         self.restore()
         path = self._run_dir / "results.json"
         try:
@@ -216,6 +224,9 @@ class BufferedTelemetry(Telemetry):
 
     def samples(self, split: str, iteration: int, samples: Sequence[tuple[str, str, str]]) -> None:
         """Does nothing: rank 0 has the same transcripts."""
+
+    def picture(self, name: str, png: bytes) -> None:
+        """Does nothing: rank 0 has the same recordings."""
 
     def rewind(self, iteration: int, *, in_epoch: bool) -> None:
         """Does nothing: rank 0 writes the file."""

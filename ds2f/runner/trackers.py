@@ -1,4 +1,4 @@
-"""What shows a run beside its log: TensorBoard. Training goes on without it."""
+"""What shows a run beside its log: TensorBoard, Weights & Biases, MLflow. Training goes on without them."""
 
 import re
 import threading
@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from ds2f.config import Config, to_dict
+from ds2f.runner.tracker_client import TrackerClient
 from ds2f.text import shown
 
 Report = Callable[[str], None]
@@ -26,18 +28,43 @@ def samples_text(samples: Sequence[tuple[str, str, str]]) -> str:
     return "\n".join(["| recording | reference | hypothesis |", "|---|---|---|", *(f"| {row} |" for row in rows)])
 
 
+class Tracker(Protocol):
+    """What a run is shown by."""
+
+    def add(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
+        """Adds the numbers among ``values`` under ``kind/``."""
+
+    def add_samples(self, split: str, iteration: int, samples: Sequence[tuple[str, str, str]]) -> None:
+        """Adds recordings, references and hypotheses."""
+
+    def add_picture(self, name: str, png: bytes) -> None:
+        """Adds a PNG file."""
+
+    def add_results(self, settings: Mapping[str, Any], rates: Mapping[str, float]) -> None:
+        """Adds the settings with the final error rates."""
+
+    def rewind(self, iteration: int) -> None:
+        """Forgets what came after a checkpoint from which the run goes on, where that can be."""
+
+    def restore(self) -> bool:
+        """Writes again what somebody has removed. Returns whether it did."""
+
+    def close(self) -> None:
+        """Writes what is buffered."""
+
+
 class TensorBoard:
     """The scalars of a run in TensorBoard's format. After an error there are no more, until the next start."""
 
-    def __init__(self, folder: Path, report: Report, *, purge_step: int | None = None) -> None:
+    def __init__(self, folder: Path, report: Report) -> None:
         """Opens a new file of events.
 
         Args:
           folder: for TensorBoard's files.
           report: called with a message after an error.
-          purge_step: TensorBoard forgets earlier scalars from this step on.
         """
-        self._folder, self._report, self._purge_step = folder, report, purge_step
+        self._folder, self._report = folder, report
+        self._purge_step: int | None = None  # TensorBoard forgets earlier scalars from this step on
         self._writer: Any = None
         _silence_writer_thread()
         self._try(self._open)
@@ -58,16 +85,47 @@ class TensorBoard:
         self._try(self._open)
         return self._writer is not None
 
+    def rewind(self, iteration: int) -> None:
+        """Begins a file of events that takes the place of the scalars after the checkpoint."""
+        self.close()
+        self._purge_step = iteration + 1
+        self._try(self._open)
+
     def add(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
         """Adds the numbers among ``values`` under ``kind/``."""
         for name, value in values.items():
             if self._writer is not None and isinstance(value, (int, float)):
                 self._try(partial(self._writer.add_scalar, f"{kind}/{name}", value, iteration))
 
-    def add_text(self, name: str, iteration: int, markdown: str) -> None:
-        """Adds a text in Markdown under ``name``."""
+    def add_samples(self, split: str, iteration: int, samples: Sequence[tuple[str, str, str]]) -> None:
+        """Adds recordings, references and hypotheses as a text."""
         if self._writer is not None:
-            self._try(partial(self._writer.add_text, name, markdown, iteration))
+            self._try(partial(self._writer.add_text, f"samples/{split}", samples_text(samples), iteration))
+
+    def add_picture(self, name: str, png: bytes) -> None:
+        """Adds a PNG file."""
+        if self._writer is not None:
+            self._try(partial(self._add_picture, name, png))
+
+    def _add_picture(self, name: str, png: bytes) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        width, height = (int.from_bytes(png[first : first + 4], "big") for first in (16, 20))  # of the header
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), 0)
+
+    def add_results(self, settings: Mapping[str, Any], rates: Mapping[str, float]) -> None:
+        """Adds the settings as hyperparameters, with the final error rates."""
+        if self._writer is not None:
+            self._try(partial(self._add_results, settings, rates))
+
+    def _add_results(self, settings: Mapping[str, Any], rates: Mapping[str, float]) -> None:
+        from torch.utils.tensorboard.summary import hparams  # add_hparams would begin a run of its own
+
+        for summary in hparams(dict(settings), dict(rates)):
+            self._writer.file_writer.add_summary(summary)
+        for name, rate in rates.items():
+            self._writer.add_scalar(name, rate)
 
     def close(self) -> None:
         """Writes what is buffered."""
@@ -96,3 +154,25 @@ def _silence_writer_thread() -> None:
 
     hook.silences_tensorboard = True  # type: ignore[attr-defined]
     threading.excepthook = hook
+
+
+def open_trackers(folder: Path, cfg: Config, report: Report) -> list[Tracker]:
+    """The trackers that the settings ask for."""
+    settings, shows = flat_settings(cfg), cfg.visualization
+    trackers: list[Tracker] = []
+    if shows.tensorboard:
+        trackers.append(TensorBoard(folder / "tensorboard", report))
+    for name in ("wandb", "mlflow"):
+        if getattr(shows, name):
+            trackers.append(TrackerClient(name, folder, settings, report))
+    return trackers
+
+
+def flat_settings(cfg: Config) -> dict[str, str | int | float | bool]:
+    """The settings by flag; lists as texts."""
+    flat: dict[str, str | int | float | bool] = {}
+    for name, value in to_dict(cfg).items():
+        members = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+        for flag, each in members.items():
+            flat[flag] = each if isinstance(each, (str, int, float)) else ",".join(map(str, each))
+    return flat

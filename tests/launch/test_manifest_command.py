@@ -149,7 +149,7 @@ def test_a_subset_is_drawn(launch, corpus: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["count", "all.jsonl"], "'count': give an action, verify, stats, merge, split, subset, convert, shard"),
+        (["count", "all.jsonl"], "Actions: verify, stats, merge, split, subset, convert, shard"),
         (["verify"], "give a manifest"),
         (["convert", "all.jsonl"], "give --output=FILE"),
         (["convert", "all.jsonl", "all.jsonl", "--output=x.csv"], "give the manifest"),

@@ -91,7 +91,7 @@ def test_recordings_of_ones_own_are_divided_and_trained_on(launch, tone_corpus, 
     (tmp_path / "all.tsv").write_text("".join(rows))
     done = launch("prepare", "--source=all.tsv", "--output=my speech", folder=tmp_path)
     assert (done.status, done.err.strip()) == (0, "")
-    flags = shlex.split(done.out.partition("\nNext:\n  python -m launch.train ")[2])
+    flags = shlex.split(done.out.partition("\nNext:\n  python -m launch.train ")[2].replace("\\\n", ""))
     assert flags[1:] == [
         "--run_dir=runs/my speech",
         "--data_path=my speech",
@@ -123,7 +123,7 @@ def test_a_published_corpus_is_read_where_it_lies_and_trained_on(launch, tone_co
     done = launch("prepare", "--dataset=librispeech", "--source=LibriSpeech", folder=tmp_path)
     assert (done.status, done.err.strip()) == (0, "")
     assert "left out: 3 whose recording is missing, such as LibriSpeech/" in " ".join(done.out.split())
-    flags = shlex.split(done.out.partition("\nNext:\n  python -m launch.train ")[2])
+    flags = shlex.split(done.out.partition("\nNext:\n  python -m launch.train ")[2].replace("\\\n", ""))
     flags[0] = f"--flagfile={ROOT}/configs/own.flags"
     small = ("--device=cpu", "--model.hidden_size=4", "--model.hidden_layers=1", "--training.epochs=1")
     done = launch("train", *flags, *small, folder=tmp_path)
