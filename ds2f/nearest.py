@@ -37,7 +37,7 @@ def did_you_mean_file(path: Path) -> str:
     """The files beside a missing one whose names without suffix are nearest, as the end of a message; empty if none."""
     stems: dict[str, list[str]] = {}
     with suppress(OSError):
-        for each in sorted(path.parent.iterdir()):
+        for each in sorted(file for file in path.parent.iterdir() if file.is_file()):
             stems.setdefault(each.stem, []).append(str(each))
     near = [file for stem in nearest(path.stem, stems) for file in stems[stem]]
     return f". Did you mean {' or '.join(near[:_MOST])}?" if near else ""

@@ -22,6 +22,14 @@ def text(*commands: Sequence[str]) -> str:
     return "\n".join(["Next:", *(line for each in commands for line in _lines(each))])
 
 
+def flagfile(corpus: str) -> str:
+    """The project's flagfile for AN4 or a synthetic corpus, on this machine."""
+    if corpus != "an4":
+        return "synthetic_cmn" if corpus == "synthetic_cmn" else "quickstart"
+    has_device = any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev").glob("davinci[0-9]*"))
+    return "an4_1p" if has_device else "an4_cpu_whole"
+
+
 def _lines(command: Sequence[str]) -> list[str]:
     words = [*_start(command[0]), *map(shlex.quote, command[1:])]
     lines = [f"  {words[0]}"]

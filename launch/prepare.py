@@ -287,15 +287,12 @@ def _print(corpus: "Corpus") -> None:
     path = [f"--data_path={FLAGS.data_path}"] if FLAGS.data_path != "data" else []
     if corpus.labels_path:
         path += [f"--data.dataset={corpus.name}", f"--data.labels_path={corpus.labels_path}"]
-    print(shown(next_steps.text(("train", f"--flagfile=configs/{_flagfile(corpus.name)}.flags", *path)), lines=True))
-
-
-def _flagfile(corpus: str) -> str:
-    """The project's flagfile for AN4 or a synthetic corpus, on this machine."""
-    if corpus != "an4":
-        return "synthetic_cmn" if corpus == "synthetic_cmn" else "quickstart"
-    has_device = any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev").glob("davinci[0-9]*"))
-    return "an4_1p" if has_device else "an4_cpu_whole"
+    print(
+        shown(
+            next_steps.text(("train", f"--flagfile=configs/{next_steps.flagfile(corpus.name)}.flags", *path)),
+            lines=True,
+        )
+    )
 
 
 def _print_sizes(title: str, parts: "Iterable[CorpusSplit]") -> None:

@@ -169,8 +169,8 @@ def _train_in(
                     guard.tell(f"wrote {run_dir}/results.json")
                     _write_report(run_dir, telemetry.log, splits=data)
                     run = f"--run_dir={run_dir}"
-                    steps = ("evaluate", run), ("transcribe", run, "FILE"), ("report", f"--errors={run_dir}")
-                    guard.tell(next_steps.text(*steps))
+                    following = ("evaluate", run), ("transcribe", run, "FILE"), ("report", f"--errors={run_dir}")
+                    guard.tell(next_steps.text(*following))
     finally:
         for loader in loaders.values():
             loader.close()  # its death would end another wait

@@ -109,7 +109,8 @@ def main(arguments: list[str]) -> int:
                     "interrupted; the same command with --resume goes on" if output else "interrupted"
                 ) from None
     if output and wanted:
-        guard.tell(f"wrote {len(wanted) - failures + len(failed):,} transcripts below {output}")
+        written = len(wanted) - failures + len(failed)
+        guard.tell(f"wrote {written:,} transcript{'s' * (written != 1)} below {output}")
     if failures and len(found) > _MANY:
         guard.tell(f"transcribe: {failures} of {len(found)} recordings failed")
     return 1 if failures else 0

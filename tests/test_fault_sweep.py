@@ -49,7 +49,7 @@ def problem(faulty, arguments, undisturbed, folder, site, error):
     clear(folder)
     ended = faulty.run("train", *arguments, folder=folder, site=site, error=error)
     first = f"status {ended.status}\n{ended.err}{ended.out[-2000:]}"
-    told = [line for line in ended.err.splitlines() if not line.startswith("wrote run/")]
+    told = [line for line in ended.err.splitlines() if not line.startswith(("wrote run/", "Next:", "  python -m "))]
     if "Traceback" in ended.err + ended.out or ended.status not in (0, 1) or len(told) > 1:
         return first
     if ended.status:  # in order, so that it can go on

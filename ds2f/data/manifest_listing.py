@@ -107,8 +107,7 @@ def _remedy(path: Path) -> str:
     """What to do about a manifest that is missing: a folder or corpus of a similar name, or how to make the data."""
     if not path.parent.is_dir():
         folders = [each.name for each in path.parent.parent.glob("*") if each.is_dir()]
-        hint = did_you_mean(path.parent.name, folders) or "; check --data_path"
-        return f"There is no folder {path.parent}{hint}"
+        return f"There is no folder {path.parent}{did_you_mean(path.parent.name, folders) or f'. {_MAKE}'}"
     split = path.stem.partition("_")[2]
     others = {other.name.partition(f"_{split}.")[0] for other in path.parent.glob(f"*_{split}.*")}
     own = path.stem.partition("_")[0]

@@ -279,7 +279,7 @@ def test_recordings_never_share_a_file(transcribe, folder, arguments):
     assert ended.err.startswith("transcribe: one/x.wav and two/x.wav would share the file shared/x.wav.txt; ")
     assert not (folder / "shared").exists()
     ended, _ = transcribe("one/x.wav", "./one/x.wav", "--output_dir=alone")
-    assert (ended.status, ended.err) == (0, "")
+    assert (ended.status, ended.err) == (0, "wrote 2 transcripts below alone\n")
 
 
 def test_what_is_done_is_left_out_when_it_is_started_again(transcribe, folder):
@@ -290,7 +290,7 @@ def test_what_is_done_is_left_out_when_it_is_started_again(transcribe, folder):
     first = (folder / "again/a.wav.tsv").stat().st_mtime_ns
     soundfile.write(folder / "late.wav", SOUND, RATE)
     ended, _ = transcribe("a.wav", "late.wav", *arguments)
-    assert (ended.status, ended.err) == (0, "")
+    assert (ended.status, ended.err) == (0, "wrote 1 transcript below again\n")
     assert (folder / "again/a.wav.tsv").stat().st_mtime_ns == first
     assert (folder / "again/late.wav.tsv").read_text().startswith("recording\tstart_ms\tend_ms\tword\tconfidence\n")
 
