@@ -26,9 +26,20 @@ def main() -> None:
         print(f"ds2f {__version__}")
     elif name in ("--help", "-h"):
         print(listing())
+    elif name.partition("=")[0] == "--completion":
+        _complete(name.partition("=")[2])
     else:
         hint = did_you_mean(name, COMMANDS)
         sys.exit(f"launch: there is no command {name!a}" + (hint or f"\n{listing()}"))
+
+
+def _complete(shell: str) -> None:
+    """Prints the script of a shell's completion."""
+    from launch import completion
+
+    if shell not in completion.SHELLS:
+        sys.exit(f"launch: --completion={shell}: give bash or zsh, as in: source <(python -m launch --completion=bash)")
+    print(completion.script(shell, COMMANDS), end="")
 
 
 def listing() -> str:
