@@ -234,8 +234,7 @@ def _print_prepared(corpus: "PreparedCorpus") -> None:
         **({"data.train_manifest": str(corpus.manifests["train"])} if FLAGS.output else {"data.dataset": corpus.name}),
         "data.labels_path": str(corpus.labels_path),
     }
-    settings = [f"--{flag}={value}" for flag, value in values.items()]
-    print(shown(next_steps.text(("train", *settings)), lines=True))
+    print(shown(next_steps.text(("train", *(f"--{flag}={value}" for flag, value in values.items()))), lines=True))
 
 
 def _print_labels(path: Path, characters: "Counter[str]", labels: "Sequence[str]") -> None:
