@@ -77,7 +77,7 @@ def _read(name: str) -> _Command:
 def _of_this_process(name: str) -> dict[str, Any]:
     from launch import flag_help, flags
 
-    flags.run = lambda *_, **__: None  # type: ignore[assignment]  # the command is read and does not run
+    flags.run = lambda *_, **__: None  # the command is read and does not run
     sys.argv = [name]
     content = runpy.run_module(f"launch.{name}", run_name="__main__")
     sections = flag_help.by_section(sys.argv[0])
