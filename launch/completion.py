@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ds2f.files import json_text
 from launch import flagfiles
 
 SHELLS = ("bash", "zsh")
@@ -61,7 +62,7 @@ def _read(name: str) -> _Command:
         try:
             os.close(reading)
             with os.fdopen(writing, "w") as pipe:
-                json.dump(_of_this_process(name), pipe)
+                pipe.write(json_text(_of_this_process(name)))
             status = 0
         finally:
             os._exit(status)

@@ -22,6 +22,12 @@ def text(*commands: Sequence[str]) -> str:
     return "\n".join(["Next:", *(line for each in commands for line in _lines(each))])
 
 
+def after_training(run_dir: Path) -> str:
+    """The commands that use a trained run."""
+    run = f"--run_dir={run_dir}"
+    return text(("evaluate", run), ("transcribe", run, "FILE"), ("report", f"--errors={run_dir}"))
+
+
 def flagfile(corpus: str) -> str:
     """The project's flagfile for AN4 or a synthetic corpus, on this machine."""
     if corpus != "an4":

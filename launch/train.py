@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ds2f.runner.distributed.worker import Job
     from ds2f.runner.run_lease import RunLease
     from ds2f.runner.splits import Split
+    from ds2f.runner.telemetry import Telemetry
 
 flags.define()
 
@@ -142,12 +143,8 @@ def _train_in(
                 for message in messages:
                     telemetry.log(message)
                 warn.pass_on(telemetry.log)
-                shows = cfg.visualization.tensorboard or cfg.visualization.wandb or cfg.visualization.mlflow
-                if shows and group.rank == 0 and first.is_fresh:
-                    from launch import spectrogram_picture
-
-                    if picture := spectrogram_picture.of_utterance(data.get("val", data["train"])):
-                        telemetry.picture("spectrogram", picture)
+                if held is not None and first.is_fresh:
+                    _show_spectrogram(data.get("val", data["train"]), cfg, telemetry)
                 trainer = Trainer(
                     step,
                     data,
@@ -168,14 +165,21 @@ def _train_in(
                 if group.rank == 0:
                     guard.tell(f"wrote {run_dir}/results.json")
                     _write_report(run_dir, telemetry.log, splits=data)
-                    run = f"--run_dir={run_dir}"
-                    following = ("evaluate", run), ("transcribe", run, "FILE"), ("report", f"--errors={run_dir}")
-                    guard.tell(next_steps.text(*following))
+                    guard.tell(next_steps.after_training(run_dir))
     finally:
         for loader in loaders.values():
             loader.close()  # its death would end another wait
         checkpoints.close()  # the lease outlasts the writing of a checkpoint
     return 0
+
+
+def _show_spectrogram(split: "Split", cfg: Config, telemetry: "Telemetry") -> None:
+    """Shows what the model sees of the first utterance, where the run is shown."""
+    if cfg.visualization.tensorboard or cfg.visualization.wandb or cfg.visualization.mlflow:
+        from launch import spectrogram_picture
+
+        if picture := spectrogram_picture.of_utterance(split):
+            telemetry.picture("spectrogram", picture)
 
 
 def _write_report(run_dir: Path, log: Callable[[str], None], **how: Any) -> None:

@@ -38,6 +38,7 @@ PAGES = pages.pages()
 README_BYTES = 8192
 
 FOREIGN = {"flagfile", "help", "enable"}  # of absl and etcd (--enable-v2)
+FOREIGN |= {"completion"}  # of launch itself
 FOREIGN |= {"index", "require", "no", "hash"}  # of pip (--index-url, --require-hashes, --no-deps, --hash)
 # Of CANN and of the system rebuilt here.
 FOREIGN_FILES = {"set_env.sh", "merge_manifests.py", "search_lm_params.py", "select_lm_params.py", "server.py"}

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -90,7 +91,8 @@ class TrackerClient:
         except subprocess.TimeoutExpired:
             if self._process is not None:
                 self._give_up(f"no answer within {self._patience:g} s")
-            process.kill()
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)  # its own processes, too
             process.wait()
         self._listen()
         if self._process is not None and process.returncode:
