@@ -22,7 +22,7 @@ from launch.report.run_page import line_charts, run_report, run_results, time_sh
 from launch.report.run_page.run_record import read
 
 ROOT = Path(__file__).parents[2]
-HOSTILE = "<script>alert(1)</script>&\"'"
+HOSTILE = "<script>alert(1)</script>&\"'\u202e\x1b"
 TINY = (
     *("--data.dataset=tones", "--data.batch_size=3", "--data.num_workers=0", "--device=cpu", "--training.epochs=2"),
     *("--model.hidden_size=8", "--model.hidden_layers=1", "--optim.schedule=constant", "--optim.learning_rate=0.01"),
@@ -79,6 +79,7 @@ def test_a_training_leaves_a_page_with_sounds_figures_and_times(trained):
     assert page.count('href="data:image/png') == 2 * 3, "spectrogram and posteriors of three utterances"
     for told in ("waiting for data", "backward pass", "evaluation", "Errors on the validation set", "95 % interval"):
         assert told in page, told
+    assert page.count('class="mark best"') == page.count('class="mark kept"') == 3, "on loss, WER and CER"
     assert "cannot be read" not in page
     assert len(page) < run_report.PAGE_BYTES
 
@@ -133,6 +134,7 @@ def test_names_and_values_of_a_run_stay_text(run):
     assert "&lt;script&gt;alert(1)" in page
     assert "Skipped steps: 1" in page
     assert page.count("<script") == 0
+    assert not re.search("[\u202e\x1b\ud800-\udfff]", page), "nothing is hidden or reversed"
     assert "default-src 'none'" in html.unescape(page)
 
 

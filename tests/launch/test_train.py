@@ -92,7 +92,11 @@ def test_ctrl_c_stops_cleanly_and_prints_how_to_continue(launch, tone_corpus, tm
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # like a terminal, which also signals loader processes
     assert process.wait(60) == 130, (tmp_path / "err").read_text()
+    assert (tmp_path / "err").read_text().endswith("wrote run/report.html\n")
     assert "Traceback" not in (tmp_path / "err").read_text()
+    page = (tmp_path / "run/report.html").read_text()
+    assert "It stopped in epoch" in page
+    assert "Go on with it" in page
     advice = next(
         line for line in (tmp_path / "out").read_text().splitlines() if "Go on with: python -m launch.train" in line
     )

@@ -13,6 +13,7 @@ from markupsafe import Markup
 import ds2f
 from ds2f.errors import InputError
 from ds2f.files import write_atomically
+from ds2f.text import shown
 
 _FOLDER = Path(__file__).parent / "templates"
 _THEME = Path(ds2f.__file__).parent / "serving" / "page" / "theme.css"  # the colours of the server's page
@@ -53,7 +54,15 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
+        finalize=_finalized,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _finalized(value: Any) -> Any:
+    """A text without what would hide or turn its direction; line breaks and the templates' markup stay."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "\n".join(map(shown, value.split("\n")))
