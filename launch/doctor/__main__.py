@@ -45,7 +45,8 @@ def main(_: list[str]) -> int:
     if any(line.verdict != "ok" for line in lines):
         print("\nTo paste into a bug report:\n")
         print("\n".join(terminal_report.bundle(report["facts"], lines)))
-    print(f"\n{report['device']}, {time.monotonic() - began:.0f} s: {summary(lines)}")
+    last = f"{report['device']}, {time.monotonic() - began:.0f} s: {summary(lines)}"
+    print("", *terminal_report.paragraph(last), sep="\n")
     for description in dict.fromkeys(report_file.cards(lines)):
         examination.record(report["facts"]["kind"], description, passed=report["passed"], summary=report["summary"])
     if target:

@@ -29,7 +29,7 @@ def checks() -> list[Check]:
     """The checks of the cards."""
     remedy = "look at npu-smi or nvidia-smi for a process that holds the card; --device=cpu trains without it"
     return [
-        Check(CARDS, "cards", _cards, seconds=60.0, device=False, remedy=remedy),
+        Check(CARDS, "cards", _cards, seconds=60.0, device=False, remedy=remedy, gate=True),
         Check(CARDS, "matrix products", _products),
     ]
 
@@ -46,7 +46,7 @@ def _cards(session: Session) -> Iterator[Line]:
         session.backend()
     except InputError as error:
         session.problem = str(error)
-        yield Line(CARDS, session.kind, MISSING, str(error), "see the message, or --device=cpu")
+        yield Line(CARDS, session.kind, MISSING, str(error), "--device=cpu trains without it")
         return
     for index in range(count):
         name = f"card {index}" if session.kind != "cpu" else "processor"

@@ -25,7 +25,7 @@ def main() -> None:
         for check in checks():
             if key(check) not in settings["skip"]:
                 _say(pipe, begin=key(check), group=check.group, name=check.name, seconds=check.seconds,
-                     remedy=check.remedy, needed=check.needed)  # fmt: skip
+                     remedy=check.remedy, needed=check.needed, gate=check.gate)  # fmt: skip
                 _say(pipe, lines=[line.to_dict() for line in _run(check, session)])
 
 

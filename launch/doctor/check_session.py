@@ -57,3 +57,4 @@ class Check(NamedTuple):
     device: bool = True  # whether it is left out where the device does not open
     remedy: str = ""  # where it crashes or hangs
     needed: bool = True  # whether a training with default flags needs what it checks
+    gate: bool = False  # whether the checks after it are left out where it crashes or hangs

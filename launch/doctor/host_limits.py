@@ -4,6 +4,7 @@ import fcntl
 import os
 import resource
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -123,6 +124,9 @@ def _disk(session: Session) -> Iterator[Line]:
 def _shared_memory(_: Session) -> Iterator[Line]:
     """Room of the loader processes, which send batches through shared memory."""
     remedy = "docker run --shm-size=8g, or --data.num_workers=0"
+    if sys.platform != "linux":
+        yield Line(HOST, "/dev/shm", OK, "not used on this system")
+        return
     try:
         room = os.statvfs(SHARED_MEMORY)
     except OSError as error:

@@ -24,8 +24,10 @@ from launch.doctor.verdict import WRONG, Line
 
 COMMAND = (sys.executable, "-m", "launch.doctor.check_process")
 _START = 60.0  # seconds until the process imports torch and begins the first check
-TOTAL = 300.0  # seconds; what is left then is not checked
+TOTAL = 240.0  # seconds; what is left then is not checked
 _SLICE = 1 << 16
+_FAILURES = 5  # crashes and hangs after which the rest is not checked: a new process for each takes its time
+_NOTHING = "doctor"  # heading of a line about no check
 
 
 def run(cfg: Config, show: Callable[[Line], None], begin: Callable[[str], None] = lambda _: None) -> list[Line]:
@@ -47,19 +49,19 @@ def run(cfg: Config, show: Callable[[Line], None], begin: Callable[[str], None] 
 
     done: list[str] = []
     deadline = time.monotonic() + TOTAL
-    while True:
-        under_way = _Process(cfg, done).run(add, begin, deadline)
-        if under_way is None:
+    for failures in range(1, _FAILURES + 1):
+        process = _Process(cfg, done)
+        failed = process.run(add, begin, deadline)
+        if failed is None:
             return lines
-        add(under_way)
-        if time.monotonic() > deadline:
-            add(Line("doctor", "the rest", WRONG, f"not checked: {TOTAL:g} s are over"))
-            return lines
-        if under_way.group == _NOTHING:
-            return lines
-
-
-_NOTHING = "doctor"  # heading of the line about a process that begins no check
+        add(failed)
+        if process.was_gate:
+            break
+        if failures == _FAILURES or time.monotonic() > deadline:
+            why = f"{failures} checks have crashed or hung" if failures == _FAILURES else f"{TOTAL:g} s are over"
+            add(Line(_NOTHING, "the rest", WRONG, f"not checked: {why}"))
+            break
+    return lines
 
 
 class _Process:
@@ -82,6 +84,11 @@ class _Process:
             env={"TORCH_CPP_LOG_LEVEL": "FATAL"} | os.environ,
         )
         os.close(end)
+
+    @property
+    def was_gate(self) -> bool:
+        """Whether nothing can be checked after the check under way: it opens the device, or no check has begun."""
+        return bool(self._check.get("gate", True))
 
     def run(self, add: Callable[[Line], None], begin: Callable[[str], None], deadline: float) -> Line | None:
         """Passes lines on until the process ends. Returns the line of a check that has crashed or hung, or None."""

@@ -45,7 +45,17 @@ class Operator(NamedTuple):
 def checks() -> list[Check]:
     """A check per operator and dtype, each by both engines."""
     return [
-        Check(OPERATORS, f"{operator.name} {dtype}", functools.partial(_compare, operator=operator, dtype=dtype))
+        Check(
+            OPERATORS,
+            f"{operator.name} {dtype}",
+            functools.partial(_compare, operator=operator, dtype=dtype),
+            remedy="--model.kernel=scan"
+            if operator.kernel == "fused"
+            else "--apex.opt_level=O0"
+            if dtype != "fp32"
+            else "",
+            needed=operator.name in ("convolution", "batch norm", "lstm"),
+        )
         for operator in operators()
         for dtype in operator.dtypes
     ]

@@ -9,7 +9,7 @@ import ds2f
 from ds2f.config import Config
 from ds2f.runner.device import inspection, processor
 from launch.doctor.terminal_report import anonymous
-from launch.doctor.verdict import Line, passed, summary
+from launch.doctor.verdict import MISSING, Line, passed, summary
 
 
 def cards(lines: Sequence[Line]) -> list[str]:
@@ -21,7 +21,9 @@ def cards(lines: Sequence[Line]) -> list[str]:
 def report(cfg: Config, lines: Sequence[Line]) -> dict[str, Any]:
     """Versions, the device, all lines and the summary, ready for JSON."""
     kind = inspection.likely_kind(cfg.device)
-    versions = {line.name: line.found for line in lines if line.group == "versions"}
+    versions = {
+        line.name: line.found if line.verdict != MISSING else MISSING for line in lines if line.group == "versions"
+    }
     opened = cards(lines)
     facts = {"ds2f": ds2f.__version__, **versions, "kind": kind, "processor": processor.name()}
     facts |= {"cards": f"{len(opened)} x {opened[0]}" if opened else "none", "system": platform.system()}

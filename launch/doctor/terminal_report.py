@@ -18,7 +18,8 @@ WIDTH = 80
 _NAME, _VERDICT = 27, 8
 _INDENT = " " * (2 + _NAME + 1 + _VERDICT)
 _SHARED = r"(?!/dev/shm(?![/\w]))"  # a name that every Linux has
-_PATH = re.compile(rf"(?<![\w.]){_SHARED}(?:~|\.{{1,2}})?(?:/[^\s:;,'\"()/]+){{2,}}/?|(?<![\w.])/[\w.-]+/?(?![\w/])")
+_START = r"(?<![\w.])(?<!https:/)(?<!https:)"
+_PATH = re.compile(rf"{_START}{_SHARED}(?:~|\.{{1,2}})?(?:/[^\s:;,'\"()/]+){{2,}}/?|{_START}/[\w.-]+/?(?![\w/])")
 _ADDRESS = re.compile(
     r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\[?\b[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){3,7}\b\]?", re.IGNORECASE
 )
@@ -35,6 +36,11 @@ def rows(line: Line) -> list[str]:
     first = f"  {_name(line.name)} {line.verdict:{_VERDICT}}{found[0]}".rstrip()
     rest = found[1:] + (_wrapped(f"-> {line.remedy}") if line.remedy and line.verdict != OK else [])
     return [first, *(f"{_INDENT} {text}".rstrip() for text in rest)]
+
+
+def paragraph(text: str) -> list[str]:
+    """A text as lines of the terminal."""
+    return textwrap.wrap(shown(text), WIDTH, break_on_hyphens=False)
 
 
 def bundle(facts: Mapping[str, str], lines: Sequence[Line]) -> list[str]:

@@ -121,6 +121,9 @@ def _real(session: Session) -> Iterator[Line]:
             state, metrics = made.step(state, [batch], key=index)
             backend.synchronize()
             seconds.append(time.perf_counter() - began)
+            if index == 0 and seconds[0] > _PATIENCE / 4:
+                size = 2
+                break
             if index == 0 and size * seconds[0] > _PATIENCE:
                 size = 2
             if sum(seconds[2:]) > _TIMED or (index and sum(seconds) > _PATIENCE / 2):
@@ -130,7 +133,7 @@ def _real(session: Session) -> Iterator[Line]:
         yield Line(TRAINING, "real size", WRONG, f"fails: {str(error).partition(chr(10))[0]}", remedy)
         return
     name = f"{cfg.model.hidden_layers} x {cfg.model.hidden_size}, batch {size}"
-    timed = seconds[2:] or seconds[1:]  # the second batch is the first one of its shape
+    timed = seconds[2:] or seconds[1:] or seconds  # the second batch is the first one of its shape
     speed = len(timed) * size / sum(timed)
     if metrics is None or not bool(torch.isfinite(metrics.loss)):
         yield Line(TRAINING, name, WRONG, "the loss is not finite", "--apex.opt_level=O0")

@@ -31,13 +31,15 @@ def leave(_):
     sys.exit(3)
 
 
-CHECKS = {"good": good, "bad": bad, "crash": crash, "hang": hang, "leave": leave}
+CHECKS = {"good": good, "bad": bad, "crash": crash, "hang": hang, "leave": leave, "gate": hang}
 
 
 def main(names):
     """Runs checks by name, as ``launch.doctor.check_process`` runs its own."""
     made = [
-        Check("stand-in", f"{index} {name}", CHECKS[name], seconds=1.0, remedy="a flag", device=False)
+        Check(
+            "stand-in", f"{index} {name}", CHECKS[name], seconds=1.0, remedy="a flag", device=False, gate=name == "gate"
+        )
         for index, name in enumerate(names)
     ]
     sys.modules["launch.doctor.all_checks"] = types.SimpleNamespace(checks=lambda: made)

@@ -11,6 +11,7 @@ import pytest
 
 from ds2f import config
 from ds2f.config import Config
+from ds2f.runner.device import inspection
 from launch.doctor import isolation, terminal_report
 from launch.doctor.all_checks import checks
 from launch.doctor.verdict import MISSING, OK, SLOW, WRONG, Line, passed, summary
@@ -87,6 +88,7 @@ def test_the_table_and_the_bundle_fit_and_show_no_control_characters():
         ("connect to 10.1.2.3:29500 failed", "connect to ADDRESS failed"),
         ("fe80::1ff:fe23:4567:890a is down", "ADDRESS is down"),
         ("File '/usr/lib/libhccl.so' is missing", "File 'PATH' is missing"),
+        ("see https://pytorch.org/get-started, not /a", "see https://pytorch.org/get-started, not PATH"),
         ("forward 1e-07, gradient 2e-07; 1/2", "forward 1e-07, gradient 2e-07; 1/2"),
         ("/dev/shm: 64 MB free, docker run --shm-size=8g", "/dev/shm: 64 MB free, docker run --shm-size=8g"),
     ],
@@ -124,9 +126,34 @@ def test_a_check_that_crashes_hangs_or_fails_is_a_verdict_and_the_rest_goes_on(m
     assert {each.remedy for each in (failed, crashed, hung, left)} == {"a flag"}
 
 
+def test_after_five_checks_that_crash_the_rest_is_not_checked(monkeypatch):
+    *crashed, rest = isolated(monkeypatch, *["crash"] * 6)
+    assert [line.name for line in crashed] == [f"{index} crash" for index in range(5)]
+    assert (rest.name, rest.verdict) == ("the rest", WRONG)
+    assert rest.found == "not checked: 5 checks have crashed or hung"
+
+
+def test_a_device_whose_opening_hangs_ends_the_checks(monkeypatch):
+    fine, hung = isolated(monkeypatch, "good", "gate", "crash")
+    assert (fine.verdict, hung.name, hung.found) == (OK, "1 gate", "it hangs: no answer within 1 s")
+
+
 def test_a_process_that_cannot_start_ends_the_report(monkeypatch):
     monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", "raise SystemExit('torch does not load')"))
     (found,) = isolation.run(config.resolve(Config(device="cpu")), lambda _: None)
     assert (found.name, found.verdict) == ("start of the checks", WRONG)
     assert "torch does not load" in found.found
     assert not passed([found])
+
+
+@pytest.mark.parametrize("device", ["cuda", "npu"])
+def test_a_device_that_is_not_there_is_told_with_remedies_in_80_columns(launch, tmp_path, device):
+    if inspection.likely_kind("auto") == device:
+        pytest.skip("it is there")
+    ended = launch("doctor", f"--device={device}", folder=tmp_path)
+    assert ended.status == 1
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert f"  {device:27} missing" in ended.out
+    assert "operators" not in ended.out
+    assert "/dev/shm" in ended.out, "the machine is checked all the same"
+    assert "To paste into a bug report" in ended.out
