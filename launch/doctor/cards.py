@@ -10,7 +10,7 @@ from ds2f.precision import short_name
 from ds2f.runner.device import inspection
 from ds2f.runner.device.backend import Backend, open_backend
 from launch.doctor.check_session import Check, Session
-from launch.doctor.verdict import MISSING, OK, SLOW, WRONG, Line
+from launch.doctor.verdict import MISSING, OK, SLOW, WRONG, Line, cause
 
 VERSIONS, CARDS = "versions", "cards"
 _LARGEST, _PRODUCTS = 4096, 4  # rows of a timed product, and how many are timed together
@@ -59,7 +59,7 @@ def _cards(session: Session) -> Iterator[Line]:
                 CARDS,
                 name,
                 WRONG,
-                str(error).partition("\n")[0],
+                cause(error),
                 f"train without it: --nproc_per_node={max(1, count - 1)}",
             )
             continue
@@ -82,7 +82,7 @@ def _products(session: Session) -> Iterator[Line]:
             speeds[name] = _speed(backend, dtype)
         except RuntimeError as error:
             remedy = "--apex.opt_level=O0" if chosen else "leave --apex.dtype=auto"
-            yield Line(CARDS, f"products {name}", MISSING, str(error).partition("\n")[0], remedy, needed=chosen)
+            yield Line(CARDS, f"products {name}", MISSING, cause(error), remedy, needed=chosen)
     for name, speed in speeds.items():
         chosen = name == "fp32" or name == short_name(backend.fast_dtype)
         slow = name != "fp32" and speed < speeds["fp32"]

@@ -11,7 +11,7 @@ from typing import Any
 from ds2f import config
 from ds2f.processes import die_with_parent
 from launch.doctor.check_session import Check, Session
-from launch.doctor.verdict import MISSING, WRONG, Line
+from launch.doctor.verdict import MISSING, WRONG, Line, cause
 
 
 def main() -> None:
@@ -46,8 +46,7 @@ def _run(check: Check, session: Session) -> list[Line]:
 
 
 def _failed(check: Check, verdict: str, error: Exception) -> Line:
-    said = str(error).strip().partition("\n")[0]
-    return Line(check.group, check.name, verdict, f"fails: {said or type(error).__name__}", check.remedy, check.needed)
+    return Line(check.group, check.name, verdict, f"fails: {cause(error)}", check.remedy, check.needed)
 
 
 def _say(pipe: Any, **message: Any) -> None:

@@ -17,7 +17,7 @@ from ds2f import machine_memory
 from ds2f.files import fsync
 from ds2f.processes import cpu_count
 from launch.doctor.check_session import Check, Session
-from launch.doctor.verdict import MISSING, OK, SLOW, WRONG, Line
+from launch.doctor.verdict import MISSING, OK, SLOW, WRONG, Line, cause
 
 HOST = "machine"
 SHARED_MEMORY = Path("/dev/shm")
@@ -141,7 +141,7 @@ def _shared_memory(_: Session) -> Iterator[Line]:
     try:
         torch.zeros(16 << 20, dtype=torch.uint8).share_memory_()
     except (OSError, RuntimeError) as error:
-        yield Line(HOST, "/dev/shm", WRONG, f"cannot be used: {str(error).partition(chr(10))[0]}", remedy)
+        yield Line(HOST, "/dev/shm", WRONG, f"cannot be used: {cause(error)}", remedy)
         return
     yield Line(HOST, "/dev/shm", OK, f"{free / 1e9:,.1f} GB free")
 

@@ -13,7 +13,7 @@ from ds2f.runner.device.backend import Backend
 from ds2f.types import Logits
 from launch.doctor.check_session import Check, Session
 from launch.doctor.operators import OPERATORS, relative_error
-from launch.doctor.verdict import MISSING, OK, WRONG, Line
+from launch.doctor.verdict import MISSING, OK, WRONG, Line, cause
 
 CASES: dict[str, tuple[int, tuple[int, ...]]] = {  # frames and labels of an utterance
     "an ordinary target": (12, (1, 2, 3)),
@@ -54,7 +54,7 @@ def _compare(session: Session, *, impl: str) -> Iterator[Line]:
     try:
         found = _evaluate(impl, torch.float32, backend)
     except RuntimeError as error:
-        yield line(WRONG, f"fails: {str(error).partition(chr(10))[0]}", _remedy(impl))
+        yield line(WRONG, f"fails: {cause(error)}", _remedy(impl))
         return
     expected = _evaluate("scan" if impl != "scan" else "native", torch.float64, None)
     problem = judge(found, expected)

@@ -20,11 +20,11 @@ from ds2f.model.batch_norm import batch_norm
 from ds2f.precision import DTYPES
 from ds2f.runner.device.backend import Backend
 from launch.doctor.check_session import Check, Session
-from launch.doctor.verdict import MISSING, OK, WRONG, Line
+from launch.doctor.verdict import MISSING, OK, WRONG, Line, cause
 
 OPERATORS = "operators"
 ENGINES = ("func", "autograd")
-TOLERANCE = {"fp32": 2e-3, "fp16": 2e-2, "bf16": 6e-2}  # of a tensor, relative to its norm; TF32 and HF32 have 3 digits
+TOLERANCE = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 6e-2}  # of a tensor, relative to its norm; TF32 and HF32 have 3 digits
 _FRAMES, _UTTERANCES, _UNITS = 20, 3, 32
 
 # (params, dtype, lengths on the device) -> output, zero where it has no meaning
@@ -131,7 +131,8 @@ def _compare(session: Session, *, operator: Operator, dtype: str) -> Iterator[Li
     try:
         backend.dtype(dtype if dtype != "fp32" else "auto")
     except InputError as error:
-        yield Line(OPERATORS, f"{operator.name} {dtype}", MISSING, str(error), needed=False)
+        if operator.name == "lstm":  # the reason for all operators
+            yield Line(OPERATORS, dtype, MISSING, str(error), "leave --apex.dtype=auto", needed=False)
         return
     expected = _evaluate(operator.reference, operator.params, torch.float64, "autograd", torch.device("cpu"))
     for engine in ENGINES:
@@ -142,7 +143,7 @@ def _compare(session: Session, *, operator: Operator, dtype: str) -> Iterator[Li
             found = _evaluate(operator.forward, operator.params, DTYPES[dtype], engine, backend.device)
         except RuntimeError as error:
             verdict = MISSING if "not implemented" in str(error).lower() else WRONG
-            yield line(verdict, f"fails: {_first_line(error)}", remedy)
+            yield line(verdict, f"fails: {cause(error)}", remedy)
             continue
         problem, figures = judge(found, expected, TOLERANCE[dtype])
         yield line(WRONG if problem else OK, problem or figures, remedy if problem else "")
@@ -201,7 +202,3 @@ def _remedy(backend: Backend, operator: Operator, dtype: str, engine: str) -> st
     if operator.kernel:
         return "--model.kernel=fused"
     return "--apex.opt_level=O0" if dtype != "fp32" else "--device=cpu"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -10,7 +10,7 @@ from ds2f.config import OptimConfig
 from ds2f.runner.device.backend import Backend
 from launch.doctor.check_session import Check, Session
 from launch.doctor.operators import OPERATORS, relative_error
-from launch.doctor.verdict import OK, WRONG, Line
+from launch.doctor.verdict import OK, WRONG, Line, cause
 
 NAMES = ("adamw", "sgd", "lamb", "muon", "novograd")
 _TOLERANCE = 1e-4
@@ -32,7 +32,7 @@ def _check(session: Session, *, name: str) -> Iterator[Line]:
     try:
         problem = _judge(name, backend)
     except RuntimeError as error:
-        problem = f"fails: {str(error).partition(chr(10))[0]}"
+        problem = f"fails: {cause(error)}"
     yield line(WRONG if problem else OK, problem or "right; a bad step changes nothing", remedy if problem else "")
 
 

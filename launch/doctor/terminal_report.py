@@ -34,7 +34,8 @@ def rows(line: Line) -> list[str]:
     """The lines of the terminal for one line of the report: verdict and figures, below them the remedy."""
     found = _wrapped(line.found)
     first = f"  {_name(line.name)} {line.verdict:{_VERDICT}}{found[0]}".rstrip()
-    rest = found[1:] + (_wrapped(f"-> {line.remedy}") if line.remedy and line.verdict != OK else [])
+    remedy = line.remedy if line.needed else f"not needed; {line.remedy}"
+    rest = found[1:] + (_wrapped(f"-> {remedy}") if line.remedy and line.verdict != OK else [])
     return [first, *(f"{_INDENT} {text}".rstrip() for text in rest)]
 
 

@@ -27,6 +27,16 @@ class Line(NamedTuple):
         return self._asdict()
 
 
+def cause(error: BaseException) -> str:
+    """The first sentence of an error, at most 160 characters; torch's errors may run to pages.
+
+    >>> cause(RuntimeError("some_kernel is not implemented. This may be because ..."))
+    'some_kernel is not implemented'
+    """
+    sentence = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+    return sentence[:160] or type(error).__name__
+
+
 def passed(lines: Sequence[Line]) -> bool:
     """Whether nothing is wrong or missing that a training needs.
 

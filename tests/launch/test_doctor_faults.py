@@ -438,6 +438,7 @@ for check in checks():
 
 def test_the_operators_of_a_stand_in_npu():
     names = ("convolution fp32", "lstm fp32", "lstm fp16", "lstm bf16", "ctc native", "overflow", "optimizer adamw")
+    names = (*names, "ctc scan", "optimizer sgd", "small, fp32")
     paths = [str(ROOT / "tests/runner/device"), str(ROOT / "tests")]
     code = ON_A_STAND_IN_NPU.format(paths=paths, names=names)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -446,10 +447,17 @@ def test_the_operators_of_a_stand_in_npu():
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     found = {name: rest for name, *rest in (line.split("|") for line in ended.stdout.splitlines())}
-    for name in ("lstm fp32, autograd", "lstm fp16, autograd", "ctc native", "overflow fp16", "optimizer adamw"):
+    for name in (
+        "lstm fp32, autograd",
+        "lstm fp16, autograd",
+        "ctc native",
+        "overflow fp16",
+        "optimizer adamw",
+        "small, fp32",
+    ):
         assert found[name][:2] == [OK, "True"], (name, found[name])
     for name in ("lstm fp32, func", "lstm fp16, func"):
         verdict, needed, _, remedy = found[name]
         assert (verdict, needed) == (WRONG, "False"), found[name]
         assert remedy == "leave --training.engine=auto, which takes autograd here"
-    assert found["lstm bf16"][:2] == [MISSING, "False"]
+    assert found["bf16"][:2] == [MISSING, "False"]
