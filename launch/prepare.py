@@ -137,7 +137,11 @@ def main(_: list[str]) -> None:
     idle = [] if lying else [name for name in _OF_SOURCES if flag_effects.typed(name)]
     if idle:
         raise InputError(f"--{idle[0]}: has no effect on --dataset={FLAGS.dataset}; leave it out")
-    with progress_bars.shown_progress() as show:
+    from ds2f.runner import output_lease
+
+    place, flag = Path(FLAGS.output or FLAGS.data_path), "--output" if FLAGS.output else "--data_path"
+    held = output_lease.hold(place, "corpus" if FLAGS.output else FLAGS.dataset, flag=flag, what="a preparation")
+    with held, progress_bars.shown_progress() as show:
         if lying:
             prepared = _prepare_lying(show)
         else:

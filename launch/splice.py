@@ -47,6 +47,14 @@ def main(_: list[str]) -> None:
     if not FLAGS.output or output.exists() or not output.absolute().parent.is_dir():
         raise InputError(f"--output={FLAGS.output}: give a new folder in one that exists, such as data/spliced")
 
+    from ds2f.runner import output_lease
+
+    with output_lease.hold(output.parent, output.name, flag="--output", what="a splicing"):
+        _splice(output, run_dir, speaker)
+
+
+def _splice(output: Path, run_dir: Path, speaker: re.Pattern[str]) -> None:
+    """Writes the folder of old and new utterances."""
     from ds2f.checkpoint import load_config
     from ds2f.data import audio_parts, manifests, splicing
     from ds2f.data.corpora import layout
@@ -91,6 +99,8 @@ def main(_: list[str]) -> None:
     count = 0
     for count, new in enumerate(strung, start=1):
         write(f"joined{count}", new.text, layout.as_pcm(new.samples))
+    if output.exists():
+        raise InputError(f"--output={output}: another command has made it in the meantime; give another folder")
     unfinished.rename(output)
     name_shown = shown(str(output))
     print(

@@ -119,7 +119,9 @@ class Lease:
 
 
 @contextmanager
-def hold(run_dir: Path, *, job: str = "", flag: str = "--run_dir") -> Iterator[Lease]:
+def hold(
+    run_dir: Path, *, job: str = "", flag: str = "--run_dir", file: str = FILE, what: str = "a training"
+) -> Iterator[Lease]:
     """Holds the lease of a folder that a run writes inside a ``with`` statement; makes the folder if it is missing.
 
     The lease is released at the end of the block, and before a signal ends the process. If the folder is still empty
@@ -128,7 +130,9 @@ def hold(run_dir: Path, *, job: str = "", flag: str = "--run_dir") -> Iterator[L
     Args:
       run_dir: the folder.
       job: a name that all starts of one job share; empty without a job. A restarted job takes over its own lease.
-      flag: which names the folder, for messages.
+      flag: the flag that names the folder, for messages.
+      what: the work in the folder, for messages.
+      file: name of the lease; work that writes other files of a folder has another lease.
 
     Raises:
       InputError: another job holds the folder, or the folder cannot be written.
@@ -136,7 +140,7 @@ def hold(run_dir: Path, *, job: str = "", flag: str = "--run_dir") -> Iterator[L
     made = [each for each in (run_dir, *run_dir.parents) if not each.exists()]
     lease = None
     try:
-        lease = _take(run_dir / FILE, Record.own(job), flag)
+        lease = _take(run_dir / file, Record.own(job), _Watched(run_dir, flag, what))
         with _releasing_on_signals(lease):
             yield lease
     except OSError as error:
@@ -151,10 +155,9 @@ def hold(run_dir: Path, *, job: str = "", flag: str = "--run_dir") -> Iterator[L
                 each.rmdir()
 
 
-def _take(path: Path, own: Record, flag: str) -> Lease:
+def _take(path: Path, own: Record, watched: "_Watched") -> Lease:
     """Takes the lease as soon as no living process holds it."""
     messages: list[str] = []
-    watched = _Watched(path.parent, flag)
     while True:
         found = _try(path, own)
         if found is None:  # released in between
@@ -179,8 +182,8 @@ def _take(path: Path, own: Record, flag: str) -> Lease:
 class _Watched:
     """The lease of another process, watched until it is clear whether the process lives."""
 
-    def __init__(self, run_dir: Path, flag: str) -> None:
-        self._run_dir, self._flag = run_dir, flag
+    def __init__(self, run_dir: Path, flag: str, what: str) -> None:
+        self._run_dir, self._flag, self._what = run_dir, flag, what
         self._content, self._since, self._said = b"", 0.0, False
 
     def verdict(self, content: bytes, holder: Record | None) -> str:
@@ -195,11 +198,11 @@ class _Watched:
             return f"{holder} has ended without releasing it"
         if content != self._content:
             if holder is not None and before is not None and holder.token == before.token:  # a heartbeat
-                raise InputError(_refusal(self._run_dir, holder, self._flag))
+                raise InputError(_refusal(self._run_dir, holder, self._flag, self._what))
             self._content, self._since, self._said = content, now, False
         silence = now - self._since
         if holder is not None and holder.here and silence > _PATIENCE:
-            raise InputError(_refusal(self._run_dir, holder, self._flag))
+            raise InputError(_refusal(self._run_dir, holder, self._flag, self._what))
         if silence >= STALE:
             return f"{holder or 'its holder'} has given no sign for {STALE:.0f} seconds"
         if silence >= NOTICE and not self._said:
@@ -229,11 +232,9 @@ def _try(path: Path, own: Record) -> bytes | None:
     return None
 
 
-def _refusal(run_dir: Path, holder: Record, flag: str) -> str:
-    return (
-        f"{run_dir} is in use by {holder}, a training that has been running for {_age(holder.age)}. "
-        f"Wait for its end, or give another {flag}."
-    )
+def _refusal(run_dir: Path, holder: Record, flag: str, what: str) -> str:
+    since = f"{what} that has been running for {_age(holder.age)}"
+    return f"{run_dir} is in use by {holder}, {since}. Wait for its end, or give another {flag}."
 
 
 def _age(seconds: float) -> str:

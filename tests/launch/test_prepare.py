@@ -1,6 +1,7 @@
 """Tests of launch.prepare."""
 
 import importlib.util
+import os
 import shlex
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import soundfile
 
 from ds2f.data import manifests
 from ds2f.data.corpora.readers import CORPORA
+from ds2f.runner import output_lease
 
 ROOT = Path(__file__).parents[2]
 ARCHIVE = ROOT.parent / "shared" / "data"
@@ -31,6 +33,16 @@ def test_the_synthetic_corpus_is_made_once_and_then_reused(launch, tmp_path: Pat
     splits = ("train", "val", "test")
     counts = [len(manifests.read(tmp_path / f"synthetic_{split}_manifest.csv")) for split in splits]
     assert counts == [4, 2, 3]
+
+
+def test_a_second_preparation_of_a_corpus_at_once_is_told_of_the_first(launch, tmp_path: Path):
+    with output_lease.hold(tmp_path, "synthetic", flag="--data_path", what="a preparation"):
+        ended = launch("prepare", "--dataset=synthetic", "--utterances=6,3,3", "--data_path=.", folder=tmp_path)
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.startswith(f"prepare: . is in use by process {os.getpid()} on ")
+    assert "a preparation that has been running" in ended.err
+    assert ended.err.endswith("Wait for its end, or give another --data_path.\n")
+    assert not any("synthetic" in path.name for path in tmp_path.iterdir())
 
 
 def test_an4_is_made_from_the_archive_and_reported(launch, tmp_path: Path):
