@@ -1,4 +1,4 @@
-"""Measures the overlap of gradient all-reduce and backward pass, and predicts the efficiency of many devices.
+"""Measures the overlap of all-reduce and backward pass, and predicts many devices.
 
 python -m launch.scaling: two ranks take the same training steps with and without overlap, over a network that delays
 every all-reduce in proportion to its bytes. ``step_seconds`` predicts a step from the time and the bytes of each stage.
