@@ -29,7 +29,7 @@ from ds2f.runner import health, trace
 from ds2f.runner.distributed import consistency
 from ds2f.runner.distributed.collectives import ALONE
 from ds2f.runner.distributed.job_store import PeerLost
-from ds2f.runner.distributed.signals import Stopped
+from ds2f.runner.distributed.signals import Stopped, stop_on_request
 from ds2f.runner.stops import StopRequested, Stops
 
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
@@ -154,6 +154,19 @@ def test_the_last_epoch_is_the_best_without_a_validation_though_a_rank_is_lost_w
     checkpoints = Checkpoints(tmp_path / "ended", read_only=True)
     assert checkpoints.find("best") == checkpoints.find("last") == 2 * 4  # of 13 utterances, 4 a step
     checkpoints.close()
+
+
+@pytest.mark.parametrize(("environment", "said"), [({}, 1), ({"DS2F_AGENT": "1"}, 0), ({"RANK": "1"}, 0)])
+def test_a_request_is_acknowledged_at_once_and_only_once(monkeypatch, capfd, environment, said):
+    for name in ("DS2F_AGENT", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with stop_on_request() as requests:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert requests == [signal.SIGTERM]
+    assert capfd.readouterr().err.count("stopping: ") == said
 
 
 def test_a_request_after_the_last_vote_ends_no_wait_after_the_training():

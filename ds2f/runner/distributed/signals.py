@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 # Ctrl-C; SIGTERM and SIGUSR1 of schedulers before they take a machine away; SIGHUP of a terminal that closes.
@@ -28,6 +28,8 @@ def stop_on_request() -> Iterator[list[int]]:
     def handler(number: int, _: FrameType | None) -> None:
         if not requests:
             requests.append(number)
+            if "DS2F_AGENT" not in os.environ and os.environ.get("RANK", "0") == "0":  # the agent says so itself
+                _acknowledge()
         # A scheduler's signal to all processes arrives twice under an agent, which passes its own on: this project's
         # agent as Ctrl-C. At a second request, this project's agent kills the ranks itself.
         elif number == signal.SIGINT and "DS2F_AGENT" not in os.environ:
@@ -42,3 +44,10 @@ def stop_on_request() -> Iterator[list[int]]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def _acknowledge() -> None:
+    """Says that a request has come: a step may take a minute. Written past Python's buffers, as handlers have to."""
+    line = b"stopping: the step is finished and a checkpoint written; Ctrl-C now ends the run at once\n"
+    with suppress(OSError):  # nobody reads standard error
+        os.write(2, b"\n" * os.isatty(2) + line)
