@@ -5,7 +5,7 @@ Or recordings of one's own: python -m launch.prepare --source=RECORDINGS --outpu
 """
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -16,11 +16,12 @@ from absl import flags as absl_flags
 from ds2f.errors import InputError
 from ds2f.text import shown
 from launch import decoding, flag_effects, flags, next_steps, progress_bars
+from launch.tables import print_sizes
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from ds2f.data.corpora.layout import Corpus, CorpusSplit, Progress
+    from ds2f.data.corpora.layout import Corpus, Progress
     from ds2f.data.corpora.preparation import PreparedCorpus
 
 _LISTED = 80  # labels that a message lists
@@ -222,7 +223,7 @@ def _prepare_lying(progress: "Progress") -> "PreparedCorpus":
 
 
 def _print_prepared(corpus: "PreparedCorpus") -> None:
-    _print_sizes(f"{corpus.name} in {shown(str(corpus.source))}", corpus.parts)
+    print_sizes(f"{corpus.name} in {shown(str(corpus.source))}", corpus.parts)
     for why, (number, examples) in corpus.left_out.items():
         print(f"left out: {number:,} {why}, such as\n  {shown(examples[0])}")
     if corpus.left_out_path:
@@ -285,7 +286,7 @@ def _prepare(progress: "Progress") -> "Corpus":
 
 def _print(corpus: "Corpus") -> None:
     state = "was there already, and is whole" if corpus.reused else "is ready"
-    _print_sizes(f"{corpus.name} {state} in {shown(str(corpus.folder))}", corpus.parts)
+    print_sizes(f"{corpus.name} {state} in {shown(str(corpus.folder))}", corpus.parts)
     print(f"{textwrap.fill(corpus.verdict, 80)}\nSHA-256 of all files:\n  {corpus.digest}")
     path = [f"--data_path={FLAGS.data_path}"] if FLAGS.data_path != "data" else []
     if corpus.labels_path:
@@ -296,28 +297,6 @@ def _print(corpus: "Corpus") -> None:
             lines=True,
         )
     )
-
-
-def _print_sizes(title: str, parts: "Iterable[CorpusSplit]") -> None:
-    from rich.console import Console
-
-    from launch.tables import terminal_table
-
-    parts = tuple(parts)
-    long = sum(each.seconds for each in parts) >= 3600
-    time = "h:mm" if long else "minutes"
-    table = terminal_table(title, ["split"], ("utterances", "speakers", time, "words", "characters"))
-    for split in parts:
-        minutes = round(split.seconds / 60)
-        table.add_row(
-            split.split,
-            f"{split.utterances:,}",
-            f"{split.speakers:,}" if split.speakers else "?",
-            f"{minutes // 60:,}:{minutes % 60:02}" if long else f"{split.seconds / 60:.1f}",
-            f"{split.words:,}",
-            f"{split.characters:,}",
-        )
-    Console(markup=False, emoji=False).print(table)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ds2f.data.corpora.layout import CorpusSplit
+
 
 def terminal_table(title: str, texts: Iterable[str], numbers: Iterable[str], *, no_wrap: bool = False) -> "Table":
     """Makes a table without rows, its title at the left.
@@ -32,3 +34,24 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> li
     """
     lines = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
     return [lines[0], "|---" * len(headings) + "|", *lines[1:]]
+
+
+def print_sizes(title: str, parts: "Iterable[CorpusSplit]") -> None:
+    """Prints the sizes of a corpus's splits; times as h:mm if they come to an hour or more."""
+    from rich.console import Console
+
+    parts = tuple(parts)
+    long = sum(each.seconds for each in parts) >= 3600
+    time = "h:mm" if long else "minutes"
+    table = terminal_table(title, ["split"], ("utterances", "speakers", time, "words", "characters"))
+    for split in parts:
+        minutes = round(split.seconds / 60)
+        table.add_row(
+            split.split,
+            f"{split.utterances:,}",
+            f"{split.speakers:,}" if split.speakers else "?",
+            f"{minutes // 60:,}:{minutes % 60:02}" if long else f"{split.seconds / 60:.1f}",
+            f"{split.words:,}",
+            f"{split.characters:,}",
+        )
+    Console(markup=False, emoji=False).print(table)

@@ -47,7 +47,7 @@ def manifest_path(cfg: Config, split: str) -> Path:
                 return candidate
             tried.append(candidate)
     other, path = next(iter(named.items()))
-    without = " (or leave it out: --notraining.evaluate_test)" if split == "test" else ""
+    without = " (or leave it out: --notraining.evaluate_test, launch.evaluate --split=val)" if split == "test" else ""
     names = f" (tried {', '.join(candidate.name for candidate in tried[:4])})" if tried else ""
     raise InputError(
         f"--data.{other}_manifest={path} is named, and no {split} manifest lies beside it{names}: name it with "
