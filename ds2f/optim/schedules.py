@@ -160,5 +160,5 @@ def warmup_problem(cfg: OptimConfig, *, total_steps: int, steps: int) -> str:
     reached, peak = (float(schedule(torch.tensor(max(0, math.ceil(n) - 1)))) for n in (steps, warmup))
     return (
         f"optim.schedule={cfg.schedule} warms up for {warmup:,.0f} steps, and the run has {steps:,}: the learning rate "
-        f"ends at {100 * reached / peak:.2g} % of its peak. Give --optim.warmup=0.1, a tenth of the run, or train on"
+        f"ends at {100 * reached / peak:.2g} % of its peak. Give --optim.warmup=0.1, a tenth of it, or train longer"
     )
