@@ -140,7 +140,7 @@ def _real(session: Session) -> Iterator[Line]:
         return
     hours, slow = _UTTERANCES * _EPOCHS / speed / 3600, speed < _SLOW
     memory = f"{backend.memory() / 1e9:.1f} GB, {short_name(made.policy.compute)}"
-    remedy = "--flagfile=configs/an4_cpu_whole.flags is smaller" if slow else ""
+    remedy = "--flagfile=configs/an4_cpu_whole.flags: 3 x 384, half the frames" if slow else ""
     least = "at least " if len(seconds) == 1 else ""  # the first step has work that later ones lack
     yield Line(
         TRAINING,
