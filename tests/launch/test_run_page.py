@@ -204,7 +204,7 @@ def test_a_run_without_results_and_with_damaged_lines_has_a_page(run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "iteration": "x"}\n[1]\n{"kind": "epoch", "iteration": 1e999, "epoch": 3}\n{"ki')
     found = read(run)
-    assert found.problems == ["metrics.jsonl: 1 line cannot be read"]
+    assert found.problems == ["metrics.jsonl: 1 line cannot be read", "log.txt is missing"]
     assert "No result yet: 3 of 3 epochs" in run_report.page(found)
 
 

@@ -157,7 +157,7 @@ def label(value: float) -> str:
 def _round_values(low: float, high: float, most: int) -> list[float]:
     power = 10 ** math.floor(math.log10((high - low) / most))
     step = next(factor * power for factor in (1, 2, 5, 10, 20) if (high - low) / (factor * power) <= most - 1)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)  # 0.01 in float32 is 0.01
     return [number * step for number in range(first, last + 1)]
 
 

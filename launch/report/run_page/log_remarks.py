@@ -7,6 +7,7 @@ from typing import NamedTuple
 from launch.report.run_page.run_record import text
 
 MOST = 20  # shown messages of a kind
+_READ = 2000  # characters of a message that are looked at
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 _KINDS = (
     ("Skipped steps", re.compile(r"step \d+ skipped")),
@@ -14,7 +15,8 @@ _KINDS = (
     ("Utterances left out of the loss", re.compile(r"excluded from the loss")),
 )
 _ROUTINE = re.compile(
-    r"epoch \d+/|manifests: |stopped in epoch |going on from checkpoint|.* M parameters, |.*; \d+ steps of .* epochs$"
+    r"epoch \d+/|manifests: |stopped in epoch |going on from checkpoint|.* M parameters, |"
+    r"[^;]*; \d+ steps of [^;]* epochs$"
 )
 
 
@@ -46,11 +48,11 @@ def _messages(log: Iterable[str]) -> Iterator[str]:
     message = ""
     for line in log:
         if line.startswith("  ") and message:
-            if len(message) < 10_000:
-                message += f"\n{line.strip()}"
+            if len(message) < _READ:
+                message += f"\n{line[:_READ].strip()}"
             continue
         if message:
             yield message
-        message = _TIME.sub("", line, count=1).strip()
+        message = _TIME.sub("", line[:_READ], count=1).strip()
     if message:
         yield message

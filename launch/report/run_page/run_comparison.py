@@ -37,6 +37,9 @@ def write(folders: Sequence[Path], *, output: Path | None = None) -> Path:
     """Writes the page, by default ``comparison.html`` in the working directory. Errors as of ``run_report.write``."""
     if len(folders) > MOST_RUNS:
         raise InputError(f"{len(folders)} runs; at most {MOST_RUNS} are compared on a page")
+    for folder in folders:
+        if sum(each.resolve() == folder.resolve() for each in folders) > 1:
+            raise InputError(f"{folder} is given twice; name each run once")
     output = output or Path(FILE)
     html_page.write(output, page([read(folder) for folder in folders]))
     return output
@@ -87,11 +90,12 @@ def _differences(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterator[Di
 
 
 def _groups(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterator[Group]:
-    """Groups of at least two runs that have results."""
-    members: dict[tuple[tuple[str, str], ...], list[int]] = defaultdict(list)
+    """Groups of at least two seeds that have results; of several runs with a seed, the first one counts."""
+    members: dict[tuple[tuple[str, str], ...], dict[str, int]] = defaultdict(dict)
     for index, run in enumerate(runs):
-        members[tuple(sorted((flag, run.flags[flag]) for flag in run.flags if flag not in _OF_EACH_RUN))].append(index)
-    for indices in filter(lambda each: len(each) > 1, members.values()):
+        others = tuple(sorted((flag, run.flags[flag]) for flag in run.flags if flag not in _OF_EACH_RUN))
+        members[others].setdefault(run.flags.get("training.seed", "?"), index)
+    for indices in (list(each.values()) for each in members.values() if len(each) > 1):
         values: dict[str, list[float]] = defaultdict(list)
         for index in indices:
             for found in run_results.set_results(runs[index]):

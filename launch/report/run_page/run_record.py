@@ -11,8 +11,10 @@ from ds2f.errors import InputError
 from ds2f.files import RECORD_BYTES, open_regular, read_bounded
 
 LINES_BYTES = 64 << 20  # of metrics.jsonl, transcripts.jsonl and log.txt; of a larger file, the end is read
+LARGEST = 1e100  # number that is drawn
 TEXT = 2000  # characters of a text that is shown; the rest is left out
 _READ = 20_000  # characters of a reference or transcript that are compared
+_OF_EVERY_TRAINING = {"metrics.jsonl", "flags.txt", "log.txt"}
 _SMALLER = "A run's file is smaller."
 
 
@@ -51,7 +53,7 @@ class RunRecord(NamedTuple):
         """Global batches of an epoch; None before the end of the first one."""
         for line in reversed(self.epochs):
             epoch, iteration = number(line.get("epoch")), number(line.get("iteration"))
-            if epoch and iteration and epoch > 0 and iteration > 0:
+            if epoch and iteration and epoch >= 1 and iteration >= 1:
                 return iteration / epoch
         return None
 
@@ -67,8 +69,9 @@ def read(folder: Path) -> RunRecord:
     problems: list[str] = []
     lines: dict[str, list[dict[str, Any]]] = {"train": [], "epoch": [], "step_time": []}
     for line in _objects(folder / "metrics.jsonl", problems):
-        if line.get("kind") in lines and number(line.get("iteration")) is not None:
-            lines[line["kind"]].append(line)
+        kind = line.get("kind")
+        if isinstance(kind, str) and kind in lines and number(line.get("iteration")) is not None:
+            lines[kind].append(line)
     return RunRecord(
         folder,
         results=_results(folder / "results.json", problems),
@@ -83,10 +86,10 @@ def read(folder: Path) -> RunRecord:
 
 
 def number(value: Any) -> float | None:
-    """A finite number; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300 or math.isnan(value):
+    """A number that can be drawn; None for anything else. Neither sums nor ratios of such numbers overflow."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST or math.isnan(value):
         return None
-    return float(value)
+    return float(value) if abs(value) >= 1 / LARGEST else 0.0
 
 
 def text(value: Any, most: int = TEXT) -> str:
@@ -137,6 +140,8 @@ def _lines(path: Path, problems: list[str]) -> list[str]:
             file.seek(max(0, size - LINES_BYTES))
             content = file.read(LINES_BYTES)
     except FileNotFoundError:
+        if path.name in _OF_EVERY_TRAINING:
+            problems.append(f"{path.name} is missing")
         return []
     except (OSError, InputError) as error:
         problems.append(f"{path.name}: {error}")

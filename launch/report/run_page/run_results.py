@@ -49,7 +49,7 @@ def set_results(run: RunRecord) -> list[SetResult]:
 
 def _rate(name: str, row: dict[str, Any], interval: tuple[float, float] | None) -> RateFound | None:
     errors, size = (number(row.get(field)) for field in _RATES[name])
-    if errors is None or not size or size < 0:
+    if errors is None or errors < 0 or not size or size < 1:
         return None
     return RateFound(name.upper(), 100 * errors / size, interval, int(errors), int(size))
 
@@ -99,7 +99,7 @@ def systems_chart(run: RunRecord, test: SetResult, known: dict[str, Any]) -> Bar
 
 def status(run: RunRecord) -> str:
     """How the run ended, in a sentence."""
-    epochs = run.epochs[-1].get("epoch") if run.epochs else 0
+    epochs = run.results.get("epochs", run.epochs[-1].get("epoch") if run.epochs else 0)
     done = f"{int(number(epochs) or 0)} of {run.flags.get('training.epochs', '?')} epochs"
     if run.results:
         return f"Trained to the end: {done}."

@@ -12,6 +12,7 @@ from launch.report.run_page.run_record import RunRecord, Spoken, text
 
 _EACH = 3  # utterances with most errors, with a usual number, and without errors
 _CELLS = 40_000  # of the alignment of a shown utterance, words times words
+_WORD = 200  # characters of a word that are shown
 _ONE_CELLS = 400_000  # of the alignment of an utterance that is analysed, characters times characters
 _ALL_CELLS, _QUICK_CELLS = 3_000_000, 400_000  # of all that are analysed: four seconds, and half of one
 _ROWS = 12  # of a table
@@ -103,8 +104,8 @@ def _columns(spoken: Spoken) -> list[Column]:
     marks = {(True, False): "D", (False, True): "I", (True, True): "S"}
     return [
         Column(
-            pair.said or "",
-            pair.heard or "",
+            text(pair.said or "", _WORD),
+            text(pair.heard or "", _WORD),
             "" if pair.is_hit else marks[pair.said is not None, pair.heard is not None],
         )
         for pair in edit_path(said, heard)
