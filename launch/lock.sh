@@ -27,7 +27,7 @@ PYTHON
 {
   echo "# The tested set of packages, for all platforms and Pythons. Written by: bash launch/lock.sh"
   SSL_CERT_FILE=${SSL_CERT_FILE:-${PIP_CERT:-}} "$tools/venv/bin/uv" pip compile --quiet --universal --generate-hashes \
-    --python-version 3.11 --extra test --extra buckets --constraint "$tools/tested.txt" \
+    --python-version 3.11 --extra test --extra buckets --extra wandb --extra mlflow --constraint "$tools/tested.txt" \
     --no-header --no-annotate --no-cache setup.py
 } >"$tools/constraints.txt"
 

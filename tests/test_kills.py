@@ -29,7 +29,7 @@ from ds2f.config import (
     VisualizationConfig,
     resolve,
 )
-from ds2f.runner import trainer
+from ds2f.runner import split_evaluator
 from ds2f.runner.distributed.signals import Stopped
 
 ARCHIVE = ROOT.parent / "shared/data"
@@ -267,7 +267,7 @@ def test_a_request_during_any_evaluation_costs_nothing(tone_corpus, tmp_path, mo
         )
     )
 
-    whole, evaluate = tmp_path / "undisturbed", trainer.evaluate
+    whole, evaluate = tmp_path / "undisturbed", split_evaluator.evaluate
     run_training(cfg, whole)
     best, last = (checkpoint.load_model(whole, which=which)[1] for which in ("best", "last"))
     assert not torch.equal(best["output"]["weight"], last["output"]["weight"])
@@ -279,7 +279,7 @@ def test_a_request_during_any_evaluation_costs_nothing(tone_corpus, tmp_path, mo
                 os.kill(os.getpid(), signal.SIGTERM)
             return evaluate(*args, **settings)
 
-        monkeypatch.setattr(trainer, "evaluate", interrupt)
+        monkeypatch.setattr(split_evaluator, "evaluate", interrupt)
         with pytest.raises(Stopped) as stopped:
             run_training(cfg, run_dir)
         assert stopped.value.status == 143

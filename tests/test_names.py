@@ -109,7 +109,7 @@ def test_every_format_is_printed_and_written_with_such_a_name(launch, run, form)
     printed = launch(*command, folder=run)
     assert (printed.status, printed.err) == (0, "")
     ended = launch(*command, "--output_dir=out", folder=run)
-    assert (ended.status, ended.out, ended.err) == (0, "", "")
+    assert (ended.status, ended.out, ended.err) == (0, "", "wrote 1 transcript below out\n")
     (file,) = (run / "out").iterdir()
     content = file.read_text(encoding="utf-8")
     assert "\x1b" not in content + printed.out

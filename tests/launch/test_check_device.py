@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def check(tmp_path):
     def run(*arguments, fail=""):
         notes.write_text("")
         own = {"PATH": f"{python.parent}:{os.environ['PATH']}", "NOTES": str(notes), "FAIL": fail}
-        own |= {"REAL": shutil.which("python3"), "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+        own |= {"REAL": sys.executable, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
         ended = subprocess.run(
             ["bash", project / "launch/check_device.sh", *arguments],
             cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, check=False, timeout=60,

@@ -115,7 +115,10 @@ def given(flag):
 
 
 @pytest.mark.parametrize(("flag", "need"), DECLARED)
-def test_a_flag_without_what_it_needs_is_refused_and_with_it_taken(flag, need):
+def test_a_flag_without_what_it_needs_is_refused_and_with_it_taken(flag, need, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "x.arpa"):  # a language model has to be there
+        (tmp_path / name).touch()
     own = f"--{flag}="
     before = [each for each in filled(WITHOUT[need.setting], need, met=False) if not each.startswith(own)]
     with pytest.raises(InputError, match=re.escape(f"--{flag} needs ") + ".*" + re.escape(str(need))):

@@ -7,6 +7,9 @@ import pytest
 
 @pytest.fixture
 def refused(launch, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text("{}")
+
     def run(*flags):
         ended = launch("serve", "--device=cpu", *flags, folder=tmp_path)
         assert ended.status == 1

@@ -588,7 +588,7 @@ def test_training_on_both_sets_validates_nothing_and_ends_with_the_last_models_m
         evaluated.append(model_and_data[:2])
         return evaluate(*model_and_data, **how)
 
-    monkeypatch.setattr("ds2f.runner.trainer.evaluate", recording)
+    monkeypatch.setattr("ds2f.runner.split_evaluator.evaluate", recording)
     results = run_training(both_sets(tone_corpus), tmp_path / "run")
     assert "val" not in results
     assert results["test"]["words"] > 0

@@ -188,5 +188,5 @@ def test_a_run_may_go_on_with_recomputation_but_not_as_another_model(tmp_path):
     claimed(tmp_path, finds="fused")
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     assert claimed(tmp_path, finds="fused", remat=True).model.remat
-    with pytest.raises(InputError, match=r"model\.hidden_layers differ"):
+    with pytest.raises(InputError, match=r"model\.hidden_layers was 2 and is 3"):
         claimed(tmp_path, finds="fused", hidden_layers=3)
