@@ -26,12 +26,19 @@ class Column(NamedTuple):
     mark: str  # S, D or I; empty: right
 
 
+class Count(NamedTuple):
+    """The errors of an utterance."""
+
+    errors: int
+    size: int
+    unit: str  # words or characters
+
+
 class Sample(NamedTuple):
     """An utterance that is shown."""
 
     spoken: Spoken
-    errors: int
-    words: int
+    counted: Count
     columns: list[Column]  # empty: too long to align
     kind: str
 
@@ -71,15 +78,23 @@ def of_one_set(run: RunRecord) -> tuple[str, list[Spoken]]:
 
 def samples(spoken: Iterable[Spoken]) -> list[Sample]:
     """The utterances that are shown: some with most errors, some with a usual number, some without any."""
-    counted = [(count_errors(each.reference, each.hypothesis), each) for each in spoken]
-    wrong = sorted((each for each in counted if each[0].word_errors), key=lambda each: -each[0].word_errors)
-    right = [each for each in counted if not each[0].word_errors and each[0].words]
+    counted = [(_count(each), each) for each in spoken]
+    wrong = sorted((each for each in counted if each[0].errors), key=lambda each: -each[0].errors)
+    right = [each for each in counted if not each[0].errors and each[0].size]
     worst, others = wrong[:_EACH], wrong[_EACH:]
     middle = max(0, len(others) // 2 - _EACH // 2)
     chosen = [("Without errors", each) for each in _spread(right)]
     chosen += [("With a usual number of errors", each) for each in others[middle : middle + _EACH]]
     chosen += [("With most errors", each) for each in worst]
-    return [Sample(each, counts.word_errors, counts.words, _columns(each), kind) for kind, (counts, each) in chosen]
+    return [Sample(each, count, _columns(each), kind) for kind, (count, each) in chosen]
+
+
+def _count(spoken: Spoken) -> Count:
+    """The errors of an utterance: of its words, or of its characters where a script has no spaces."""
+    counts = count_errors(spoken.reference, spoken.hypothesis)
+    if counts.words == 1 < len(scripts.words(spoken.reference)):
+        return Count(counts.char_errors, counts.chars, "characters")
+    return Count(counts.word_errors, counts.words, "words")
 
 
 def mixed(shown: Sequence[Sample]) -> list[Sample]:
