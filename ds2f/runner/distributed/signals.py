@@ -48,6 +48,6 @@ def stop_on_request() -> Iterator[list[int]]:
 
 def _acknowledge() -> None:
     """Says that a request has come: a step may take a minute. Written past Python's buffers, as handlers have to."""
-    line = b"stopping: the step is finished and a checkpoint written; Ctrl-C now ends the run at once\n"
+    line = b"stopping: the run finishes its step and writes a checkpoint; Ctrl-C now ends it at once\n"
     with suppress(OSError):  # nobody reads standard error
         os.write(2, b"\n" * os.isatty(2) + line)
