@@ -7,7 +7,6 @@ A model trained by CTC names a character when it is sure of it, some time after 
 is measured where the truth is known: the first word of a recording begins where its energy rises.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -18,10 +17,9 @@ from typing import Any, NamedTuple
 
 import attrs
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ds2f import tree
+from ds2f.checkpoint.exported import weights_digest
 from ds2f.config import BeamConfig
 from ds2f.errors import InputError
 from ds2f.files import is_local, json_text, read_bounded, write_atomically
@@ -129,15 +127,6 @@ def later_onsets(samples: NDArray[np.float32], rate: int) -> list[float]:
         and last + steady <= len(levels)
         and not quiet[last + 1 : last + 1 + steady].any()
     ]
-
-
-def weights_digest(params: Params, stats: Stats) -> str:
-    """The digest of a model's parameters and statistics, on any device: 32 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, leaf in tree.flatten_with_names((params, stats)).items():
-        digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)}\0".encode())
-        digest.update(leaf.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:32]
 
 
 def decoder_settings(lm: BeamConfig) -> dict[str, Any]:
