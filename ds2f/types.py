@@ -42,6 +42,9 @@ class Logits(NamedTuple):
     lengths: Tensor  # [B] int64 on the CPU, frames
 
 
+Forward = Callable[[Batch], Logits]  # a model in evaluation: a batch on the CPU to its logits, on any device
+
+
 class Moments(NamedTuple):
     """Count, mean and summed squared deviation of a normalised layer's input over the valid frames of one batch."""
 

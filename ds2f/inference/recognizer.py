@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ds2f import decode, features, tree
+from ds2f import decode, features
 from ds2f.config import Config
 from ds2f.data.audio_blocks import Recording, Source
 from ds2f.decode import Decoder, Hypothesis
@@ -20,11 +20,11 @@ from ds2f.inference import pieces
 from ds2f.inference.batches import batches_by_length, windows
 from ds2f.inference.chain import Chain, Grid
 from ds2f.inference.confidence import Calibration
+from ds2f.inference.engine import Engine, TorchEngine, require_short
 from ds2f.inference.pieces import Piece
 from ds2f.inference.timed_words import timed_words
 from ds2f.inference.transcript import Segment, Transcript
 from ds2f.runner.device.backend import Backend, out_of_memory
-from ds2f.steps import eval_step
 from ds2f.types import Batch, Logits, Params, Stats
 
 Alternatives = Callable[[Logits, Sequence[str]], list[list[Hypothesis]]]  # a decoder of n-best lists, as decode.beam
@@ -58,12 +58,11 @@ class End(NamedTuple):
 
 
 class Recognizer:
-    """A trained model on a device.
+    """A trained model, ready to compute.
 
     Attributes:
       cfg: the configuration of the run.
-      params, stats: parameters and running statistics, on the device.
-      policy: dtypes of the forward pass.
+      engine: computes the model.
       grid: where frames of logits lie in a recording.
 
     >>> recognizer = Recognizer(cfg, params, stats, backend=backend)  # doctest: +SKIP
@@ -78,6 +77,7 @@ class Recognizer:
         stats: Stats,
         *,
         backend: Backend,
+        engine: Engine | None = None,
         decoder: Decoder = decode.greedy,
         alternatives: Alternatives | None = None,
         nbest: int = 10,
@@ -85,13 +85,14 @@ class Recognizer:
         cut: Cut = pieces.cut,
         decoding: int = 1,
     ) -> None:
-        """Moves the model to the backend's device.
+        """Moves the weights to the backend's device, unless an engine is given.
 
         Args:
           cfg: the configuration of the run that trained the model.
           params: parameters.
           stats: running statistics.
           backend: the device, and the dtypes of the forward pass (section ``apex``).
+          engine: computes the model in place of torch; weights and backend are then not used. None: a ``TorchEngine``.
           decoder: turns logits into hypotheses.
           alternatives: a decoder of n-best lists in place of ``decoder``; segments then have alternatives.
           nbest: most alternatives of a segment.
@@ -101,9 +102,8 @@ class Recognizer:
           decoding: segments that are decoded at a time, in threads: as many as the decoder has processes.
         """
         self.cfg = cfg
-        self._backend, self._decoder, self._alternatives = backend, decoder, alternatives
-        self.params, self.stats = tree.to(params, backend.device), tree.to(stats, backend.device)
-        self.policy = backend.policy(cfg.apex)
+        self.engine = engine or TorchEngine(cfg, params, stats, backend=backend)
+        self._decoder, self._alternatives = decoder, alternatives
         self._nbest = nbest
         self._calibration, self._cut, self._decoding = calibration, cut, decoding
         labels, rate = cfg.model.labels, cfg.spect.sample_rate
@@ -187,6 +187,7 @@ class Recognizer:
             recording = self._recording(source, rate)
             label = recording.label
             for piece in self._cut(recording, rate=spect.sample_rate, grid=self.grid.samples):
+                require_short(features.num_frames(len(piece.samples), spect), self.engine.longest, spect, label=label)
                 yield Part(label, piece, features.log_spectrogram(torch.from_numpy(piece.samples), spect))
             yield End(recording.seconds, recording.notes)
         except InputError as error:
@@ -229,8 +230,7 @@ class Recognizer:
             ids=torch.zeros(count, dtype=torch.int64),
             weight=torch.ones(()),
         )
-        placed = self._backend.place(batch)
-        return eval_step(self.params, self.stats, placed, cfg=self.cfg.model, policy=self.policy)[0]
+        return self.engine.logits(batch)
 
     def segment(
         self,

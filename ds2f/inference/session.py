@@ -137,14 +137,15 @@ class Session:
           endpointing: where segments end.
 
         Raises:
-          InputError: the model is bidirectional.
+          InputError: the model cannot stream: it is bidirectional, or was exported for whole recordings.
         """
         cfg, grid = recognizer.cfg, recognizer.grid
         self.recognizer, self.block = recognizer, block
         limits = endpoint.limits(endpointing, grid.samples / grid.rate)
         self.rules = Rules(cfg.model.labels, grid, recognizer.segment, limits, endpointing.blank)
-        begun = stream.init(cfg, recognizer.stats, block=block, policy=recognizer.policy)
-        self.state = SessionState(begun, OpenSegment(0, np.zeros((0, len(cfg.model.labels)), np.float32)))
+        self.state = SessionState(
+            recognizer.engine.begin(block=block), OpenSegment(0, np.zeros((0, len(cfg.model.labels)), np.float32))
+        )
 
     @property
     def seconds(self) -> float:
@@ -225,8 +226,7 @@ def step_sessions(sessions: Sequence[Session]) -> list[list[Result]]:
         if stream.ready(session.state.stream, cfg=session.recognizer.cfg):
             batches[id(session.recognizer), session.block].append(session)
     for batch in batches.values():
-        shared, states = batch[0].recognizer, [session.state.stream for session in batch]
-        moved, values = stream.advance(shared.params, shared.stats, states, cfg=shared.cfg, policy=shared.policy)
+        moved, values = batch[0].recognizer.engine.advance([session.state.stream for session in batch])
         for session, begun, logits in zip(batch, moved, values, strict=True):
             log_probs = logits[0].float().log_softmax(dim=1).cpu().numpy()
             segment, found = hear(session.state.segment, log_probs, rules=session.rules)

@@ -16,7 +16,8 @@ Streams that receive their samples at different times are computed together by `
     ready, values = stream.advance(params, stats, ready, cfg=cfg)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -27,10 +28,13 @@ from ds2f import features, tree
 from ds2f.config import Config, SpectConfig
 from ds2f.convolutions import output_lengths
 from ds2f.model import streaming
-from ds2f.model.streaming import ENDLESS, ModelState
+from ds2f.model.streaming import ENDLESS, Block, ModelState
 from ds2f.precision import FULL, Policy
 from ds2f.types import Logits, Params, Stats
 
+# The model's state, features [B, F, block * time_stride], lengths [B] int64 of the recordings in frames -> the next
+# state, and the logits of a block: ``streaming.step`` of some weights.
+Step = Callable[[ModelState, Tensor, Tensor], tuple[ModelState, Block]]
 PRIOR_FRAMES = 200  # weight of the training set's mean in a running one; as Kaldi's online normalisation has it
 
 
@@ -66,7 +70,8 @@ def init(cfg: Config, stats: Stats, *, streams: int = 1, block: int = 16, policy
 
     Args:
       cfg: the configuration of the run, of a unidirectional model.
-      stats: running statistics of batch norm, on the device to compute on.
+      stats: running statistics of batch norm, on the device to compute on; empty: the CPU, for a model whose weights
+        are elsewhere (``advance`` with a ``step`` of its own).
       streams: B, number of streams, which then advance by equal numbers of samples.
       block: frames of logits that are computed at once; more are faster and come later.
       policy: dtypes of the forward pass.
@@ -76,9 +81,8 @@ def init(cfg: Config, stats: Stats, *, streams: int = 1, block: int = 16, policy
     """
     spect = cfg.spect
     model = streaming.init(cfg.model, stats, streams=streams, block=block, policy=policy)
-    like = tree.leaves(stats)[0]
-    empty = torch.zeros(streams, 0, device=like.device)
-    mean = torch.zeros(streams, spect.num_bins, device=like.device)
+    empty = torch.zeros(streams, 0, device=streaming.device_of(stats))
+    mean = empty.new_zeros(streams, spect.num_bins)
     prior = PRIOR_FRAMES if spect.mean else 0
     known = mean.new_tensor(spect.mean) if spect.mean else 0.0
     running = Running(mean.new_full((streams,), prior), mean + known, mean + prior * spect.deviation**2)
@@ -134,7 +138,13 @@ def ready(state: StreamState, *, cfg: Config) -> bool:
 
 
 def advance(
-    params: Params, stats: Stats, states: Sequence[StreamState], *, cfg: Config, policy: Policy = FULL
+    params: Params,
+    stats: Stats,
+    states: Sequence[StreamState],
+    *,
+    cfg: Config,
+    policy: Policy = FULL,
+    step: Step | None = None,
 ) -> tuple[list[StreamState], list[Tensor]]:
     """Computes the next block of streams that are ``ready``, whatever their positions, as one batch.
 
@@ -144,6 +154,7 @@ def advance(
       states: at least one, all of the same ``block``; each may hold several streams.
       cfg: the configuration of the run.
       policy: dtypes of the forward pass.
+      step: computes the model in place of ``streaming.step`` with ``params`` and ``stats``, which are then not read.
 
     Returns:
       The next states, and the logits of each [B, T', V]: ``block`` frames, fewer at the beginning and at the end.
@@ -157,7 +168,8 @@ def advance(
     else:
         running = _updated(running, values, ~streaming.outside(model.position, lengths, size))
         normal = _normalized(running, values, cfg.spect)
-    model, block = streaming.step(params, stats, model, normal, lengths, cfg=cfg.model, policy=policy)
+    step = step or partial(streaming.step, params, stats, cfg=cfg.model, policy=policy)
+    model, block = step(model, normal, lengths)
     ranges = streaming.output_range(block, lengths, cfg=cfg.model).tolist()
     after, found, row = [], [], 0
     for each in states:

@@ -54,7 +54,7 @@ def init(cfg: ModelConfig, stats: Stats, *, streams: int = 1, block: int = 16, p
 
     Args:
       cfg: the ``model`` section of a unidirectional model.
-      stats: running statistics, on the device to compute on.
+      stats: running statistics, on the device to compute on; empty: the CPU, for a ``step`` elsewhere than here.
       streams: B, number of streams.
       block: frames of logits in a block; 16 are 320 ms at the default stride.
       policy: dtypes of the forward pass.
@@ -67,8 +67,7 @@ def init(cfg: ModelConfig, stats: Stats, *, streams: int = 1, block: int = 16, p
             "a bidirectional model cannot stream: its backward layers begin at the end of a recording; transcribe "
             "whole recordings, or train with --nomodel.bidirectional (configs/an4_streaming.flags)"
         )
-    like = tree.leaves(stats)[0]
-    zeros = partial(torch.zeros, device=like.device)
+    zeros = partial(torch.zeros, device=device_of(stats))
     bins, channels, convs = cfg.num_bins, 1, []
     for index, conv in enumerate(convolutions(cfg.time_stride, cfg.frequency_stride)):
         dtype = torch.float32 if index == 0 else policy.activation
@@ -82,6 +81,12 @@ def init(cfg: ModelConfig, stats: Stats, *, streams: int = 1, block: int = 16, p
         [state] * cfg.hidden_layers,
         zeros(streams, cfg.lookahead_context - 1, cfg.hidden_size, dtype=policy.activation),
     )
+
+
+def device_of(stats: Stats) -> torch.device:
+    """The device on which streams of a model with these statistics are; the CPU if they are empty."""
+    leaves = tree.leaves(stats)
+    return leaves[0].device if leaves else torch.device("cpu")
 
 
 def step(

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from ds2f import decode, metrics
 from ds2f.config import ModelConfig
 from ds2f.decode import Decoder, Hypothesis
@@ -12,7 +15,7 @@ from ds2f.precision import Policy
 from ds2f.runner.device.backend import Backend
 from ds2f.runner.distributed.collectives import ALONE, Group
 from ds2f.steps import eval_step
-from ds2f.types import Batch, Criterion, Logits, Params, Stats
+from ds2f.types import Batch, Criterion, Forward, Logits, Params, Stats
 
 Observe = Callable[[Batch, Logits, list[Hypothesis]], None]
 
@@ -38,6 +41,7 @@ def evaluate(
     criterion: Criterion,
     decoder: Decoder = decode.greedy,
     group: Group = ALONE,
+    forward: Forward | None = None,
     between: Callable[[], None] = lambda: None,
     observe: Observe = lambda batch, logits, hypotheses: None,
 ) -> Evaluation:
@@ -54,6 +58,7 @@ def evaluate(
       criterion: the reported loss per utterance.
       decoder: turns logits into a hypothesis per utterance.
       group: the ranks.
+      forward: computes the model in place of ``params`` and ``stats``, which are then not read.
       between: called after every batch. All ranks have the same number of batches.
       observe: called with every batch, its logits on the device and its hypotheses.
 
@@ -64,10 +69,19 @@ def evaluate(
     Raises:
       InputError: on every rank, when the loader has left out every recording.
     """
+
+    def scored(batch: Batch) -> tuple[Logits, Tensor]:
+        if forward is None:
+            return eval_step(params, stats, backend.place(batch), cfg=cfg, policy=policy, criterion=criterion)
+        with torch.no_grad():
+            logits = forward(batch)
+            labels = batch.labels.to(logits.values.device)
+            return logits, criterion(logits, labels, batch.label_lengths, blank=cfg.blank)
+
     total, losses = ErrorCounts(0, 0, 0, 0), []
     transcripts: dict[int, str] = {}
     for batch in batches:
-        logits, loss = eval_step(params, stats, backend.place(batch), cfg=cfg, policy=policy, criterion=criterion)
+        logits, loss = scored(batch)
         losses.append(loss.cpu())
         hypotheses = decoder(logits, cfg.labels)
         observe(batch, logits, hypotheses)

@@ -45,7 +45,7 @@ class LiveSession:
 
     def __init__(self, owner: "LiveSessions", pcm: PcmDecoder, rules: Rules) -> None:
         """Begins a recording."""
-        self.state = stream.init(owner.cfg, owner.recognizer.stats, block=owner.block, policy=owner.recognizer.policy)
+        self.state = owner.recognizer.engine.begin(block=owner.block)
         self._owner, self._pcm, self._rules = owner, pcm, rules
         self._lock = threading.Lock()
         self._given: deque[bytes | None] = deque()  # what the device thread has not seen; None: the end
@@ -251,9 +251,7 @@ class LiveSessions:
         live.fail(error)
 
     def _advance(self, ready: list[LiveSession]) -> None:
-        shared = self.recognizer
-        states = [live.state for live in ready]
-        moved, values = stream.advance(shared.params, shared.stats, states, cfg=self.cfg, policy=shared.policy)
+        moved, values = self.recognizer.engine.advance([live.state for live in ready])
         for live, state, logits in zip(ready, moved, values, strict=True):
             live.state = state
             live.computed(logits[0].float().log_softmax(dim=1).cpu().numpy())

@@ -12,6 +12,7 @@ import numpy as np
 from ds2f.config import EndpointConfig, ServingConfig
 from ds2f.data.audio_blocks import Recording
 from ds2f.inference import Recognizer, Transcript
+from ds2f.inference.engine import can_stream
 from ds2f.serving.api_errors import ApiError, client_left
 from ds2f.serving.api_keys import ApiKeys
 from ds2f.serving.batcher import Batcher
@@ -73,7 +74,7 @@ class Service:
         self._endpointing, self._make_decode = endpointing, make_decode
         self.sessions = 0
         self.connections: Collection[object] = ()
-        self._live = None if recognizer.cfg.model.bidirectional else self._streaming()
+        self._live = self._streaming() if can_stream(recognizer.engine) else None
 
     def __enter__(self) -> "Service":
         """The service itself."""
@@ -85,7 +86,7 @@ class Service:
 
     @property
     def streaming(self) -> bool:
-        """Whether the model is unidirectional: its sessions have partial results."""
+        """Whether the engine computes streams, as of unidirectional models: sessions have partial results."""
         return self._live is not None
 
     @property

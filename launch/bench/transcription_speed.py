@@ -15,9 +15,8 @@ from ds2f.data.manifests import Utterance
 from ds2f.inference import Recognizer
 from ds2f.model import deepspeech2
 from ds2f.processes import cpu_count
-from ds2f.runner.device.backend import Backend, open_backend
+from ds2f.runner.device.backend import open_backend
 from ds2f.runner.splits import Split
-from ds2f.steps import eval_step
 from ds2f.types import Batch
 from launch.bench.options import Options
 
@@ -44,12 +43,10 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
         return sum(getattr(transcript, "duration", 0.0) for transcript in found)
 
     heard = at_once()
-    rounds = [
-        (_timed(lambda: _one_by_one(utterances, recognizer, backend)), _timed(at_once)) for _ in range(options.rounds)
-    ]
+    rounds = [(_timed(lambda: _one_by_one(utterances, recognizer)), _timed(at_once)) for _ in range(options.rounds)]
     return {
         "preset": f"{cfg.model.hidden_layers}x{cfg.model.hidden_size}",
-        "compute": str(recognizer.policy.compute).removeprefix("torch."),
+        "compute": str(backend.policy(cfg.apex).compute).removeprefix("torch."),
         "files": len(utterances),
         "seconds": heard,
         "one_by_one": [slow for slow, _ in rounds],
@@ -57,16 +54,14 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     }
 
 
-def _one_by_one(utterances: Sequence[Utterance], recognizer: Recognizer, backend: Backend) -> None:
+def _one_by_one(utterances: Sequence[Utterance], recognizer: Recognizer) -> None:
     cfg = recognizer.cfg
     for utterance in utterances:
         samples = audio_parts.of(utterance, sample_rate=cfg.spect.sample_rate).samples
         values = features.log_spectrogram(torch.from_numpy(samples), cfg.spect)[None]
         none = torch.zeros(1, dtype=torch.int64)
         batch = Batch(values, torch.tensor([values.shape[2]]), none[None], none, none, torch.ones(()))
-        placed = backend.place(batch)
-        logits, _ = eval_step(recognizer.params, recognizer.stats, placed, cfg=cfg.model, policy=recognizer.policy)
-        decode.greedy(logits, cfg.model.labels)
+        decode.greedy(recognizer.engine.logits(batch), cfg.model.labels)
 
 
 def _timed(do: Callable[[], object]) -> float:

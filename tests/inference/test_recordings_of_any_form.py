@@ -14,7 +14,7 @@ import torch
 from ds2f.config import Config, ModelConfig
 from ds2f.data.audio_blocks import Recording
 from ds2f.errors import InputError
-from ds2f.inference import Recognizer, recognizer
+from ds2f.inference import Recognizer, engine, recognizer
 from ds2f.model import deepspeech2
 from ds2f.runner.device.backend import open_backend
 
@@ -123,14 +123,14 @@ def test_a_pipe_that_does_not_end_is_given_up_at_the_limit(model):
         RuntimeError("NPU out of memory. Tried to allocate 2 GiB"),
     ],
 )
-@pytest.mark.parametrize("where", ["eval_step", "model._cut", "features.log_spectrogram"])
+@pytest.mark.parametrize("where", ["engine.eval_step", "model._cut", "features.log_spectrogram"])
 def test_a_recording_for_which_memory_lacks_is_reported(model, path, monkeypatch, error, where):
     def full(*_, **__):
         raise error
 
     with monkeypatch.context() as patched:
         owner, _, name = where.rpartition(".")
-        owners = {"": recognizer, "model": model, "features": recognizer.features}
+        owners = {"engine": engine, "model": model, "features": recognizer.features}
         patched.setattr(owners[owner], name, full)
         with pytest.raises(InputError, match=r"a\.wav: does not fit into the memory that is free"):
             model.transcribe(path)
@@ -141,7 +141,7 @@ def test_another_error_of_the_model_is_no_lack_of_memory(model, path, monkeypatc
     def wrong(*_, **__):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(recognizer, "eval_step", wrong)
+    monkeypatch.setattr(engine, "eval_step", wrong)
     with pytest.raises(RuntimeError, match="mat1"):
         model.transcribe(path)
 

@@ -52,6 +52,23 @@ def test_an_evaluation_counts_the_hypotheses_of_its_decoder(cfg):
     assert plain == greedy
 
 
+def test_an_evaluation_of_a_model_elsewhere_needs_no_weights(cfg):
+    params, stats = deepspeech2.init(cfg.model, key=1)
+    split, backend = Split.read("val", cfg), open_backend("cpu")
+    loader, batches = split.load(cfg), []
+    given = {"cfg": cfg.model, "policy": backend.policy(cfg.apex), "backend": backend}
+    given["criterion"] = partial(ctc.ctc_loss, impl="native")
+
+    def forward(batch):
+        batches.append(batch)
+        how = {"cfg": cfg.model, "train": False, "policy": given["policy"]}
+        return deepspeech2.apply(params, stats, batch.features, batch.lengths, **how)[0]
+
+    expected = evaluate(params, stats, loader.epoch(), split.references, **given)
+    assert evaluate({}, {}, loader.epoch(), split.references, forward=forward, **given) == expected
+    assert sum(len(batch.ids) for batch in batches) == len(expected.transcripts) > 0
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_recordings_that_cannot_be_read_are_left_out_counted_and_named(cfg, tone_corpus, tmp_path, num_workers, caplog):
     shutil.copytree(tone_corpus, tmp_path / "data")
