@@ -8,6 +8,7 @@ from commands import ROOT, variables
 from test_faults import TONES, assert_same_end
 
 from ds2f import serving, warp_ctc
+from ds2f.checkpoint import safetensors_file
 from ds2f.data.corpora import synthetic
 from ds2f.data.manifest_parquet import read_parquet
 from ds2f.decode.flashlight_text import import_flashlight
@@ -21,6 +22,7 @@ NEEDED = {
     "prometheus_client": (serving.require_packages, "pip install 'ds2f[serve]'"),
     "flashlight": (lambda: import_flashlight("decoder"), "pip install 'ds2f[lm]'"),
     "pyarrow": (lambda: read_parquet(ROOT, b"", 0, {}), "pip install 'ds2f[parquet]'"),
+    "safetensors": (safetensors_file._package, "pip install 'ds2f[export]'"),
     "warpctc_pytorch": (lambda: warp_ctc._binding("cpu_ctc"), "--model.ctc=native"),
     "etcd": (lambda: etcd_server.open_etcd("localhost", 1, "job"), "pip install 'ds2f[etcd]'"),
     "espeakng_loader": (synthetic._locate_espeak, "pip install 'ds2f[quickstart]'"),

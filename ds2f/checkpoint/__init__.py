@@ -1,7 +1,8 @@
 """Checkpoints of a run, and what evaluation needs of them: ``load_config`` and ``load_model``.
 
 ``manager`` writes and reads checkpoints, ``writing`` fills a folder, ``retention`` decides which ones stay,
-``integrity`` compares every file with its digest, and ``orbax_io`` stores the arrays.
+``integrity`` compares every file with its digest, and ``orbax_io`` stores the arrays. ``safetensors_file`` is a model
+in one file, which both take in place of a run's folder.
 """
 
 import logging
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ds2f import config, tree
+from ds2f.checkpoint import safetensors_file
 from ds2f.checkpoint.leaves import require_finite
 from ds2f.checkpoint.manager import Checkpoints
 from ds2f.checkpoint.storage import open_folder
@@ -19,6 +21,7 @@ from ds2f.types import Params, Stats
 
 __all__ = [
     "Checkpoints",
+    "find_safetensors",
     "load_config",
     "load_model",
     "newest_iteration",
@@ -28,19 +31,46 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
+_OTHER_FORMATS = (".onnx", ".pt2")
 
 
 def load_config(run_dir: Path | str) -> Config:
-    """Reads ``config.json`` of a run.
+    """Reads ``config.json`` of a run, or the configuration in an exported model of the format safetensors.
+
+    Args:
+      run_dir: the run's folder; or such a file, or the folder that it was exported to.
 
     Raises:
       InputError: when ``run_dir`` holds no run, or its configuration is damaged or of a newer version.
     """
+    file = find_safetensors(run_dir)
+    if file is not None:
+        return safetensors_file.about(file).cfg
     path = Path(run_dir) / "config.json"
     try:
         return config.load(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{run_dir} holds no run: {path} is missing. Give the --run_dir of a training.") from error
+        or_export = _other_format(Path(run_dir))
+        raise InputError(
+            f"{run_dir} holds no run: {path} is missing. Give the --run_dir of a training{or_export}."
+        ) from error
+
+
+def find_safetensors(run_dir: Path | str) -> Path | None:
+    """The exported model that ``run_dir`` names: a file of the format safetensors, or a folder with one and no run."""
+    path = Path(run_dir)
+    if path.suffix == safetensors_file.SUFFIX and not path.is_dir():
+        return path
+    file = path / safetensors_file.FILE
+    return file if file.is_file() and not (path / "config.json").exists() else None
+
+
+def _other_format(path: Path) -> str:
+    """More of the remedy for an exported model that cannot be read here."""
+    names = [path.name] if path.is_file() else [each.name for each in path.iterdir()] if path.is_dir() else []
+    if not any(name.endswith(_OTHER_FORMATS) for name in names):
+        return ""
+    return f", or a model exported with --format=safetensors: {' and '.join(_OTHER_FORMATS)} files hold no parameters"
 
 
 def recover_config(run_dir: Path | str, *, folder: str = "") -> Config | None:
@@ -91,9 +121,10 @@ def load_model(
     mixture, which adds the spread of the means, would belong to a model drawn anew for every frame.
 
     Args:
-      run_dir: the run's folder.
+      run_dir: the run's folder; or an exported model of the format safetensors, as for ``load_config``.
       which: ``"best"`` (by validation error; of a run without a validation set, the last epoch's), ``"last"``, or the
-        number of a checkpoint; ``"best:5"`` or ``"last:5"`` for the mean of five.
+        number of a checkpoint; ``"best:5"`` or ``"last:5"`` for the mean of five. An exported model has none but
+        the default.
       warn: called with a message for each damaged checkpoint, and when there are fewer than asked for.
 
     Returns:
@@ -102,6 +133,9 @@ def load_model(
     Raises:
       InputError: when there is no such run, no such checkpoint that is whole, or its weights are not finite.
     """
+    file = find_safetensors(run_dir)
+    if file is not None:
+        return _load_exported(file, which)
     cfg = load_config(run_dir)
     checkpoints = Checkpoints(run_dir, folder=cfg.checkpointing.folder, read_only=True, warn=warn)
     try:
@@ -119,3 +153,14 @@ def load_model(
     finally:
         checkpoints.close()
     return cfg, params, stats
+
+
+def _load_exported(file: Path, which: str | int) -> tuple[Config, Params, Stats]:
+    if which != "best":
+        there = safetensors_file.about(file).which
+        raise InputError(
+            f"{file} is one exported model, of the checkpoint {there!r}; leave out --which={which}, or give the run's "
+            "folder"
+        )
+    about, params, stats = safetensors_file.read(file)
+    return about.cfg, params, stats

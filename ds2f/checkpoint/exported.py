@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import attrs
@@ -112,8 +112,8 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> About:
     """
     found = _texts(metadata, source)
     try:
-        cfg = config.from_dict(_json(found[CONFIG]))
-        results = _json(found[RESULTS])
+        cfg = config.from_dict(parse_json(found[CONFIG]))
+        results = parse_json(found[RESULTS])
     except InputError as error:
         raise _damaged(source, str(error)) from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -132,6 +132,11 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> About:
         if there:
             raise _damaged(source, problem)
     return About(portable(cfg), found[WEIGHTS], found[RUN], found[WHICH], _without_paths(results))
+
+
+def folder_of(run: Path) -> Path:
+    """The folder of what belongs to a model, such as its calibration: a run's folder, or that of an exported file."""
+    return run.parent if run.is_file() else run
 
 
 def _texts(metadata: Mapping[str, str], source: str) -> dict[str, str]:
@@ -162,8 +167,13 @@ def _damaged(source: str, problem: str) -> InputError:
     return InputError(f"{source} is damaged: {shown(problem)[:500].rstrip('.?')}. {_REMEDY}")
 
 
-def _json(text: str) -> Any:
-    """The value of a JSON text, all of whose numbers are finite and have a usual size."""
+def parse_json(text: str) -> Any:
+    """The value of a JSON text from outside, all of whose numbers are finite and fit into 64 bits.
+
+    Raises:
+      ValueError: it is no JSON, or has another number.
+      RecursionError: it is nested too deeply.
+    """
 
     def refuse(digits: str) -> int:
         raise ValueError(f"{digits[:20]} is no number, or beyond all limits")

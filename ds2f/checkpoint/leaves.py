@@ -17,6 +17,9 @@ from ds2f.errors import InputError
 STATE = "state"  # the folder of the leaves in a checkpoint
 _SLACK = 64 << 20  # bytes; arrays are stored without compression, small ones beside each other
 _REMEDY = "Copy the checkpoint again from the run that wrote it."
+_OTHER_WEIGHTS = (
+    "Take another checkpoint of the run (--which=NUMBER), or train again with a lower --optim.learning_rate."
+)
 
 
 def read_leaves(
@@ -88,12 +91,13 @@ def _require_stored(store: ArrayStore, folder: epath.Path, forms: Mapping[str, F
         )
 
 
-def require_finite(path: os.PathLike[str] | str, model: Any) -> None:
+def require_finite(path: os.PathLike[str] | str, model: Any, *, remedy: str = _OTHER_WEIGHTS) -> None:
     """Raises for NaN and infinite values of parameters or statistics, which turn every recording into an empty text.
 
     Args:
       path: the checkpoint, for the message.
       model: a tree of tensors.
+      remedy: ends the message.
 
     Raises:
       InputError: the message names the leaves.
@@ -106,6 +110,5 @@ def require_finite(path: os.PathLike[str] | str, model: Any) -> None:
     if wrong:
         raise InputError(
             f"{path}: NaN or infinite weights in {', '.join(wrong[:5])}"
-            f"{f' and {len(wrong) - 5} more leaves' if len(wrong) > 5 else ''}. "
-            "Take another checkpoint of the run (--which=NUMBER), or train again with a lower --optim.learning_rate."
+            f"{f' and {len(wrong) - 5} more leaves' if len(wrong) > 5 else ''}. {remedy}"
         )

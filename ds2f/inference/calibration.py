@@ -19,7 +19,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ds2f.checkpoint.exported import weights_digest
+from ds2f.checkpoint.exported import folder_of, weights_digest
 from ds2f.config import BeamConfig
 from ds2f.errors import InputError
 from ds2f.files import is_local, json_text, read_bounded, write_atomically
@@ -150,7 +150,7 @@ def write(
     """Writes a calibration into the folder of a run, beside those of other weights and decoders.
 
     Args:
-      run_dir: the folder.
+      run_dir: the folder; or an exported model's file, in whose folder the calibration is written.
       found: the calibration.
       params: parameters of the model that it was measured with.
       stats: running statistics of the model.
@@ -160,7 +160,7 @@ def write(
     Returns:
       The file's path. A file that cannot be read is replaced.
     """
-    path = run_dir / FILE
+    path = folder_of(run_dir) / FILE
     entry = found.calibration._asdict() | {
         "weights": weights_digest(params, stats),
         "decoder": decoder_settings(lm),
@@ -190,7 +190,7 @@ def read(
     """Reads the calibration of a run's model and decoder; the default, which changes nothing, if there is no file.
 
     Args:
-      run_dir: the folder of the run.
+      run_dir: the folder of the run; or an exported model's file, beside which the calibration lies.
       params: parameters of the model.
       stats: running statistics of the model.
       lm: decoder.
@@ -200,7 +200,7 @@ def read(
     Raises:
       InputError: the file is not that of ``write``, or has impossible numbers.
     """
-    path, remedy = run_dir / FILE, _REMEDY.format(run=run_dir)
+    path, remedy = folder_of(run_dir) / FILE, _REMEDY.format(run=run_dir)
     if is_local(path) and not path.exists():
         return Calibration()
     entries = _entries(path, remedy)
