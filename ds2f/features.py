@@ -91,12 +91,19 @@ def log_magnitudes(samples: Tensor, cfg: SpectConfig) -> Tensor:
     Returns:
       [..., F, T] float32, contiguous.
     """
-    size = cfg.window_samples
-    window = _WINDOWS[cfg.window](size, periodic=True, dtype=samples.dtype, device=samples.device)
-    magnitudes = torch.stft(samples, size, cfg.stride_samples, window=window, center=False, return_complex=True).abs()
+    taper = window(cfg, dtype=samples.dtype, device=samples.device)
+    spectrum = torch.stft(
+        samples, cfg.window_samples, cfg.stride_samples, window=taper, center=False, return_complex=True
+    )
+    magnitudes = spectrum.abs()
     if cfg.num_mels:
         magnitudes = mel_bands(cfg).to(magnitudes.device) @ magnitudes
     return magnitudes.mul_(cfg.full_scale).log1p_().contiguous()
+
+
+def window(cfg: SpectConfig, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+    """The window function, periodic: [``cfg.window_samples``]."""
+    return _WINDOWS[cfg.window](cfg.window_samples, periodic=True, dtype=dtype, device=device)
 
 
 def normalized(values: Tensor, cfg: SpectConfig) -> Tensor:

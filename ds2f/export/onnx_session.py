@@ -1,0 +1,222 @@
+"""onnxruntime as an engine: computes exported graphs on the CPU, for ``inference.Recognizer`` and the evaluation."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ds2f import tree
+from ds2f.checkpoint.exported import About
+from ds2f.config import Config
+from ds2f.errors import InputError
+from ds2f.export import onnx_file, onnx_model, onnx_streaming
+from ds2f.export.onnx_file import Form
+from ds2f.export.onnx_model import OnnxOptions
+from ds2f.extras import import_extra
+from ds2f.inference import stream
+from ds2f.inference.engine import require_short
+from ds2f.inference.stream import StreamState
+from ds2f.model.streaming import Block, ModelState
+from ds2f.text import shown
+from ds2f.types import Batch, Logits, Params, Stats
+
+REMEDY = "pip install 'ds2f[export]', or --engine=torch with the run"
+
+
+class Compiled:
+    """A graph that onnxruntime has prepared."""
+
+    def __init__(self, content: bytes, form: Form, source: str) -> None:
+        """Prepares a graph.
+
+        Args:
+          content: the file of ONNX; one from outside is checked by ``onnx_file.read`` before.
+          form: of the graph.
+          source: what messages call it.
+
+        Raises:
+          InputError: onnxruntime is not installed, or does not take the graph.
+        """
+        runtime = import_extra("onnxruntime", need="an ONNX model needs onnxruntime", remedy=REMEDY)
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        self.form, self._source = form, source
+        try:
+            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime has many classes of its own
+            raise InputError(f"{source}: onnxruntime cannot prepare it ({_line(error)}); export it again") from error
+        names = [*self._session.get_inputs(), *self._session.get_outputs()]
+        self._types = {each.name: each.type for each in names}
+
+    def run(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Computes the outputs of some inputs, both by the names of the modules' docstrings.
+
+        Raises:
+          InputError: the graph has other inputs, or onnxruntime fails.
+        """
+        name = self.form.options.name
+        own = {chosen: each for each, chosen in self.form.options.names.items()}
+        try:
+            outputs = [each.name for each in self._session.get_outputs()]
+            found = self._session.run(outputs, {name(each): value for each, value in values.items()})
+        except Exception as error:
+            if "memory" in str(error).lower() or "alloc" in str(error).lower():
+                raise MemoryError(f"{self._source}: {_line(error)}") from error
+            raise InputError(f"{self._source}: onnxruntime failed ({_line(error)}); export it again") from error
+        return {own.get(each, each): value for each, value in zip(outputs, found, strict=True)}
+
+
+class OnnxEngine:
+    """A model's graphs as an ``inference.engine.Engine``. Graphs of fixed sizes are filled up with padding.
+
+    Attributes:
+      cfg: the configuration of the run.
+      about: what the files say of themselves; None for graphs that were made from a run in memory.
+    """
+
+    name = "onnx"
+
+    def __init__(self, cfg: Config, graphs: Sequence[Compiled], *, about: About | None = None) -> None:
+        """Takes the graphs of one model: of whole utterances, of several sizes or one of any size, and of streams."""
+        self.cfg, self.about = cfg, about
+        self._streams = next((graph for graph in graphs if graph.form.streams), None)
+        self._whole = sorted((graph for graph in graphs if not graph.form.streams), key=_most_frames)
+
+    @property
+    def longest(self) -> int | None:
+        """Frames of the longest utterance; None: any."""
+        most = _most_frames(self._whole[-1]) if self._whole else float("inf")
+        return None if most == float("inf") else int(most)
+
+    def logits(self, batch: Batch, /) -> Logits:
+        """The log-probabilities of whole utterances, as of ``Engine``.
+
+        Raises:
+          InputError: an utterance is too long for graphs of fixed sizes, or there is no graph for whole utterances.
+        """
+        longest = int(batch.lengths.max()) if len(batch.lengths) else 0
+        require_short(longest, self.longest, self.cfg.spect)
+        if not self._whole:
+            raise InputError("this export is a stream's graph alone; transcribe with --stream, or export the run again")
+        graph = next(graph for graph in self._whole if _most_frames(graph) >= longest)
+        options = graph.form.options
+        if options.with_features:
+            raise InputError(
+                "this export takes samples (--with_features), and ds2f computes features itself; export without "
+                "--with_features to use the model here"
+            )
+        frames = options.frames or max(longest, 1)
+        features = F.pad(batch.features[..., :frames].float(), (0, max(0, frames - batch.features.shape[2])))
+        rows = options.batch or max(len(features), 1)
+        parts = [
+            self._rows(graph, features[begin : begin + rows], batch.lengths[begin : begin + rows])
+            for begin in range(0, len(features), rows)
+        ]
+        return Logits(torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts]))
+
+    def _rows(self, graph: Compiled, features: Tensor, lengths: Tensor) -> Logits:
+        """The logits of as many utterances as the graph takes, or fewer."""
+        count = len(features)
+        absent = (graph.form.options.batch or count) - count
+        filled = F.pad(features, (0, 0, 0, 0, 0, absent))
+        found = graph.run({"features": filled.numpy(), "lengths": F.pad(lengths, (0, absent)).numpy().astype(np.int32)})
+        return Logits(
+            torch.from_numpy(found["log_probs"][:count]),
+            torch.from_numpy(found["output_lengths"][:count].astype(np.int64)),
+        )
+
+    def begin(self, *, streams: int = 1, block: int = 16) -> StreamState:
+        """The state before the first sample, as of ``Engine``.
+
+        Raises:
+          InputError: there is no graph of streams, or it has blocks of another size.
+        """
+        begun = stream.init(self.cfg, {}, streams=streams, block=block)  # refuses a bidirectional model
+        if self._streams is None:
+            raise InputError("this export has no stream's graph, stream.onnx; export the run again, or give the run")
+        frames = self._streams.form.options.frames
+        if frames not in (None, block * self.cfg.model.time_stride):
+            raise InputError(
+                f"the stream's graph has blocks of {frames // self.cfg.model.time_stride} frames, not {block}: "
+                "give another --stream_block, or export without --stream_shapes"
+            )
+        return begun
+
+    def advance(self, states: Sequence[StreamState], /) -> tuple[list[StreamState], list[Tensor]]:
+        """The next block of streams, as of ``Engine``."""
+        with torch.no_grad():
+            return stream.advance({}, {}, states, cfg=self.cfg, step=self._step)
+
+    def _step(self, state: ModelState, features: Tensor, lengths: Tensor) -> tuple[ModelState, Block]:
+        """``model.streaming.step`` by the graph."""
+        assert self._streams is not None
+        rows = self._streams.form.options.batch or len(features)
+        parts = [
+            stream_step(self._streams, *tree.map(partial(_filled, begin=begin, rows=rows), (state, features, lengths)))
+            for begin in range(0, len(features), rows)
+        ]
+        return tree.map(lambda *each: torch.cat(each)[: len(features)], *parts)
+
+
+def stream_step(graph: Compiled, state: ModelState, features: Tensor, lengths: Tensor) -> tuple[ModelState, Block]:
+    """One block of as many streams as the graph takes; arguments and result of ``model.streaming.step``."""
+    parts = onnx_streaming.state_parts(state)
+    inputs = {"features": features.float(), "lengths": lengths, "position": state.position, **parts}
+    found = graph.run({name: value.numpy() for name, value in inputs.items()})
+    moved = {name: torch.from_numpy(found[f"next_{name}"]) for name in ("position", *parts)}
+    return onnx_streaming.from_parts(moved, like=state), Block(
+        torch.from_numpy(found["log_probs"]), torch.from_numpy(found["begin"])
+    )
+
+
+def from_params(cfg: Config, params: Params, stats: Stats) -> OnnxEngine:
+    """The engine of a model's weights: graphs that are made in memory, of any batch and length."""
+    form = Form(OnnxOptions())
+    whole = onnx_model.build(cfg, params, stats, form.options)
+    graphs = [Compiled(whole.SerializeToString(), form, "the model's graph")]
+    if not cfg.model.bidirectional:
+        made = onnx_streaming.build(cfg, params, stats, form.options)
+        graphs.append(Compiled(made.SerializeToString(), form._replace(streams=True), "the stream's graph"))
+    return OnnxEngine(cfg, graphs)
+
+
+def open_path(path: Path) -> OnnxEngine:
+    """The engine of a file of ONNX, or of all such files in a folder, which are of one model.
+
+    Raises:
+      InputError: there are none, one is refused (``onnx_file.read``), or they are of several models.
+    """
+    files = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path}: no files of ONNX; give the --output of launch.export --format=onnx")
+    opened = [onnx_file.read(file) for file in files]
+    about = opened[0].about
+    for file, each in zip(files, opened, strict=True):
+        if each.about.weights != about.weights:
+            raise InputError(
+                f"{file} and {files[0]} are of different models; give one of the files, or a folder for each"
+            )
+    graphs = [Compiled(each.content, each.form, str(file)) for file, each in zip(files, opened, strict=True)]
+    return OnnxEngine(about.cfg, graphs, about=about)
+
+
+def _most_frames(graph: Compiled) -> float:
+    return graph.form.options.frames or float("inf")
+
+
+def _filled(values: Tensor, *, begin: int, rows: int) -> Tensor:
+    """Some rows, filled up with zeros."""
+    part = values[begin : begin + rows]
+    return torch.cat((part, part.new_zeros(rows - len(part), *part.shape[1:])))
+
+
+def _line(error: Exception) -> str:
+    """The last line of an error, without what acts on a terminal."""
+    return shown(str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__)[:300]
