@@ -93,6 +93,11 @@ def read(path: Path) -> Opened:
     return Opened(about, _form(model, about, path), content)
 
 
+def graph(path: Path) -> onnx.ModelProto:
+    """The graph of a file that this program has just written."""
+    return onnx.ModelProto.FromString(path.read_bytes())
+
+
 def _form(model: onnx.ModelProto, about: About, path: Path) -> Form:
     """The form that the metadata give, if inputs and outputs of the graph agree."""
     stored = next((entry.value for entry in model.metadata_props if entry.key == _GRAPH), "")

@@ -207,6 +207,16 @@ def open_path(path: Path) -> OnnxEngine:
     return OnnxEngine(about.cfg, graphs, about=about)
 
 
+def compiled(path: Path) -> Compiled:
+    """The graph of one file, read and prepared.
+
+    Raises:
+      InputError: as ``open_path``.
+    """
+    opened = onnx_file.read(path)
+    return Compiled(opened.content, opened.form, str(path))
+
+
 def _most_frames(graph: Compiled) -> float:
     return graph.form.options.frames or float("inf")
 

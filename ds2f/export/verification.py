@@ -39,6 +39,7 @@ class Speed(NamedTuple):
     """How fast a model computes."""
 
     batch: int
+    seconds: float  # of sound that were computed
     real_time_factor: float  # seconds of computing per second of sound
 
 
@@ -132,7 +133,7 @@ def speed(engine: Engine, cfg: Config, *, batch: int = 1) -> Speed:
         engine.logits(drawn)
         times.append(time.perf_counter() - begun)
     seconds = batch * frames * cfg.spect.stride_samples / cfg.spect.sample_rate
-    return Speed(batch, float(np.median(times[1:])) / seconds)
+    return Speed(batch, seconds, float(np.median(times[1:])) / seconds)
 
 
 def draw(cfg: Config, sizes: Sequence[int]) -> Batch:

@@ -1,5 +1,6 @@
 """Features within the graph against ``features.log_spectrogram``, through the model."""
 
+import drawn_models as models
 import numpy as np
 import onnxruntime
 import pytest
@@ -9,7 +10,6 @@ from ds2f import features
 from ds2f.config import SpectConfig
 from ds2f.errors import InputError
 from ds2f.export.onnx_model import OnnxOptions, build
-from tests.export import models
 
 SPECTRA = {
     "utterance": SpectConfig(),

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import drawn_models as models
 import numpy as np
 import onnx
 import pytest
@@ -15,7 +16,6 @@ from ds2f.errors import InputError
 from ds2f.export import onnx_file, onnx_model, onnx_streaming, quantisation
 from ds2f.export.onnx_file import Form
 from ds2f.export.onnx_model import OnnxOptions
-from tests.export import models
 
 
 def made(form: Form = Form(OnnxOptions()), **model: object) -> tuple[onnx.ModelProto, About]:  # noqa: B008

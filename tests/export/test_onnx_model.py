@@ -1,5 +1,6 @@
 """ONNX graphs against the model itself, in onnxruntime and ONNX's own reference implementation."""
 
+import drawn_models as models
 import numpy as np
 import onnx
 import onnxruntime
@@ -9,7 +10,6 @@ from onnx.reference import ReferenceEvaluator
 
 from ds2f.errors import InputError
 from ds2f.export.onnx_model import OnnxOptions, build
-from tests.export import models
 
 CELLS = [(cell, both) for cell in ("lstm", "gru", "rnn") for both in (True, False)]
 # Of log-probabilities, natural log. float16 has 11 bits: 5e-4 of values of around 4, after five layers.

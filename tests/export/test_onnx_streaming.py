@@ -1,5 +1,6 @@
 """The graph of a stream against ``model.streaming``, block by block."""
 
+import drawn_models as models
 import numpy as np
 import onnxruntime
 import pytest
@@ -9,7 +10,6 @@ from ds2f.errors import InputError
 from ds2f.export import onnx_streaming
 from ds2f.export.onnx_model import OnnxOptions
 from ds2f.model import streaming
-from tests.export import models
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])

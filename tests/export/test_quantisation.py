@@ -1,5 +1,6 @@
 """int8 graphs: as close as 8 bits allow, and a quarter of the size."""
 
+import drawn_models as models
 import numpy as np
 import onnxruntime
 import pytest
@@ -8,7 +9,6 @@ from ds2f import tree
 from ds2f.errors import InputError
 from ds2f.export import onnx_model, onnx_streaming, quantisation
 from ds2f.export.onnx_model import OnnxOptions
-from tests.export import models
 
 
 @pytest.mark.parametrize("both", [True, False])
