@@ -29,15 +29,22 @@ def given() -> bool:
     return bool("cutting" in absl_flags.FLAGS and absl_flags.FLAGS.cutting)
 
 
-def lengths() -> "Cutting":
+def lengths(*, most: float = float("inf")) -> "Cutting":
     """The lengths of ``--cutting``; the defaults where a command has no such flag.
 
+    Args:
+      most: seconds of the longest piece that the model takes; the defaults become shorter with it.
+
     Raises:
-      InputError: a name that is none, a number that is none, or lengths that contradict each other.
+      InputError: a name that is none, a number that is none, or lengths that contradict each other or the model.
     """
     from ds2f.inference.pieces import Cutting
 
-    found = Cutting()
+    usual = Cutting()
+    found = usual
+    if most < usual.longest:
+        shortest, overlap = min(usual.shortest, most / 4), min(usual.overlap, most / 4)
+        found = usual._replace(longest=most, shortest=shortest, overlap=overlap)
     for each in absl_flags.FLAGS.cutting if given() else ():
         name, _, value = each.partition("=")
         try:
@@ -48,5 +55,10 @@ def lengths() -> "Cutting":
         raise InputError(
             f"--cutting={','.join(absl_flags.FLAGS.cutting)}: lengths of 0 to {_LONGEST:g} s, shortest "
             f"({found.shortest:g}) and overlap ({found.overlap:g}) together below longest ({found.longest:g})"
+        )
+    if found.longest > most:
+        raise InputError(
+            f"--cutting=longest={found.longest:g}: the exported model takes {most:.2f} s at once; give at most as many "
+            "seconds, leave it out, or export the run with longer --shapes"
         )
     return found

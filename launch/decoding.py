@@ -24,14 +24,19 @@ if TYPE_CHECKING:
     from ds2f.data.loading import Loader
     from ds2f.decode import Decoder, HotWords, Hypothesis, LanguageModel
     from ds2f.inference.beam_pool import BeamPool
-    from ds2f.inference.confidence import Calibration
+    from ds2f.inference.engine import Engine
     from ds2f.precision import Policy
     from ds2f.runner.device.backend import Backend
     from ds2f.runner.evaluator import Evaluation, Observe
     from ds2f.runner.splits import Split
     from ds2f.types import Batch, Logits, Params, Stats
+    from launch.models import Model
 
 SPEAKER = r"(?:^|/)[a-z]*\d+-(\w+)[^/]*$"  # matches fash in an251-fash-b.wav
+
+
+PROGRAMS = ("onnx", "torch")  # exported models that can be computed, and do not show their weights
+_EXPORTS = {".onnx": "onnx", ".pt2": "torch", ".safetensors": "safetensors"}
 
 
 class OpenedRun(NamedTuple):
@@ -41,6 +46,7 @@ class OpenedRun(NamedTuple):
     policy: "Policy"
     params: "Params"
     stats: "Stats"
+    engine: "Engine"
     split: "Split"
     loader: "Loader"
 
@@ -78,25 +84,52 @@ def define_speaker() -> None:
     )
 
 
-def run_dir(arguments: Sequence[str] = ()) -> Path:
-    """The folder that ``--run_dir`` names.
+def kind(path: Path) -> str:
+    """What a path of ``--run_dir`` holds: ``run``, or ``safetensors``, ``onnx`` or ``torch`` for an export; or "".
+
+    Raises:
+      InputError: a folder holds exports of several formats.
+    """
+    if (path / "config.json").exists():
+        return "run"
+    if path.is_file():
+        return _EXPORTS.get(path.suffix, "")
+    files = {held: min(path.glob(f"*{suffix}"), default=None) for suffix, held in _EXPORTS.items()}
+    found = {held: file for held, file in files.items() if file}
+    if len(found) > 1:
+        names = " or ".join(f"--run_dir={file}" for file in found.values())
+        raise InputError(f"{path} holds exports of several formats; name one of them: {names}")
+    return next(iter(found), "")
+
+
+def run_dir(arguments: Sequence[str] = (), *, programs: bool = False) -> Path:
+    """The folder of a run that ``--run_dir`` names, or the folder or file of what was exported from one.
 
     Args:
       arguments: positional arguments, among which it may be by mistake.
+      programs: whether the command takes ``PROGRAMS``.
 
     Raises:
-      InputError: the flag is missing, or the folder holds no run.
+      InputError: the flag is missing, or its path holds nothing that the command takes.
     """
     given = absl_flags.FLAGS.run_dir
-    if given and (Path(given) / "config.json").exists():
+    held = kind(Path(given)) if given else ""
+    if held in PROGRAMS and not programs:
+        raise InputError(
+            f"{given} is an exported program, which does not show its weights, and this command needs them: give the "
+            "run, or an export of --format=safetensors (transcribe, evaluate and serve take programs)"
+        )
+    if held:
         return Path(given)
+    if Path(given).is_file():
+        raise InputError(f"{given} is no export (.onnx, .pt2, .safetensors); give the folder of a run, or of an export")
     runs = sorted(Path("runs").glob("*/config.json"), key=lambda path: -path.stat().st_mtime)
     named = [argument for argument in arguments if (Path(argument) / "config.json").exists()]
     if not given:
         run = named[0] if named else str(runs[0].parent) if runs else "runs/an4_1p"
         raise InputError(f"--run_dir is missing: give the folder of a trained run, such as --run_dir={run}")
     known = [str(path.parent) for path in runs]
-    hint = did_you_mean(str(Path(given)), known) or ". Give the --run_dir of a training."
+    hint = did_you_mean(str(Path(given)), known) or ". Give the --run_dir of a training, or the --output of an export."
     raise InputError(f"{given} holds no run: {Path(given) / 'config.json'} is missing{hint}")
 
 
@@ -158,24 +191,6 @@ def hot_words(cfg: BeamConfig, labels: Sequence[str]) -> "HotWords | None":
     return read_hot_words(cfg.hot_words, labels, boost=cfg.hot_words_boost) if cfg.hot_words else None
 
 
-def calibration(run_dir: Path, params: "Params", stats: "Stats", *, shows: bool) -> "Calibration":
-    """The calibration of the run for the decoder of the flags.
-
-    Args:
-      run_dir: the folder of the run.
-      params: parameters of the model.
-      stats: its running statistics.
-      shows: the output has times or confidences: a calibration of another model or decoder is remarked on.
-    """
-    from ds2f.inference import calibration as stored
-
-    return stored.read(run_dir, params, stats, lm=settings(), warn=guard.tell if shows else _ignored)
-
-
-def _ignored(_: str) -> None:
-    pass
-
-
 @contextmanager
 def beam_pool(cfg: BeamConfig, labels: Sequence[str]) -> "Iterator[BeamPool]":
     """The processes of the beam search with the language model. Open them before the model and its threads.
@@ -221,7 +236,9 @@ def trained_on(stored: Config, cfg: Config, split: str) -> bool:
     return any(manifest == manifest_path(stored, each).resolve() for each in known)
 
 
-def open_run(cfg: Config, run_dir: Path, split: "Split", *, which: str, console: "Console") -> OpenedRun:
+def open_run(
+    cfg: Config, run_dir: Path, split: "Split", *, which: str, console: "Console", model: "Model | None" = None
+) -> OpenedRun:
     """Opens the model of a run for a split; prints remarks on the split.
 
     Args:
@@ -230,21 +247,22 @@ def open_run(cfg: Config, run_dir: Path, split: "Split", *, which: str, console:
       split: what to transcribe.
       which: the checkpoint, as for ``ds2f.checkpoint.load_model``.
       console: prints the remarks.
+      model: of ``--run_dir``, in place of the run: it may be a program.
 
     Raises:
       InputError: the checkpoint cannot be used.
     """
     from ds2f import tree
-    from ds2f.checkpoint import load_model
-    from ds2f.runner.device.backend import open_backend
+    from launch import models
 
-    backend = open_backend(cfg.device)
-    loader = split.load(cfg)  # before the checkpoint: loader processes must not inherit the threads of orbax
-    params, stats = load_model(run_dir, which=which, warn=guard.tell)[1:]
+    model = model or models.Model(run_dir, "run", run_dir.name, which, cfg)
+    backend = models.backend(model, cfg)
+    loader = split.load(cfg)  # before the model: loader processes must not inherit the threads of orbax or onnxruntime
+    opened = models.open_model(model, cfg, backend)
     for remark in split.dataset.remarks:
         console.print(shown(str(remark), lines=True), markup=False)
-    placed = tree.to(params, backend.device), tree.to(stats, backend.device)
-    return OpenedRun(backend, backend.policy(cfg.apex), *placed, split, loader)
+    placed = tree.to(opened.params, backend.device), tree.to(opened.stats, backend.device)
+    return OpenedRun(backend, backend.policy(cfg.apex), *placed, opened.engine, split, loader)
 
 
 def evaluate(run: OpenedRun, cfg: Config, decoder: "Decoder", *, observe: "Observe | None" = None) -> "Evaluation":
@@ -262,6 +280,7 @@ def evaluate(run: OpenedRun, cfg: Config, decoder: "Decoder", *, observe: "Obser
         backend=run.backend,
         criterion=partial(ctc.ctc_loss, impl=cfg.model.ctc),
         decoder=decoder,
+        forward=run.engine.logits,
         observe=observe or (lambda batch, logits, hypotheses: None),
     )
 

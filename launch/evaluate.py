@@ -8,7 +8,7 @@ import attrs
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
-from launch import cutting, decoding, flags, guard, long_recordings, next_steps
+from launch import cutting, decoding, flags, guard, long_recordings, models, next_steps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from ds2f.inference.confidence import Calibration
     from ds2f.inference.saved_logits import About
     from ds2f.types import Batch, Logits
+    from launch.models import Model
 
 _WITH_WORDS = ("json", "jsonl")  # formats with times and confidences
 
 flags.define(only=("data_path", "run_dir", "device", "data", "training.metric", "apex.opt_level", "apex.dtype"))
 decoding.define()
 decoding.define_which()
+models.define()
 cutting.define()
 absl_flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Split to evaluate.")
 absl_flags.DEFINE_string(
@@ -62,29 +64,29 @@ class _Gathered(NamedTuple):
 
 def main(_: list[str]) -> None:
     """Prints the word and character error rates of a run's model on a split or a manifest, with 95 % intervals."""
-    chosen, run_dir = absl_flags.FLAGS, decoding.run_dir()
+    chosen, run_dir = absl_flags.FLAGS, models.chosen()
     output, results = flags.output_file("save_output"), flags.output_file("save_results")
     saved, form = flags.output_file("save_logits"), _format(output)
     decoding.settings()  # its mistakes are told before torch is imported
 
     from ds2f import metrics
-    from ds2f.checkpoint import load_config
     from ds2f.files import json_text, write_atomically
     from ds2f.runner.evaluator import split_results
     from ds2f.runner.telemetry import errors_table, terminal
 
-    stored = load_config(run_dir)
+    model = models.find(run_dir)
+    stored, lengths = model.stored, model.cutting()
     split, cfg = _set(flags.config_from_flags(stored))
     console, name = terminal(), "manifest" if chosen.manifest else split
     with decoding.decoder(cfg.model.labels) as decoder:
-        whole, short = long_recordings.read(split, cfg)
+        whole, short = long_recordings.read(split, cfg, lengths)
         if saved and not short.references:
             raise InputError(
                 "--save_logits: all recordings are too long for one piece; name parts of them in the manifest, by "
                 "offset and duration"
             )
-        run = decoding.open_run(cfg, run_dir, short, which=chosen.which, console=console)
-        fitted = decoding.calibration(run_dir, run.params, run.stats, shows=form in _WITH_WORDS)
+        run = decoding.open_run(cfg, run_dir, short, which=chosen.which, console=console, model=model)
+        fitted = models.calibration(model, run.params, run.stats, shows=form in _WITH_WORDS)
         known = decoding.trained_on(stored, cfg, split)
         if known and split != "train":
             because = " (data.train_on_val)" if stored.data.train_on_val else ""
@@ -98,10 +100,13 @@ def main(_: list[str]) -> None:
                 if saved:
                     gathered.logits[row] = log_probs.copy()
 
-        found, cut = long_recordings.evaluate(run, whole, cfg, decoder, calibration=fitted, observe=observe)
+        found, cut = long_recordings.evaluate(
+            run, whole, cfg, decoder, lengths=lengths, calibration=fitted, observe=observe
+        )
     rows, heard = sorted(found.transcripts), decoding.transcripts(whole, found)
     if cut:
-        console.print(long_recordings.remark(cut, len(whole.references)) + "; not in --save_logits" * bool(saved))
+        remark = long_recordings.remark(cut, len(whole.references), lengths)
+        console.print(remark + "; not in --save_logits" * bool(saved))
         gathered.words.update((row, transcript.words) for row, transcript in cut.items())
     if output:
         _write_output(output, form, heard, [gathered.words.get(row, ()) for row in rows])
@@ -109,18 +114,19 @@ def main(_: list[str]) -> None:
         from ds2f.inference import saved_logits
 
         at_once = [(gathered.logits[row], each) for row, each in zip(rows, heard, strict=True) if row not in cut]
-        about = _about(run_dir, name, [each for _, each in at_once], known=known, run=run, labels=cfg.model.labels)
+        about = _about(model, name, [each for _, each in at_once], known=known, run=run, labels=cfg.model.labels)
         saved_logits.save(saved, saved_logits.from_arrays(about, [logits for logits, _ in at_once]))
     rates = {name: split_results(found)}
     first = metrics.deciding_rate(cfg.training.metric, (each.reference for each in heard))
     intervals = metrics.bootstrap([metrics.count_errors(each.reference, each.transcript) for each in heard])
     if results:
-        written = {"name": run_dir.name, "seed": cfg.training.seed, "which": chosen.which, "metric": first, **rates}
+        written = {"name": model.name, "seed": cfg.training.seed, "which": model.which, "engine": model.engine}
+        written |= {"metric": first, **rates}
         written["intervals_95"] = {name: intervals._asdict()}
         written |= {"cut": {name: len(cut)}, "manifests": {name: run.split.manifest}}
         write_atomically(results, json_text(written | {"lm": attrs.asdict(decoding.settings())}, indent=2) + "\n")
     manifests = {name: run.split.manifest}
-    console.print(errors_table(run_dir.name, rates, manifests, intervals={name: intervals}, first=first))
+    console.print(errors_table(model.name, rates, manifests, intervals={name: intervals}, first=first))
     console.print("in parentheses: 95 % intervals over utterances (bootstrap)")
     if files := [str(path) for path in (output, results, saved) if path]:
         guard.tell(f"wrote {', '.join(files)}")
@@ -197,7 +203,7 @@ def _write_output(
 
 
 def _about(
-    run_dir: Path,
+    model: "Model",
     name: str,
     heard: Sequence[decoding.Transcript],
     *,
@@ -208,8 +214,8 @@ def _about(
     from ds2f.inference.saved_logits import About
 
     return About(
-        run=run_dir.name,
-        which=absl_flags.FLAGS.which,
+        run=model.name,
+        which=model.which,
         split=name,
         manifest=run.split.manifest,
         trained_on=known,

@@ -5,7 +5,7 @@ through the loader, longer ones through the ``Recognizer``.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from absl import flags as absl_flags
@@ -22,14 +22,20 @@ if TYPE_CHECKING:
     from ds2f.decode import Decoder
     from ds2f.inference import Transcript
     from ds2f.inference.confidence import Calibration
+    from ds2f.inference.pieces import Cutting
     from ds2f.runner.evaluator import Evaluation, Observe
     from ds2f.runner.splits import Split
 
 
-def read(name: str, cfg: "Config") -> "tuple[Split, Split]":
+def read(name: str, cfg: "Config", lengths: "Cutting | None" = None) -> "tuple[Split, Split]":
     """Reads a split: all of it, and the same with its short recordings only, for the loader.
 
     Recordings may last up to 24 hours, unless ``--data.max_recording_seconds`` is given.
+
+    Args:
+      name: of the split.
+      cfg: the configuration of the run.
+      lengths: of pieces; None: those of the flags.
 
     Raises:
       InputError: as ``Split.read``.
@@ -37,7 +43,7 @@ def read(name: str, cfg: "Config") -> "tuple[Split, Split]":
     from ds2f.data import audio_blocks, dataset
     from ds2f.runner.splits import Split
 
-    limit, longest = cfg.data.max_recording_seconds, cutting.lengths().longest
+    limit, longest = cfg.data.max_recording_seconds, (lengths or cutting.lengths()).longest
     at_once = attrs.evolve(cfg.data, max_recording_seconds=max(limit, longest))
     if not absl_flags.FLAGS["data.max_recording_seconds"].present:
         limit = audio_blocks.MAX_SECONDS
@@ -77,6 +83,7 @@ def evaluate(
     cfg: "Config",
     decoder: "Decoder",
     *,
+    lengths: "Cutting | None" = None,
     calibration: "Calibration | None" = None,
     observe: "Observe | None" = None,
 ) -> "tuple[Evaluation, dict[int, Transcript]]":
@@ -87,6 +94,7 @@ def evaluate(
       whole: the whole split.
       cfg: the configuration of the run.
       decoder: turns logits into hypotheses.
+      lengths: of pieces, as given to ``read``.
       calibration: of confidences and times of the long recordings.
       observe: sees every batch of short recordings.
 
@@ -101,7 +109,8 @@ def evaluate(
 
     found = decoding.evaluate(run, cfg, decoder, observe=observe)
     rows = [each.row for each in whole.dataset.examples if each.row not in run.split.references]
-    cut = _transcribe(rows, run, whole, cfg, decoder, calibration or Calibration()) if rows else {}
+    options = {"calibration": calibration or Calibration(), "decoder": decoder}
+    cut = _transcribe(rows, run, whole, cfg, lengths or cutting.lengths(), **options) if rows else {}
     counts = found.counts
     for row, transcript in cut.items():
         counts += metrics.count_errors(whole.references[row], transcript.text)
@@ -114,10 +123,10 @@ def _transcribe(
     run: decoding.OpenedRun,
     whole: "Split",
     cfg: "Config",
-    decoder: "Decoder",
-    calibration: "Calibration",
+    lengths: "Cutting",
+    **options: Any,
 ) -> "dict[int, Transcript]":
-    """The transcripts of long recordings by row, in constant memory."""
+    """The transcripts of long recordings by row, in constant memory; options as of ``Recognizer``."""
     from ds2f.data import audio_parts
     from ds2f.inference import Recognizer, pieces
     from ds2f.processes import cpu_count
@@ -128,10 +137,10 @@ def _transcribe(
         run.params,
         run.stats,
         backend=run.backend,
-        decoder=decoder,
-        calibration=calibration,
-        cut=partial(pieces.cut, cutting=cutting.lengths()),
+        engine=run.engine,
+        cut=partial(pieces.cut, cutting=lengths),
         decoding=(lm.workers or cpu_count()) if lm.searches else 1,
+        **options,
     )
     sources = (audio_parts.source(whole.utterances[row], sample_rate=rate, max_seconds=limit) for row in rows)
     found = {}
@@ -143,9 +152,9 @@ def _transcribe(
     return found
 
 
-def remark(cut: "Mapping[int, Transcript]", total: int) -> str:
+def remark(cut: "Mapping[int, Transcript]", total: int, lengths: "Cutting") -> str:
     """One line on the long recordings of a split."""
-    minutes, longest = sum(each.duration for each in cut.values()) / 60, cutting.lengths().longest
+    minutes, longest = sum(each.duration for each in cut.values()) / 60, lengths.longest
     return (
         f"{len(cut)} of {total} recordings ({minutes:.1f} min) are longer than {longest:g} s: cut in pauses, as "
         "launch.transcribe cuts them"

@@ -14,7 +14,7 @@ from absl import flags as absl_flags
 from ds2f.config import BeamConfig, EndpointConfig, ServingConfig
 from ds2f.errors import InputError
 from ds2f.serving import require_packages, worker_processes
-from launch import cutting, decoding, flags, guard
+from launch import cutting, decoding, flags, guard, models
 
 if TYPE_CHECKING:
     from ds2f.decode import HotWords
@@ -28,6 +28,7 @@ _LEAST_SEARCHING = 2  # processes: a single one would be this process, which mus
 flags.define(only=("run_dir", "device", "apex.opt_level", "apex.dtype"))
 decoding.define()
 decoding.define_which()
+models.define()
 cutting.define()
 flags.define_section("serving", ServingConfig)
 flags.define_section("endpoint", EndpointConfig)
@@ -47,7 +48,7 @@ def main(_: list[str]) -> int:
 
     Interfaces: ds2f/serving/README.md.
     """
-    chosen, run_dir = absl_flags.FLAGS, decoding.run_dir()
+    chosen, run_dir = absl_flags.FLAGS, models.chosen()
     limits = flags.section_from_flags("serving", ServingConfig)
     with _listener(chosen.host, chosen.port) as listener, ExitStack() as opened:
         if chosen.workers > 1:
@@ -89,17 +90,14 @@ def _service(run_dir: Path, limits: ServingConfig) -> "Iterator[Service]":
     import torch
 
     from ds2f import decode
-    from ds2f.checkpoint import load_config, load_model
-    from ds2f.inference import Recognizer, calibration, pieces
+    from ds2f.inference import pieces
     from ds2f.processes import cpu_count
-    from ds2f.runner.device.backend import open_backend
     from ds2f.serving.api_keys import read_keys
     from ds2f.serving.service import Service
 
     chosen, lm = absl_flags.FLAGS, decoding.settings()
-    lengths = cutting.lengths()
-    keys = read_keys(Path(chosen.api_keys)) if chosen.api_keys else None
-    cfg = flags.config_from_flags(load_config(run_dir))
+    keys, model = read_keys(Path(chosen.api_keys)) if chosen.api_keys else None, models.find(run_dir)
+    cfg, cut = flags.config_from_flags(model.stored), partial(pieces.cut, cutting=model.cutting())
     with ExitStack() as opened:
         searching: dict[str, Any] = {"decoder": decode.greedy}
         pool = hot = None
@@ -108,18 +106,15 @@ def _service(run_dir: Path, limits: ServingConfig) -> "Iterator[Service]":
             apart = attrs.evolve(lm, workers=max(_LEAST_SEARCHING, lm.workers or cpu_count()))
             pool = opened.enter_context(decoding.beam_pool(apart, cfg.model.labels))
             searching = {"decoder": pool.best(lm, hot_words=hot), "decoding": pool.workers}
-        params, stats = load_model(run_dir, which=chosen.which, warn=guard.tell)[1:]
-        fitted = calibration.read(run_dir, params, stats, lm=lm, warn=guard.tell)
-        backend = open_backend(cfg.device)
+        backend = models.backend(model, cfg)
         if chosen.workers > 1 and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, cpu_count() // chosen.workers))
-        cut = partial(pieces.cut, cutting=lengths)
-        recognizer = Recognizer(cfg, params, stats, backend=backend, calibration=fitted, cut=cut, **searching)
+        recognizer = models.recognizer(model, cfg, backend, cut=cut, **searching)
         make_decode = partial(_decode_for, recognizer, pool, lm, hot) if pool else None
         service = Service(
             recognizer,
             cfg=limits,
-            model=run_dir.resolve().name,
+            model=model.name,
             endpointing=flags.section_from_flags("endpoint", EndpointConfig),
             keys=keys,
             make_decode=make_decode,

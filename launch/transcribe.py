@@ -13,7 +13,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.text import shown
-from launch import cutting, decoding, flags, guard, recordings, transcribe_stream
+from launch import cutting, decoding, flags, guard, models, recordings, transcribe_stream
 
 if TYPE_CHECKING:
     from ds2f.config import Config
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ds2f.inference import Recognizer, Transcript
     from ds2f.inference.formats import Format
     from ds2f.inference.recognizer import Cut
+    from launch.models import Model
     from launch.recordings import Named
 
 _SHOWN = 5  # recordings that a remark names
@@ -31,6 +32,7 @@ _FORMATS = ["text", "json", "jsonl", "srt", "vtt", "ctm", "trn", "tsv", "textgri
 flags.define(only=("run_dir", "device", "apex.opt_level", "apex.dtype"))
 decoding.define()
 decoding.define_which()
+models.define()
 cutting.define()
 transcribe_stream.define()
 absl_flags.DEFINE_enum(
@@ -79,7 +81,7 @@ def main(arguments: list[str]) -> int:
     standard error. The exit status is 1 if any recording failed. With ``--stream``, one recording is transcribed while
     it goes on.
     """
-    chosen, run_dir, given = absl_flags.FLAGS, decoding.run_dir(arguments[1:]), arguments[1:]
+    chosen, run_dir, given = absl_flags.FLAGS, models.chosen(arguments[1:]), arguments[1:]
     if transcribe_stream.check(given):
         with _recognizer(run_dir) as recognizer:
             return transcribe_stream.transcribe(given[0], recognizer)
@@ -170,13 +172,10 @@ def _require_own_files(wanted: list["Named"], output: Path) -> None:
 def _recognizer(run_dir: Path) -> "Iterator[Recognizer]":
     """The model of the run, with the processes of its decoder."""
     from ds2f import decode
-    from ds2f.checkpoint import load_config, load_model
-    from ds2f.inference import Recognizer
-    from ds2f.runner.device.backend import open_backend
 
-    chosen, lm = absl_flags.FLAGS, decoding.settings()
-    cfg = flags.config_from_flags(load_config(run_dir))
-    cut = _cut(cfg)
+    chosen, lm, model = absl_flags.FLAGS, decoding.settings(), models.find(run_dir)
+    cfg = flags.config_from_flags(model.stored)
+    cut = _cut(model)
     with ExitStack() as opened:
         searching: dict[str, Any] = {"decoder": decode.greedy}
         if lm.searches:
@@ -185,16 +184,12 @@ def _recognizer(run_dir: Path) -> "Iterator[Recognizer]":
             searching = {"decoder": pool.best(lm, hot_words=hot), "decoding": pool.workers}
             if chosen.nbest > 1:
                 searching["alternatives"] = partial(pool.beam, cfg=lm, hot_words=hot, most=chosen.nbest)
-        params, stats = load_model(run_dir, which=chosen.which, warn=guard.tell)[1:]
+        backend = models.backend(model, cfg)
         shows = chosen.word_times or chosen.format not in _TEXT_ALONE
-        fitted = decoding.calibration(run_dir, params, stats, shows=shows)
-        backend = open_backend(cfg.device)
-        yield Recognizer(
-            cfg, params, stats, backend=backend, nbest=chosen.nbest, calibration=fitted, cut=cut, **searching
-        )
+        yield models.recognizer(model, cfg, backend, shows=shows, nbest=chosen.nbest, cut=cut, **searching)
 
 
-def _cut(cfg: "Config") -> "Cut":
+def _cut(model: "Model") -> "Cut":
     """How recordings are divided into pieces.
 
     Raises:
@@ -204,10 +199,10 @@ def _cut(cfg: "Config") -> "Cut":
 
     chosen = absl_flags.FLAGS
     if chosen.segments:
-        return given_cuts.GivenCuts(given_cuts.read(Path(chosen.segments)))
-    cut = partial(pieces.cut, cutting=cutting.lengths())
+        return given_cuts.GivenCuts(given_cuts.read(Path(chosen.segments)), cutting=model.cutting())
+    cut = partial(pieces.cut, cutting=model.cutting())
     if chosen.vad == "silero":
-        silero.Silero(cfg.spect.sample_rate)
+        silero.Silero(model.stored.spect.sample_rate)
         return partial(cut, detector=silero.Silero)
     return cut
 

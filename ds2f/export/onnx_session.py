@@ -1,5 +1,6 @@
 """onnxruntime as an engine: computes exported graphs on the CPU, for ``inference.Recognizer`` and the evaluation."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from ds2f.checkpoint.exported import About
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.export import onnx_file, onnx_model, onnx_streaming
-from ds2f.export.onnx_file import Form
+from ds2f.export.onnx_file import Form, Opened
 from ds2f.export.onnx_model import OnnxOptions
 from ds2f.extras import import_extra
 from ds2f.inference import stream
@@ -26,6 +27,10 @@ from ds2f.model.streaming import Block, ModelState
 from ds2f.text import shown
 from ds2f.types import Batch, Logits, Params, Stats
 
+_SAMPLES = (
+    "this export takes samples (--with_features), and ds2f computes features itself; export without --with_features to "
+    "use the model here"
+)
 REMEDY = "pip install 'ds2f[export]', or --engine=torch with the run"
 
 
@@ -108,10 +113,7 @@ class OnnxEngine:
         graph = next(graph for graph in self._whole if _most_frames(graph) >= longest)
         options = graph.form.options
         if options.with_features:
-            raise InputError(
-                "this export takes samples (--with_features), and ds2f computes features itself; export without "
-                "--with_features to use the model here"
-            )
+            raise InputError(_SAMPLES)
         frames = options.frames or max(longest, 1)
         features = F.pad(batch.features[..., :frames].float(), (0, max(0, frames - batch.features.shape[2])))
         rows = options.batch or max(len(features), 1)
@@ -187,23 +189,46 @@ def from_params(cfg: Config, params: Params, stats: Stats) -> OnnxEngine:
     return OnnxEngine(cfg, graphs)
 
 
+def _read(path: Path) -> list[tuple[Path, Opened]]:
+    """The files of ``open_path``, which are of one model."""
+    files = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path}: no files of ONNX; give the --output of launch.export --format=onnx")
+    opened = [(file, onnx_file.read(file)) for file in files]
+    for file, each in opened:
+        if each.about.weights != opened[0][1].about.weights:
+            raise InputError(
+                f"{file} and {files[0]} are of different models; give one of the files, or a folder for each"
+            )
+    return opened
+
+
+def describe(path: Path) -> tuple[About, int | None]:
+    """What files of ONNX say of their model, and frames of the longest utterance (None: any); nothing is prepared.
+
+    Args:
+      path: as of ``open_path``.
+
+    Raises:
+      InputError: as ``open_path``, but for what onnxruntime refuses; or a graph takes samples.
+    """
+    opened = _read(path)
+    if any(each.form.options.with_features for _, each in opened):
+        raise InputError(f"{path}: {_SAMPLES}")
+    frames = [each.form.options.frames or math.inf for _, each in opened if not each.form.streams]
+    longest = max(frames, default=math.inf)
+    return opened[0][1].about, None if longest == math.inf else int(longest)
+
+
 def open_path(path: Path) -> OnnxEngine:
     """The engine of a file of ONNX, or of all such files in a folder, which are of one model.
 
     Raises:
       InputError: there are none, one is refused (``onnx_file.read``), or they are of several models.
     """
-    files = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
-    if not files:
-        raise InputError(f"{path}: no files of ONNX; give the --output of launch.export --format=onnx")
-    opened = [onnx_file.read(file) for file in files]
-    about = opened[0].about
-    for file, each in zip(files, opened, strict=True):
-        if each.about.weights != about.weights:
-            raise InputError(
-                f"{file} and {files[0]} are of different models; give one of the files, or a folder for each"
-            )
-    graphs = [Compiled(each.content, each.form, str(file)) for file, each in zip(files, opened, strict=True)]
+    opened = _read(path)
+    about = opened[0][1].about
+    graphs = [Compiled(each.content, each.form, str(file)) for file, each in opened]
     return OnnxEngine(about.cfg, graphs, about=about)
 
 

@@ -185,6 +185,7 @@ def read(
     stats: Stats,
     *,
     lm: BeamConfig = _GREEDY,
+    weights: str = "",
     warn: Callable[[str], None] = _LOG.warning,
 ) -> Calibration:
     """Reads the calibration of a run's model and decoder; the default, which changes nothing, if there is no file.
@@ -194,6 +195,7 @@ def read(
       params: parameters of the model.
       stats: running statistics of the model.
       lm: decoder.
+      weights: digest of parameters and statistics, in place of both, for an exported program, which does not show them.
       warn: called with one line if the file has calibrations of other weights or decoders only, of which the nearest
         is taken: the same weights first, then the same decoder, then the newest.
 
@@ -206,13 +208,14 @@ def read(
     entries = _entries(path, remedy)
     if not entries:
         return Calibration()
-    mine = {"weights": weights_digest(params, stats), "decoder": decoder_settings(lm)}
+    mine = {"weights": weights or weights_digest(params, stats), "decoder": decoder_settings(lm)}
     best = max(reversed(entries), key=lambda each: (_same(each, mine, "weights"), _same(each, mine, "decoder")))
     others = " and ".join(name for name in mine if not _same(best, mine, name))
     if others:
+        run, after = ("RUN", ", and export the run again") if weights else (run_dir, "")
         warn(
             f"{path}: measured with another {others.replace('weights', 'model')}, so that confidences and times may be "
-            f"off; run python -m launch.calibrate --run_dir={run_dir} with the same --which and --lm.* flags"
+            f"off; run python -m launch.calibrate --run_dir={run} with the same --which and --lm.* flags{after}"
         )
     return Calibration(*(float(best[name]) for name in Calibration._fields))
 

@@ -112,9 +112,9 @@ def can_stream(engine: Engine) -> bool:
     return True
 
 
-def longest_seconds(engine: Engine, spect: SpectConfig) -> float:
-    """The longest recording that the engine computes in one piece, seconds; infinite where there is no limit."""
-    return float("inf") if engine.longest is None else (engine.longest - 1) * spect.stride_samples / spect.sample_rate
+def longest_seconds(longest: int | None, spect: SpectConfig) -> float:
+    """The longest recording of at most so many frames, seconds; infinite for None, where there is no limit."""
+    return float("inf") if longest is None else (longest - 1) * spect.stride_samples / spect.sample_rate
 
 
 def require_short(frames: int, longest: int | None, spect: SpectConfig, *, label: str = "") -> None:
