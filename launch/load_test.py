@@ -110,8 +110,8 @@ def _texts(pcm: dict[str, Any], rate: int, run_dir: Path) -> dict[str, str]:
 
 def _command(name: str, run_dir: Path) -> list[str]:
     chosen = absl_flags.FLAGS
-    common = [f"--run_dir={run_dir}", f"--device={chosen.device}", f"--which={chosen.which}"]
-    return [sys.executable, "-m", f"launch.{name}", *common]
+    given = [f"--{flag}={chosen[flag].value}" for flag in ("device", "which") if chosen[flag].present]
+    return [sys.executable, "-m", f"launch.{name}", f"--run_dir={run_dir}", *given]
 
 
 @contextmanager
