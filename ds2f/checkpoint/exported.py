@@ -39,7 +39,7 @@ _DIGEST = re.compile("[0-9a-f]{32}")
 _WHICH = re.compile(r"(?:best|last)(?::[1-9]\d{0,5})?|\d{1,18}")
 _LONGEST_NAME = 255  # characters
 _DEEPEST = 16  # levels of results
-_DIGITS = 19  # of an integer, fewer: it fits into 64 bits
+_DIGITS = 20  # of an integer of 64 bits, with its sign
 
 
 class About(NamedTuple):
@@ -179,7 +179,7 @@ def parse_json(text: str) -> Any:
         raise ValueError(f"{digits[:20]} is no number, or beyond all limits")
 
     def integer(digits: str) -> int:
-        return int(digits) if len(digits) < _DIGITS else refuse(digits)
+        return found if len(digits) <= _DIGITS and abs(found := int(digits)) < 1 << 63 else refuse(digits)
 
     def number(digits: str) -> float:
         return found if math.isfinite(found := float(digits)) else refuse(digits)

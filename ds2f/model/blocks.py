@@ -51,7 +51,7 @@ def conv(
       input_padding: [T, B] bool, the mask of the features.
       call: options of the call.
     """
-    x = F.pad(features, (0, len(input_padding) - features.shape[-1]))[:, None]
+    x = F.pad(features, (0, input_padding.shape[0] - features.shape[-1]))[:, None]
     padding = input_padding.T.contiguous()[:, None, None]  # [B, 1, 1, T], broadcast over channels and frequencies
     x = layers.zero_padding(x, padding)
     measured = []
