@@ -55,7 +55,7 @@ def main(_: list[str]) -> None:
 
 def _splice(output: Path, run_dir: Path, speaker: re.Pattern[str]) -> None:
     """Writes the folder of old and new utterances."""
-    from ds2f.checkpoint import load_config
+    from ds2f.checkpoint import exported, load_config
     from ds2f.data import audio_parts, manifests, splicing
     from ds2f.data.corpora import layout
     from ds2f.data.manifest_paths import manifest_path
@@ -108,8 +108,9 @@ def _splice(output: Path, run_dir: Path, speaker: re.Pattern[str]) -> None:
         f"{len(starts):,}, by {len(speakers):,} speakers{f', and {count:,} recordings of several' if count else ''}"
     )
     more = ["--data.train_on_val"] * cfg.data.train_on_val
-    again = ("train", f"--flagfile={run_dir}/flags.txt", f"--data.train_manifest={output}", *more)
-    print(shown(next_steps.text((*again, f"--run_dir={run_dir}-{output.name}")), lines=True))
+    settings = [f"--flagfile={run_dir}/flags.txt"] * (run_dir / "flags.txt").exists()  # an export has none
+    again = ("train", *settings, f"--data.train_manifest={output}", *more)
+    print(shown(next_steps.text((*again, f"--run_dir={exported.folder_of(run_dir)}-{output.name}")), lines=True))
 
 
 def _character_starts(cfg: "Config", run_dir: Path) -> tuple[decoding.OpenedRun, dict[int, list[float]]]:
