@@ -124,7 +124,7 @@ def run_dir(arguments: Sequence[str] = (), *, programs: bool = False) -> Path:
     if Path(given).is_file():
         raise InputError(f"{given} is no export (.onnx, .pt2, .safetensors); give the folder of a run, or of an export")
     runs = sorted(Path("runs").glob("*/config.json"), key=lambda path: -path.stat().st_mtime)
-    named = [argument for argument in arguments if (Path(argument) / "config.json").exists()]
+    named = [argument for argument in arguments if kind(Path(argument))]
     if not given:
         run = named[0] if named else str(runs[0].parent) if runs else "runs/an4_1p"
         raise InputError(f"--run_dir is missing: give the folder of a trained run, such as --run_dir={run}")

@@ -242,6 +242,8 @@ def _meant_argument(argument: str) -> str:
         return f". Did you mean --flagfile={argument} ?"
     if "run_dir" in flags.FLAGS and (path / "config.json").exists():
         return f", a run. Did you mean --run_dir={argument} ?"
+    if "run_dir" in flags.FLAGS and path.suffix in (".onnx", ".pt2", ".safetensors"):
+        return f", an exported model. Did you mean --run_dir={argument} ?"
     if "manifest" in flags.FLAGS and path.suffix in (".csv", ".jsonl", ".tsv"):
         return f". Did you mean --manifest={argument} ?"
     return "; a flag reads --name=value, a boolean one --name or --noname"

@@ -10,6 +10,7 @@ from absl import flags as absl_flags
 
 from ds2f.errors import InputError
 from ds2f.extras import import_extra
+from ds2f.text import shown
 from launch import cutting, decoding, flag_effects, guard
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def find(path: Path) -> Model:
 
     kind, flags = decoding.kind(path), absl_flags.FLAGS
     engine = "onnx" if "onnx" in (kind, flags.engine) else "torch"
+    if engine == "onnx":
+        _onnx_session()  # a missing package is told at once
     if kind == "run":
         return Model(path, kind, path.resolve().name, flags.which, load_config(path), engine)
     about, longest, program = _described(path, kind)
@@ -113,7 +116,7 @@ def find(path: Path) -> Model:
             "run"
         )
     weights = about.weights if kind in decoding.PROGRAMS else ""
-    return Model(path, kind, about.run, about.which, about.cfg, engine, longest, weights, program)
+    return Model(path, kind, shown(about.run), about.which, about.cfg, engine, longest, weights, program)
 
 
 def backend(model: Model, cfg: "Config") -> "Backend":

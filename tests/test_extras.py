@@ -14,15 +14,18 @@ from ds2f.data.manifest_parquet import read_parquet
 from ds2f.decode.flashlight_text import import_flashlight
 from ds2f.errors import InputError
 from ds2f.runner.distributed import etcd_server
+from launch import models
 
 ERRORS = ["ImportError", "TypeError", "AttributeError", "RuntimeError"]
-OTHERS = ["flashlight", "warpctc_pytorch", "torchaudio", "etcd", "espeakng_loader"]
+OTHERS = ["onnx", "onnxruntime", "flashlight", "warpctc_pytorch", "torchaudio", "etcd", "espeakng_loader"]
 NEEDED = {
     "fastapi": (serving.require_packages, "pip install 'ds2f[serve]'"),
     "prometheus_client": (serving.require_packages, "pip install 'ds2f[serve]'"),
     "flashlight": (lambda: import_flashlight("decoder"), "pip install 'ds2f[lm]'"),
     "pyarrow": (lambda: read_parquet(ROOT, b"", 0, {}), "pip install 'ds2f[parquet]'"),
     "safetensors": (safetensors_file._package, "pip install 'ds2f[export]'"),
+    "onnx": (models._onnx_session, "pip install 'ds2f[export]'"),
+    "onnxruntime": (models._onnx_session, "pip install 'ds2f[export]'"),
     "warpctc_pytorch": (lambda: warp_ctc._binding("cpu_ctc"), "--model.ctc=native"),
     "etcd": (lambda: etcd_server.open_etcd("localhost", 1, "job"), "pip install 'ds2f[etcd]'"),
     "espeakng_loader": (synthetic._locate_espeak, "pip install 'ds2f[quickstart]'"),

@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     write_run(folder / "run")
     params, stats = model()
-    about = About(CFG, weights_digest(params, stats), "run", "best", {})
+    about = About(CFG, weights_digest(params, stats), NAME, "best", {})
 
     def graph(path, form):
         build = onnx_streaming.build if form.streams else onnx_model.build
@@ -61,6 +61,7 @@ def transcripts(ended):
     return [json.loads(line) for line in ended.out.splitlines()]
 
 
+NAME, SHOWN = "run\x1b[2J", r"run\x1b[2J"  # a file from outside may name itself as it likes
 TORCH = ("--device=cpu", "--apex.opt_level=O0")
 WORDS = ("--format=jsonl", "short.wav", "long.wav")
 
@@ -113,6 +114,7 @@ def test_an_evaluation_of_an_export_has_the_errors_of_the_run(run, folder):
     for form, *more in (("run", *lengths), ("fixed",), ("run", *TORCH), ("onnx",), ("run", "--engine=onnx")):
         ended = run("evaluate", form, *more, "--manifest=both.csv", "--save_results=found.json", "--save_output=o.json")
         assert ended.status == 0, ended.err
+        assert "\x1b" not in ended.out + ended.err
         found[form, *more] = json.loads((folder / "found.json").read_text()), (folder / "o.json").read_text()
     (cut, _), (fixed, _), (whole, texts), (onnx, same), (graph, _) = found.values()
     assert (fixed["cut"], fixed["manifest"]) == (cut["cut"], cut["manifest"])
@@ -120,7 +122,7 @@ def test_an_evaluation_of_an_export_has_the_errors_of_the_run(run, folder):
     assert onnx["manifest"] == whole["manifest"] == graph["manifest"]
     assert [each["transcript"] for each in json.loads(same)] == [each["transcript"] for each in json.loads(texts)]
     assert [each["engine"] for each in (whole, onnx, graph)] == ["torch", "onnx", "onnx"]
-    assert (onnx["name"], onnx["which"]) == ("run", "best")
+    assert (onnx["name"], onnx["which"]) == (SHOWN, "best")
 
 
 def test_a_calibration_beside_an_export_is_that_of_its_weights(run, folder):
@@ -147,7 +149,7 @@ def test_a_server_answers_with_an_export(folder):
         status = server.stop()
     assert answer.status_code == 200
     assert len(answer.json()["text"]) > 10
-    assert names == ["run"]
+    assert names == [SHOWN]
     assert status == 0
 
 
@@ -164,6 +166,11 @@ def test_a_server_answers_with_an_export(folder):
         ("transcribe", "--run_dir=short.wav", "short.wav is no export (.onnx, .pt2, .safetensors)"),
         ("transcribe", "--run_dir=recordings", "or the --output of an export"),
         ("evaluate", "--run_dir=several", "name one of them: --run_dir=several/model.onnx or --run_dir=several/"),
+        (
+            "transcribe",
+            "onnx/model.onnx",
+            "--run_dir is missing: give the folder of a trained run, such as --run_dir=onnx/",
+        ),
         ("calibrate", "--run_dir=onnx", "needs them: give the run, or an export of --format=safetensors"),
         ("transcribe", "--run_dir=damaged.onnx", "damaged.onnx: not a file of ONNX"),
     ],
@@ -177,5 +184,5 @@ def test_what_contradicts_an_export_is_refused_with_a_remedy(launch, folder, com
     given = ["short.wav"] if command == "transcribe" else []
     ended = launch(command, *flags.split(), *given, folder=folder)
     assert ended.status == 1
-    assert expected in ended.err
+    assert expected in ended.err, ended.err
     assert ended.err.count("\n") == 1

@@ -53,6 +53,7 @@ MISTAKES = [
     (("transcribe", "runs/one", "said.wav"), "such as --run_dir=runs/one"),
     (("transcribe", "--run_dir=runs/onne", "said.wav"), "holds no run: runs/onne/config.json is missing. Did you mean"),
     (("transcribe", "--run_dir=runs/one", "siad.wav"), "siad.wav: No such file or directory. Did you mean said.wav?"),
+    (("evaluate", "model.onnx"), "'model.onnx', an exported model. Did you mean --run_dir=model.onnx ?"),
     (("evaluate", "runs/one"), "'runs/one', a run. Did you mean --run_dir=runs/one ?"),
     (("evaluate", "--run_dir=runs/one", "--lm.path=lm.arpa"), "No such file; python -m launch.build_lm makes a"),
     # Machines.
