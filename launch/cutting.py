@@ -40,11 +40,7 @@ def lengths(*, most: float = float("inf")) -> "Cutting":
     """
     from ds2f.inference.pieces import Cutting
 
-    usual = Cutting()
-    found = usual
-    if most < usual.longest:
-        shortest, overlap = min(usual.shortest, most / 4), min(usual.overlap, most / 4)
-        found = usual._replace(longest=most, shortest=shortest, overlap=overlap)
+    found = Cutting().at_most(most)
     for each in absl_flags.FLAGS.cutting if given() else ():
         name, _, value = each.partition("=")
         try:

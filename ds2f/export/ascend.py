@@ -19,7 +19,7 @@ from ds2f.files import json_text
 FORMAT = 1  # of export.json
 FILE = "export.json"
 _SHAPE = re.compile("([1-9][0-9]{0,5})[xX]([1-9][0-9]{0,6})")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./]{0,99}")  # without what separates names and numbers in --input_shape
+_NAME = re.compile("[A-Za-z_][A-Za-z0-9_./-]{0,99}")  # without what separates names and numbers in --input_shape
 _SCRIPTS = ("infer_om.py", "compare_om.py")
 
 
@@ -81,7 +81,7 @@ class AscendExport:
         for name in (*self.inputs, *self.outputs):
             if not _NAME.fullmatch(name):
                 raise InputError(
-                    f"{name!r}: an input or output of a model for Ascend has letters, digits, _, . and / in its name, "
+                    f"{name!r}: an input or output of a model for Ascend has letters, digits, _ . / and - in its name, "
                     "and begins with a letter or _"
                 )
 

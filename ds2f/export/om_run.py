@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ds2f import metrics, text
-from ds2f.config import Config, SpectConfig
+from ds2f.config import Config
 from ds2f.data import audio_parts, problems
 from ds2f.data.audio_blocks import Recording
 from ds2f.data.manifest_opening import open_manifest
@@ -17,7 +17,7 @@ from ds2f.export.ascend import AscendExport, Shape
 from ds2f.export.fixed_shapes import FixedShapes
 from ds2f.export.om_sessions import Library, Session, on_cpu, on_npu
 from ds2f.inference import Recognizer, Transcript, pieces
-from ds2f.inference.engine import Engine
+from ds2f.inference.engine import Engine, longest_seconds
 from ds2f.inference.pieces import Cutting
 from ds2f.metrics import ErrorCounts, Intervals
 from ds2f.runner.device.backend import open_backend
@@ -78,23 +78,8 @@ def _engine(export: AscendExport, sessions: Sequence[Session], name: str) -> Fix
 
 def recognizer(cfg: Config, engine: Engine) -> Recognizer:
     """A recognizer with greedy decoding, that cuts recordings into pieces which the engine takes."""
-    cut = partial(pieces.cut, cutting=cutting(engine.longest, cfg.spect))
+    cut = partial(pieces.cut, cutting=Cutting().at_most(longest_seconds(engine.longest, cfg.spect)))
     return Recognizer(cfg, {}, {}, backend=open_backend("cpu"), engine=engine, cut=cut)
-
-
-def cutting(longest: int | None, spect: SpectConfig) -> Cutting:
-    """Lengths of pieces that have at most so many frames.
-
-    >>> cutting(621, SpectConfig())
-    Cutting(shortest=1.0, longest=6.2, pause=0.4, margin=0.5, overlap=1.55)
-    """
-    usual = Cutting()
-    if longest is None:
-        return usual
-    seconds = min(usual.longest, (longest - 1) * spect.stride_samples / spect.sample_rate)
-    return usual._replace(
-        shortest=min(usual.shortest, seconds / 4), longest=seconds, overlap=min(usual.overlap, seconds / 4)
-    )
 
 
 def transcribe(recognizer: Recognizer, names: Sequence[str]) -> Iterator[tuple[str, Transcript | InputError]]:

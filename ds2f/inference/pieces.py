@@ -34,6 +34,17 @@ class Cutting(NamedTuple):
     margin: float = 0.5  # of a pause that is left at either side of a cut
     overlap: float = 4.0  # of pieces without a pause between them
 
+    def at_most(self, seconds: float) -> "Cutting":
+        """Lengths for a model that takes so many seconds in one piece; these, if they are shorter already.
+
+        >>> Cutting().at_most(6.2)
+        Cutting(shortest=1.0, longest=6.2, pause=0.4, margin=0.5, overlap=1.55)
+        """
+        if seconds >= self.longest:
+            return self
+        quarter = seconds / 4
+        return self._replace(shortest=min(self.shortest, quarter), longest=seconds, overlap=min(self.overlap, quarter))
+
 
 class Piece(NamedTuple):
     """A part of a recording."""
