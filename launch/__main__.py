@@ -9,7 +9,7 @@ from ds2f.nearest import did_you_mean
 
 COMMANDS = (
     *("prepare", "train", "evaluate", "transcribe", "serve", "report"),
-    *("manifest", "build_lm", "tune_lm", "calibrate", "splice", "augment", "longform", "convert"),
+    *("manifest", "build_lm", "tune_lm", "calibrate", "splice", "augment", "longform", "export", "convert"),
     *("doctor", "bench", "load_test", "scaling"),
 )
 

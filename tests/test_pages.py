@@ -41,7 +41,7 @@ FOREIGN = {"flagfile", "help", "enable"}  # of absl and etcd (--enable-v2)
 FOREIGN |= {"completion"}  # of launch itself
 FOREIGN |= {"index", "require", "no", "hash"}  # of pip (--index-url, --require-hashes, --no-deps, --hash)
 # Of CANN and of the system rebuilt here.
-FOREIGN_FILES = {"set_env.sh", "merge_manifests.py", "search_lm_params.py", "select_lm_params.py", "server.py"}
+FOREIGN_FILES = {"set_env.sh", "atc.sh", "merge_manifests.py", "search_lm_params.py", "select_lm_params.py", "server.py"}
 
 # Programs whose commands do not run as they stand in a page: the reason, and the tests that run the program. Here the
 # program parses their flags; tests/test_page_commands.py runs the blocks of the pages for users with a tiny corpus.
@@ -52,6 +52,7 @@ NOT_RUN = {
     "launch.evaluate": ("needs a trained run", "tests/test_page_commands.py"),
     "launch.transcribe": ("needs a trained run", "tests/test_page_commands.py"),
     "launch.serve": ("needs a trained run, and does not end", "tests/serving/test_openai_routes.py"),
+    "launch.export": ("needs a trained run", "tests/launch/test_export.py"),
     "launch.convert": ("needs weights from elsewhere", "tests/launch/test_convert_command.py"),
     "launch.splice": ("needs a trained run", "tests/test_page_commands.py"),
     "launch.build_lm": ("needs a corpus and irstlm", "tests/test_page_commands.py"),

@@ -15,7 +15,7 @@ from ds2f.data.manifest_opening import open_manifest
 from ds2f.errors import InputError
 from ds2f.export.ascend import AscendExport, Shape
 from ds2f.export.fixed_shapes import FixedShapes
-from ds2f.export.om_sessions import Library, Session, on_cpu, on_npu
+from ds2f.export.om_sessions import Library, Session, on_npu
 from ds2f.inference import Recognizer, Transcript, pieces
 from ds2f.inference.engine import Engine, longest_seconds
 from ds2f.inference.pieces import Cutting
@@ -63,12 +63,21 @@ def npu_engine(
 
 
 def cpu_engine(export: AscendExport, folder: Path) -> FixedShapes:
-    """The graphs beside a folder ``ascend`` as an engine; errors as of ``om_sessions.on_cpu``."""
+    """The graphs beside a folder ``ascend`` as an engine.
+
+    Raises:
+      InputError: onnx or onnxruntime cannot be imported, or a file is missing or none of ``launch.export``.
+    """
+    from ds2f import export as package
+
+    package.require_packages()
+    from ds2f.export import onnx_session  # on a machine with an NPU, onnx need not be installed
+
     files = [folder.parent / shape.onnx for shape in export.shapes]
     for file in files:
         if not file.is_file():
             raise InputError(f"{file}: no such file; copy the graphs of the export, too")
-    return _engine(export, [on_cpu(file) for file in files], "onnx")
+    return _engine(export, [onnx_session.compiled(file) for file in files], "onnx")
 
 
 def _engine(export: AscendExport, sessions: Sequence[Session], name: str) -> FixedShapes:

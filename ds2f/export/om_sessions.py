@@ -1,4 +1,4 @@
-"""Sessions that compute a model of a fixed shape: on an NPU through ais_bench or pyACL, on a CPU through onnxruntime.
+"""Sessions that compute a model of a fixed shape on an NPU, through ais_bench or pyACL.
 
 ais_bench (``InferSession``, of Ascend's tools) is the shorter way. pyACL, the module ``acl``, comes with CANN: memory
 on the device is allocated once, and copied to and from in each run. No library is imported before it is needed.
@@ -61,27 +61,6 @@ def on_npu(
             yield [_AclModel(module, file, inputs, opened) for file in files]
         else:
             yield [_AisBenchModel(module, file, inputs, device) for file in files]
-
-
-def on_cpu(file: Path) -> Session:
-    """Opens a graph of ONNX on the CPU, by onnxruntime.
-
-    Raises:
-      InputError: onnx or onnxruntime cannot be imported, or the file is none of ``launch.export``.
-    """
-    from ds2f import export
-
-    export.require_packages()
-    from ds2f.export import onnx_file, onnx_session  # on a machine with an NPU, onnx need not be installed
-
-    opened = onnx_file.read(file)
-    graph = onnx_session.Compiled(opened.content, opened.form, str(file))
-
-    def run(features: NDArray[np.float32], lengths: NDArray[np.int32]) -> Outputs:
-        found = graph.run({"features": features, "lengths": lengths})
-        return _outputs([found["log_probs"], found["output_lengths"]], file)
-
-    return run
 
 
 def _imported(library: Library) -> tuple[str, Any]:

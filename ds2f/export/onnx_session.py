@@ -17,6 +17,9 @@ from ds2f.checkpoint.exported import About
 from ds2f.config import Config
 from ds2f.errors import InputError
 from ds2f.export import onnx_file, onnx_model, onnx_streaming
+from ds2f.export.ascend import Shape
+from ds2f.export.fixed_shapes import FixedShapes
+from ds2f.export.om_sessions import Outputs
 from ds2f.export.onnx_file import Form, Opened
 from ds2f.export.onnx_model import OnnxOptions
 from ds2f.extras import import_extra
@@ -77,6 +80,11 @@ class Compiled:
             raise InputError(f"{self._source}: onnxruntime failed ({_line(error)}); export it again") from error
         return {own.get(each, each): value for each, value in zip(outputs, found, strict=True)}
 
+    def __call__(self, features: NDArray[np.float32], lengths: NDArray[np.int32], /) -> Outputs:
+        """Whole utterances, as of ``om_sessions.Session``."""
+        found = self.run({"features": features, "lengths": lengths})
+        return Outputs(found["log_probs"], found["output_lengths"].astype(np.int64))
+
 
 class OnnxEngine:
     """A model's graphs as an ``inference.engine.Engine``. Graphs of fixed sizes are filled up with padding.
@@ -92,47 +100,44 @@ class OnnxEngine:
         """Takes the graphs of one model: of whole utterances, of several sizes or one of any size, and of streams."""
         self.cfg, self.about = cfg, about
         self._streams = next((graph for graph in graphs if graph.form.streams), None)
-        self._whole = sorted((graph for graph in graphs if not graph.form.streams), key=_most_frames)
+        whole = [graph for graph in graphs if not graph.form.streams]
+        self._open = next((graph for graph in whole if graph.form.options.frames is None), None)
+        fixed = {
+            Shape(graph.form.options.batch or 1, frames): graph
+            for graph in whole
+            if (frames := graph.form.options.frames) is not None
+        }
+        self._fixed = FixedShapes(cfg, fixed, name=self.name) if fixed else None
+        self._takes_samples = any(graph.form.options.with_features for graph in whole)
 
     @property
     def longest(self) -> int | None:
         """Frames of the longest utterance; None: any."""
-        most = _most_frames(self._whole[-1]) if self._whole else float("inf")
-        return None if most == float("inf") else int(most)
+        return self._fixed.longest if self._fixed and not self._open else None
 
     def logits(self, batch: Batch, /) -> Logits:
         """The log-probabilities of whole utterances, as of ``Engine``.
 
         Raises:
-          InputError: an utterance is too long for graphs of fixed sizes, or there is no graph for whole utterances.
+          InputError: an utterance is too long for graphs of fixed sizes, or there is no graph of features of whole
+            utterances.
         """
+        if self._takes_samples:
+            raise InputError(
+                "this export takes samples (--with_features), and ds2f computes features itself; export without "
+                "--with_features to use the model here"
+            )
+        if self._open is None and self._fixed is None:
+            raise InputError("this export is a stream's graph alone; transcribe with --stream, or export the run again")
         longest = int(batch.lengths.max()) if len(batch.lengths) else 0
         require_short(longest, self.longest, self.cfg.spect)
-        if not self._whole:
-            raise InputError("this export is a stream's graph alone; transcribe with --stream, or export the run again")
-        graph = next(graph for graph in self._whole if _most_frames(graph) >= longest)
-        options = graph.form.options
-        if options.with_features:
-            raise InputError(_SAMPLES)
-        frames = options.frames or max(longest, 1)
-        features = F.pad(batch.features[..., :frames].float(), (0, max(0, frames - batch.features.shape[2])))
-        rows = options.batch or max(len(features), 1)
-        parts = [
-            self._rows(graph, features[begin : begin + rows], batch.lengths[begin : begin + rows])
-            for begin in range(0, len(features), rows)
-        ]
-        return Logits(torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts]))
-
-    def _rows(self, graph: Compiled, features: Tensor, lengths: Tensor) -> Logits:
-        """The logits of as many utterances as the graph takes, or fewer."""
-        count = len(features)
-        absent = (graph.form.options.batch or count) - count
-        filled = F.pad(features, (0, 0, 0, 0, 0, absent))
-        found = graph.run({"features": filled.numpy(), "lengths": F.pad(lengths, (0, absent)).numpy().astype(np.int32)})
-        return Logits(
-            torch.from_numpy(found["log_probs"][:count]),
-            torch.from_numpy(found["output_lengths"][:count].astype(np.int64)),
-        )
+        if self._open is None:
+            assert self._fixed is not None
+            return self._fixed.logits(batch)
+        features = batch.features[..., : max(longest, 1)].float()
+        features = F.pad(features, (0, max(longest, 1) - features.shape[2]))
+        found = self._open(features.numpy(), batch.lengths.numpy().astype(np.int32))
+        return Logits(torch.from_numpy(found.log_probs), torch.from_numpy(found.lengths))
 
     def begin(self, *, streams: int = 1, block: int = 16) -> StreamState:
         """The state before the first sample, as of ``Engine``.
@@ -240,10 +245,6 @@ def compiled(path: Path) -> Compiled:
     """
     opened = onnx_file.read(path)
     return Compiled(opened.content, opened.form, str(path))
-
-
-def _most_frames(graph: Compiled) -> float:
-    return graph.form.options.frames or float("inf")
 
 
 def _filled(values: Tensor, *, begin: int, rows: int) -> Tensor:

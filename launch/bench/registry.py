@@ -30,6 +30,7 @@ PARTS = {
     "augmentation": Benchmark("launch.bench.augmentation_speed", every_case=False),
     "streaming": Benchmark("launch.bench.streaming_speed", every_case=False),
     "transcription": Benchmark("launch.bench.transcription_speed", every_case=False),
+    "exports": Benchmark("launch.bench.export_speed", every_case=False),
     "decode": Benchmark("launch.bench.decoding_speed", every_case=False),
     "epoch": Benchmark("launch.bench.epoch", every_case=False),
     "ranks": Benchmark("launch.bench.ranks", every_case=False),

@@ -21,6 +21,7 @@ from launch.bench import (
     augmentation_speed,
     decoding_speed,
     epoch,
+    export_speed,
     feature_speed,
     limit,
     loader,
@@ -242,6 +243,19 @@ def test_transcription_is_timed_in_both_ways_in_turns(tone_corpus: Path) -> None
     assert len(found["one_by_one"]) == len(found["at_once"]) == 2
     told = found | {"one_by_one": [3.0, 6.0, 4.0], "at_once": [1.0, 2.0, 4.0]}
     assert "one by one 0.8 a second, at once 1.5: 3.00" in shown(transcription_speed, told)
+
+
+def test_exports_are_timed_in_turns() -> None:
+    found = export_speed.measure(CFG, OPTIONS)
+    assert set(found["formats"]) == {"safetensors, torch", "ONNX, float32", "ONNX, int8", "torch.export"}
+    for each in found["formats"].values():
+        assert each["bytes"] > 1000
+        assert len(each["1"]) == len(each["8"]) == OPTIONS.rounds
+    told = {"preset": "3x512", "threads": 1, "formats": {
+        "safetensors, torch": {"bytes": 4e6, "load_seconds": 0.5, "1": [0.2, 0.4], "8": [0.1, 0.1]},
+        "ONNX, int8": {"bytes": 1e6, "load_seconds": 0.25, "1": [0.1, 0.1], "8": [0.1, 0.2]},
+    }}  # fmt: skip
+    assert "0.100 (3.00 x)" in shown(export_speed, told)
 
 
 def test_streams_in_real_time_and_their_latency_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
