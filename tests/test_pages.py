@@ -41,7 +41,14 @@ FOREIGN = {"flagfile", "help", "enable"}  # of absl and etcd (--enable-v2)
 FOREIGN |= {"completion"}  # of launch itself
 FOREIGN |= {"index", "require", "no", "hash"}  # of pip (--index-url, --require-hashes, --no-deps, --hash)
 # Of CANN and of the system rebuilt here.
-FOREIGN_FILES = {"set_env.sh", "atc.sh", "merge_manifests.py", "search_lm_params.py", "select_lm_params.py", "server.py"}
+FOREIGN_FILES = {
+    "set_env.sh",
+    "atc.sh",
+    "merge_manifests.py",
+    "search_lm_params.py",
+    "select_lm_params.py",
+    "server.py",
+}
 
 # Programs whose commands do not run as they stand in a page: the reason, and the tests that run the program. Here the
 # program parses their flags; tests/test_page_commands.py runs the blocks of the pages for users with a tiny corpus.

@@ -106,13 +106,15 @@ def texts(
     Args:
       source: the run's model.
       made: the exported model.
-      batches: recordings; ones that are longer than the exported model takes are left out.
+      batches: recordings; those that are longer than the exported model takes are left out.
       references: transcript by utterance id.
       labels: of the model.
     """
     utterances, differing, before, after = 0, 0, ErrorCounts(0, 0, 0, 0), ErrorCounts(0, 0, 0, 0)
     for batch in batches:
-        if made.longest is not None and int(batch.lengths.max()) > made.longest:
+        if made.longest is not None:
+            batch = _rows(batch, batch.lengths <= made.longest)
+        if not len(batch.ids):
             continue
         pairs = [decode.greedy(engine.logits(batch), labels) for engine in (source, made)]
         for row, first, second in zip(batch.ids.tolist(), *pairs, strict=True):
@@ -185,6 +187,11 @@ def _compared(expected: Logits, found: Logits, cfg: Config, *, tolerance: float,
                 f"{cfg.model.labels[label]!a}"
             )
     return worst
+
+
+def _rows(batch: Batch, wanted: torch.Tensor) -> Batch:
+    """Some utterances of a batch."""
+    return Batch(*(each[wanted] if each.dim() else each for each in batch))
 
 
 def _batch(spectrograms: Sequence[torch.Tensor], cfg: Config) -> Batch:

@@ -73,6 +73,17 @@ def test_texts_are_counted() -> None:
     assert differing.differing > 0
 
 
+def test_texts_of_utterances_that_are_too_long_are_left_out() -> None:
+    cfg, params, stats = models.drawn()
+    run, _, exact = engines()
+    options = OnnxOptions(batch=2, frames=150)
+    content = onnx_model.build(cfg, params, stats, options).SerializeToString()
+    made = onnx_session.OnnxEngine(cfg, [onnx_session.Compiled(content, Form(options), "m")])
+    given = models.batch(cfg, [200, 150, 151])._replace(ids=torch.tensor([3, 1, 2]))
+    found = verification.texts(run, made, [given], {1: "ONE", 2: "TWO", 3: "TWO"}, exact.model.labels)
+    assert (found.utterances, found.differing, found.before.words) == (1, 0, 1)
+
+
 def test_speed_is_time_by_time() -> None:
     run, _, cfg = engines()
     found = verification.speed(run, cfg, batch=2)

@@ -82,7 +82,7 @@ def contents(output: Path) -> set[str]:
         ),
         ("both", ("--format=safetensors",), {"model.safetensors"}),
         ("both", ("--format=torch",), {"model.pt2"}),
-        ("both", ("--format=torch", "--shapes=2x200"), {"model_2x200.pt2"}),
+        ("both", ("--format=torch", "--shapes=2x401"), {"model_2x401.pt2"}),
     ],
 )
 def test_files_are_written_checked_and_described(export, run, arguments, files):
