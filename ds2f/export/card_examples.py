@@ -40,7 +40,7 @@ def use(interface: Interface, cfg: Config) -> str:
     if interface.form == "onnx":
         page, program = page + _contract(interface, cfg), _onnx(interface, cfg)
     else:
-        program = _safetensors(interface.file) if interface.form == "safetensors" else _torch(interface.file)
+        program = _safetensors(interface.file) if interface.form == "safetensors" else _torch(interface, cfg)
     return page + "\nIn a program without ds2f:\n\n" + block(program, "python")
 
 
@@ -101,13 +101,17 @@ def _safetensors(file: str) -> list[str]:
     ]
 
 
-def _torch(file: str) -> list[str]:
+def _torch(interface: Interface, cfg: Config) -> list[str]:
+    batch, frames = interface.batch or 2, interface.longest or 240  # of any size: two utterances or more
     return [
         "import torch",
         "",
-        'described = {"ds2f.config": ""}  # load fills it',
-        f"program = torch.export.load({_literal(file)}, extra_files=described)",
-        "print(program.graph_signature)",
+        'described = {"ds2f.run": ""}  # load fills it; it executes what a file names: load files that you trust',
+        f"program = torch.export.load({_literal(interface.file)}, extra_files=described)",
+        f"features = torch.zeros({batch}, {cfg.spect.num_bins}, {frames})  # [B, bins, frames], of silence",
+        f"lengths = torch.full(({batch},), {frames})  # frames",
+        "log_probs, output_lengths = program.module()(features, lengths)",
+        'print(described["ds2f.run"], log_probs.shape, output_lengths)',
     ]
 
 

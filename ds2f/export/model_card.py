@@ -151,7 +151,7 @@ def _limits(cfg: Config, interface: Interface, languages: Sequence[str]) -> str:
     spect, frames = cfg.spect, interface.longest
     seconds = (frames or 0) * spect.stride_samples / spect.sample_rate
     longest = (
-        f"The model takes {frames:,} frames at most, {seconds:.2f} s."
+        f"{code(interface.file)} takes {frames:,} frames at most, {seconds:.2f} s."
         if frames
         else "The model takes any length, but was trained on utterances; ds2f cuts recordings of over 25 s in pauses."
     )

@@ -8,12 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import yaml
+from drawn_models import drawn
 from markdown_it import MarkdownIt
 from onnx import TensorProto, helper, numpy_helper
 
-from ds2f.checkpoint.exported import About
+from ds2f.checkpoint import safetensors_file
+from ds2f.checkpoint.exported import About, weights_digest
 from ds2f.config import AugmentationConfig, Config, DataConfig, ModelConfig, OptimConfig, SpectConfig, TrainingConfig
-from ds2f.export import model_card
+from ds2f.export import model_card, torch_program
 from ds2f.export.card_examples import Interface
 from ds2f.export.card_training import SetSize
 from ds2f.export.model_card import File, Measured
@@ -143,7 +145,7 @@ def test_limits_follow_the_model():
     cfg = Config(spect=SpectConfig(sample_rate=8000, normalize="bins"))
     text = page(about(cfg=cfg), interface=Interface("onnx", "model_1x621.onnx", batch=1, longest=621))
     assert "converted to 8,000 Hz; nothing above 4,000 Hz" in text
-    assert "621 frames at most, 6.21 s" in text
+    assert "`model_1x621.onnx` takes 621 frames at most, 6.21 s" in text
     assert "colour of microphone" in text
     assert "any length" in page()
 
@@ -270,13 +272,30 @@ def test_the_program_has_the_shape_of_a_fixed_graph_and_none_of_a_stream():
     assert "session.run" not in stream
 
 
-@pytest.mark.parametrize(("form", "file"), [("safetensors", "model.safetensors"), ("torch", "model.pt2")])
-def test_other_formats_have_a_program_too(form, file):
-    text = page(interface=Interface(form, file))
-    (program,) = programs(text)
-    compile(program, "page", "exec")
-    assert f'"{file}"' in program
+@pytest.mark.parametrize(
+    ("form", "file", "shape"),
+    [
+        ("safetensors", "model.safetensors", None),
+        ("torch", "model.pt2", None),
+        ("torch", "model_1x60.pt2", (1, 60)),
+    ],
+)
+def test_the_program_for_another_format_runs_as_it_stands(tmp_path, form, file, shape):
+    cfg, params, stats = drawn(hidden_size=4, hidden_layers=1, bidirectional=False)
+    described = About(cfg, weights_digest(params, stats), "tones_1p", "best", {})
+    if form == "torch":
+        torch_program.write(tmp_path / file, described, params, stats, shape=shape)
+    else:
+        safetensors_file.write(tmp_path / file, described, params, stats)
+    batch, frames = shape or (None, None)
+    text = page(described, interface=Interface(form, file, batch=batch, longest=frames))
     assert front_matter(text)["tags"][-1] == form
+    (program,) = programs(text)
+    assert len(program.splitlines()) <= 10
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "tones_1p" in done.stdout
+    if form == "torch":
+        assert f"torch.Size([{batch or 2}, {(frames or 240) // 2}, 29])" in done.stdout
 
 
 def test_the_command_is_one_line_that_a_shell_takes_apart_again():
