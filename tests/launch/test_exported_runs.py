@@ -7,7 +7,9 @@ from pathlib import Path
 import arpa
 import pytest
 import soundfile
+import speaking_model
 import torch
+from serving_process import write_run
 from test_splice import TRAINING, write_utterance
 
 from ds2f import checkpoint, config
@@ -15,6 +17,7 @@ from ds2f.checkpoint import safetensors_file
 from ds2f.checkpoint.exported import About, portable, weights_digest
 from ds2f.config import Config, ModelConfig
 from ds2f.convert import from_reference
+from ds2f.export import torch_program
 from ds2f.model import deepspeech2
 from launch import load_test
 
@@ -154,3 +157,26 @@ def test_damage_is_told_in_one_message(launch, workplace, tmp_path):
     assert ended.status == 1
     assert "is damaged" in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_a_program_of_torch_has_the_words_of_its_run(launch, tmp_path):
+    write_run(tmp_path / "run")
+    params, stats = speaking_model.model()
+    about = About(portable(speaking_model.CFG), weights_digest(params, stats), "run", "best", {})
+    for name, shape in (("a", None), ("b", (2, 301))):
+        (tmp_path / name).mkdir()
+        torch_program.write(tmp_path / name / "model.pt2", about, params, stats, shape=shape)
+    soundfile.write(tmp_path / "a.wav", speaking_model.sound(2, 1), speaking_model.RATE)
+    soundfile.write(tmp_path / "b.wav", speaking_model.sound(3, 2), speaking_model.RATE)
+
+    def texts(run, *flags):
+        ended = launch("transcribe", f"--run_dir={run}", "--format=jsonl", *flags, "a.wav", "b.wav", folder=tmp_path)
+        assert (ended.status, ended.err) == (0, "")
+        return [json.loads(line)["text"] for line in ended.out.splitlines()]
+
+    expected = texts("run", "--device=cpu", "--apex.opt_level=O0")
+    assert all(expected)
+    assert texts("a") == texts("a/model.pt2") == texts("b") == expected
+    refused = launch("calibrate", "--run_dir=a", folder=tmp_path)
+    assert refused.status == 1
+    assert "--format=safetensors" in refused.err
