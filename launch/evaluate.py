@@ -120,7 +120,7 @@ def main(_: list[str]) -> None:
     first = metrics.deciding_rate(cfg.training.metric, (each.reference for each in heard))
     intervals = metrics.bootstrap([metrics.count_errors(each.reference, each.transcript) for each in heard])
     if results:
-        written = {"name": model.name, "seed": cfg.training.seed, "which": model.which, "engine": model.engine}
+        written = {"name": model.name, "seed": cfg.training.seed, "which": model.which, "engine": run.engine.name}
         written |= {"metric": first, **rates}
         written["intervals_95"] = {name: intervals._asdict()}
         written |= {"cut": {name: len(cut)}, "manifests": {name: run.split.manifest}}

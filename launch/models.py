@@ -1,6 +1,5 @@
 """The model that ``--run_dir`` names, and what computes it: a run, or what ``launch.export`` made of one."""
 
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,6 @@ class Model(NamedTuple):
     engine: str = "torch"  # or onnx
     longest: int | None = None  # frames of features in one piece at most; None: any number
     weights: str = ""  # their digest, for a program, which does not show them
-    program: "Engine | None" = None  # of torch, which is read as a whole
 
     def cutting(self) -> "Cutting":
         """The lengths of ``--cutting``, no piece longer than the model takes."""
@@ -109,14 +107,14 @@ def find(path: Path) -> Model:
         _onnx_session()  # a missing package is told at once
     if kind == "run":
         return Model(path, kind, path.resolve().name, flags.which, load_config(path), engine)
-    about, longest, program = _described(path, kind)
+    about, longest = _described(path, kind)
     if flags["which"].present and flags.which != about.which:
         raise InputError(
             f"--which={flags.which} is of a run; {path} holds the checkpoint {about.which}: leave it out, or give the "
             "run"
         )
     weights = about.weights if kind in decoding.PROGRAMS else ""
-    return Model(path, kind, shown(about.run), about.which, about.cfg, engine, longest, weights, program)
+    return Model(path, kind, shown(about.run), about.which, about.cfg, engine, longest, weights)
 
 
 def backend(model: Model, cfg: "Config") -> "Backend":
@@ -141,8 +139,10 @@ def open_model(model: Model, cfg: "Config", backend: "Backend") -> Opened:
     from ds2f.checkpoint import load_model
     from ds2f.inference.engine import TorchEngine
 
-    if model.program is not None:
-        return Opened(model.program, {}, {})
+    if model.kind == "torch":
+        from ds2f.export import torch_program
+
+        return Opened(torch_program.open_file(_program(model.path)), {}, {})
     if model.kind == "onnx":
         return Opened(_onnx_session().open_path(model.path), {}, {})
     which = model.which if model.kind == "run" else "best"  # an export holds one checkpoint
@@ -188,24 +188,29 @@ def _ignored(_: str) -> None:
     pass
 
 
-def _described(path: Path, kind: str) -> "tuple[About, int | None, Engine | None]":
-    """What an export says of itself, its longest piece in frames, and its engine where that is read with it."""
+def _described(path: Path, kind: str) -> "tuple[About, int | None]":
+    """What an export says of itself, and its longest piece, frames."""
     if kind == "safetensors":
         from ds2f.checkpoint import find_safetensors, safetensors_file
 
         file = find_safetensors(path)
         if file is None:
             raise InputError(f"{path} holds no model.safetensors; name the file, --run_dir={path}/NAME.safetensors")
-        return safetensors_file.about(file), None, None
+        return safetensors_file.about(file), None
     if kind == "torch":
-        torch_program = importlib.import_module("ds2f.export.torch_program")
-        files = sorted(path.glob("*.pt2")) if path.is_dir() else [path]
-        if len(files) > 1:
-            raise InputError(f"{path} holds several programs; name one of them, --run_dir={files[-1]}")
-        program = torch_program.open_file(files[0])
-        return program.about, program.longest, program
-    about, longest = _onnx_session().describe(path)
-    return about, longest, None
+        from ds2f.export import torch_program
+
+        return torch_program.describe(_program(path))
+    found: tuple[About, int | None] = _onnx_session().describe(path)
+    return found
+
+
+def _program(path: Path) -> Path:
+    """The file of a program of torch."""
+    files = sorted(path.glob("*.pt2")) if path.is_dir() else [path]
+    if len(files) > 1:
+        raise InputError(f"{path} holds programs of several shapes; name one of them: --run_dir={files[-1]}")
+    return files[0]
 
 
 def _onnx_session() -> Any:

@@ -29,6 +29,7 @@ from ds2f.config import ModelConfig
 from ds2f.convolutions import convolutions, output_lengths
 from ds2f.errors import InputError
 from ds2f.export import program_archive, program_check, program_names
+from ds2f.export.program_archive import Contents
 from ds2f.files import json_text, write_atomically
 from ds2f.inference.engine import require_short
 from ds2f.inference.stream import StreamState
@@ -151,18 +152,34 @@ def open_file(path: Path) -> "ProgramEngine":
       InputError: the file cannot be read; or is no exported model, newer or damaged; or holds what could be executed:
         then nothing was executed; or is of a torch whose programs this one does not read.
     """
+    contents, program = _read(path)
+    engine = ProgramEngine(path, contents.about, _module(path, program, contents.weights), _shape(path, program))
+    engine.prove()
+    return engine
+
+
+def describe(path: Path) -> tuple[About, int | None]:
+    """What a program says of its model, and frames of the longest utterance (None: any); nothing is computed.
+
+    Raises:
+      InputError: as ``open_file``, but for what torch refuses.
+    """
+    contents, program = _read(path)
+    shape = _shape(path, program)
+    return contents.about, shape[1] if shape else None
+
+
+def _read(path: Path) -> tuple[Contents, dict[str, Any]]:
+    """The contents of a file, and its program, checked."""
     contents = program_archive.read(path)
     shapes = program_names.shapes(contents.about.cfg.model)
     try:
-        program = program_check.checked(contents.program, shapes)
+        return contents, program_check.checked(contents.program, shapes)
     except program_check.Refused as error:
         raise InputError(
             f"{path}: refused, nothing was executed. It holds {error}. Do not load the file with torch.export.load; "
             "export the model again with python -m launch.export."
         ) from error
-    engine = ProgramEngine(path, contents.about, _module(path, program, contents.weights), _shape(path, program))
-    engine.prove()
-    return engine
 
 
 def _module(path: Path, program: dict[str, Any], weights: dict[str, Tensor]) -> Any:

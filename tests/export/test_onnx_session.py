@@ -61,6 +61,7 @@ def test_graphs_of_fixed_sizes_take_any_number_of_utterances(tmp_path: Path) -> 
     engine = onnx_session.open_path(written(tmp_path, model, *forms))
     assert engine.longest == 61
     assert engine.about is not None
+    assert onnx_session.describe(tmp_path) == (engine.about, 61)
     assert engine.about.cfg.model == model[0].model
     same_logits(engine, model, LENGTHS)
     same_logits(engine, model, [20])
@@ -107,6 +108,9 @@ def test_what_an_export_does_not_have_is_told(tmp_path: Path) -> None:
         stream.begin(block=8)
     with pytest.raises(InputError, match="takes samples"):
         samples.logits(models.batch(model[0], [3]))
+    with pytest.raises(InputError, match=r"samples: .*takes samples"):
+        onnx_session.describe(tmp_path / "samples")
+    assert [onnx_session.describe(tmp_path / name)[1] for name in ("whole", "stream")] == [None, None]
     with pytest.raises(InputError, match="cannot stream"):
         onnx_session.from_params(*models.drawn()).begin()
     with pytest.raises(InputError, match="no files of ONNX"):

@@ -110,6 +110,7 @@ def test_a_program_says_what_it_is_and_not_where_it_was_made(programs: Callable[
     path = programs(SYMBOLIC)
     expected = parts(configuration())[0]
     assert torch_program.open_file(path).about == program_archive.about(path) == expected
+    assert torch_program.describe(path) == (expected, None)
     content = path.read_bytes()
     assert b"/home/ann" not in content
     assert str(Path(__file__).parents[2]).encode() not in content
@@ -119,6 +120,7 @@ def test_a_program_says_what_it_is_and_not_where_it_was_made(programs: Callable[
 
 def test_an_utterance_that_is_too_long_is_refused(programs: Callable[[str], Path]) -> None:
     engine = torch_program.open_file(programs(FORGED))
+    assert torch_program.describe(programs(FORGED))[1] == engine.longest == 40
     with pytest.raises(InputError, match=r"41 frames .* takes 40 .*--shapes"):
         engine.logits(batch([41]))
 

@@ -11,7 +11,7 @@ from speaking_model import CFG, RATE, model, sound
 
 from ds2f.checkpoint import safetensors_file
 from ds2f.checkpoint.exported import About, weights_digest
-from ds2f.export import onnx_file, onnx_model, onnx_streaming
+from ds2f.export import onnx_file, onnx_model, onnx_streaming, torch_program
 from ds2f.export.onnx_file import Form
 from ds2f.export.onnx_model import OnnxOptions
 from ds2f.inference import calibration
@@ -41,6 +41,11 @@ def folder(tmp_path_factory):
     graph(folder / "onnx/stream.onnx", ANY._replace(streams=True))
     for form in FIXED:
         graph(folder / f"fixed/model_{form.options.batch}x{form.options.frames}.onnx", form)
+    for name, shapes in {"program": [None], "programs": [(1, 101), (4, 301)]}.items():
+        (folder / name).mkdir()
+        for shape in shapes:
+            path = folder / name / f"model{'_{}x{}'.format(*shape) if shape else ''}.pt2"
+            torch_program.write(path, about, params, stats, shape=shape)
     (folder / "safetensors").mkdir()
     safetensors_file.write(folder / "safetensors/model.safetensors", about, params, stats)
     soundfile.write(folder / "short.wav", sound(2, 1), RATE)
@@ -70,7 +75,7 @@ def test_every_form_of_a_model_has_the_same_words_at_the_same_times(run):
     expected = transcripts(run("transcribe", "run", *TORCH, *WORDS))
     assert len(expected[1]["text"]) > 10
     forms = [("run", "--engine=onnx"), ("onnx",), ("onnx/model.onnx", "--which=best"), ("safetensors",)]
-    forms += [("safetensors/model.safetensors", "--engine=onnx")]
+    forms += [("program",), ("program/model.pt2", "--engine=torch"), ("safetensors/model.safetensors", "--engine=onnx")]
     for form in forms:
         found = transcripts(run("transcribe", *form, *WORDS))
         assert [each["text"] for each in found] == [each["text"] for each in expected], form
@@ -98,6 +103,8 @@ def test_long_recordings_are_cut_to_the_longest_shape(run, folder):
     found = transcripts(run("transcribe", "fixed", *WORDS))
     assert [each["text"] for each in found] == [each["text"] for each in expected]
     assert found[1]["text"] != transcripts(run("transcribe", "run", *TORCH, *WORDS))[1]["text"]
+    programs = transcripts(run("transcribe", "programs/model_4x301.pt2", *WORDS))
+    assert [each["text"] for each in programs] == [each["text"] for each in expected]
     (folder / "parts.txt").write_text("long.wav 1 11\n")
     (within,) = transcripts(run("transcribe", "fixed", "--segments=parts.txt", "--format=jsonl", "long.wav"))
     assert within["segments"]
@@ -111,17 +118,24 @@ def test_an_evaluation_of_an_export_has_the_errors_of_the_run(run, folder):
     (folder / "both.csv").write_text("".join(rows))
     found = {}
     lengths = ("--cutting=longest=3,shortest=0.75,overlap=0.75", *TORCH)
-    for form, *more in (("run", *lengths), ("fixed",), ("run", *TORCH), ("onnx",), ("run", "--engine=onnx")):
+    for form, *more in (
+        ("run", *lengths),
+        ("fixed",),
+        ("run", *TORCH),
+        ("onnx",),
+        ("run", "--engine=onnx"),
+        ("program",),
+    ):
         ended = run("evaluate", form, *more, "--manifest=both.csv", "--save_results=found.json", "--save_output=o.json")
         assert ended.status == 0, ended.err
         assert "\x1b" not in ended.out + ended.err
         found[form, *more] = json.loads((folder / "found.json").read_text()), (folder / "o.json").read_text()
-    (cut, _), (fixed, _), (whole, texts), (onnx, same), (graph, _) = found.values()
+    (cut, _), (fixed, _), (whole, texts), (onnx, same), (graph, _), (program, _) = found.values()
     assert (fixed["cut"], fixed["manifest"]) == (cut["cut"], cut["manifest"])
     assert fixed["cut"] == {"manifest": 1}
-    assert onnx["manifest"] == whole["manifest"] == graph["manifest"]
+    assert onnx["manifest"] == whole["manifest"] == graph["manifest"] == program["manifest"]
     assert [each["transcript"] for each in json.loads(same)] == [each["transcript"] for each in json.loads(texts)]
-    assert [each["engine"] for each in (whole, onnx, graph)] == ["torch", "onnx", "onnx"]
+    assert [each["engine"] for each in (whole, onnx, graph, program)] == ["torch", "onnx", "onnx", "pt2"]
     assert (onnx["name"], onnx["which"]) == (SHOWN, "best")
 
 
@@ -157,6 +171,9 @@ def test_a_server_answers_with_an_export(folder):
     ("command", "flags", "expected"),
     [
         ("transcribe", "--run_dir=onnx --engine=torch", "onnx is a graph for onnxruntime; leave --engine out"),
+        ("transcribe", "--run_dir=program --engine=onnx", "program is a program of torch; leave --engine out"),
+        ("evaluate", "--run_dir=programs", "name one of them: --run_dir=programs/model_4x301.pt2"),
+        ("evaluate", "--run_dir=program --apex.dtype=fp16", "--apex.dtype is of the weights of a run in torch"),
         ("serve", "--run_dir=onnx --which=last", "onnx holds the checkpoint best: leave it out, or give the run"),
         ("transcribe", "--run_dir=safetensors --which=3", "holds the checkpoint best"),
         ("evaluate", "--run_dir=onnx --device=cuda", "--device=cuda is of the weights of a run in torch"),
