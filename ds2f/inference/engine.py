@@ -103,10 +103,10 @@ class TorchEngine:
             return stream.advance(self._params, self._stats, states, cfg=self._cfg, policy=self._policy)
 
 
-def can_stream(engine: Engine) -> bool:
-    """Whether the engine computes streams."""
+def can_stream(engine: Engine, *, block: int = 16) -> bool:
+    """Whether the engine computes streams in blocks of so many frames of logits."""
     try:
-        engine.begin()
+        engine.begin(block=block)
     except InputError:
         return False
     return True

@@ -74,7 +74,7 @@ class Service:
         self._endpointing, self._make_decode = endpointing, make_decode
         self.sessions = 0
         self.connections: Collection[object] = ()
-        self._live = self._streaming() if can_stream(recognizer.engine) else None
+        self._live = self._streaming()
 
     def __enter__(self) -> "Service":
         """The service itself."""
@@ -190,7 +190,8 @@ class Service:
             return self._live.open(rate, decode)
         return PausedSession(self.batcher, rate, endpointing=self._endpointing, decode=decode)
 
-    def _streaming(self) -> LiveSessions:
+    def _streaming(self) -> LiveSessions | None:
+        """The sessions of an engine that streams."""
         batcher = self.batcher
         live = LiveSessions(
             self.recognizer,
@@ -200,6 +201,8 @@ class Service:
             metrics=self.metrics,
             wake=batcher.wake,
         )
+        if not can_stream(self.recognizer.engine, block=live.block):
+            return None
         batcher.take_turns(live)
         return live
 

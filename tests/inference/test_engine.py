@@ -115,4 +115,17 @@ def test_only_a_unidirectional_model_can_stream():
     weights = deepspeech2.init(both.model, key=1)
     assert not can_stream(TorchEngine(both, *weights, backend=BACKEND))
     assert can_stream(TorchEngine(CFG, PARAMS, STATS, backend=BACKEND))
+
+
+def test_an_engine_of_fixed_blocks_streams_in_these_alone():
+    class Fixed(Elsewhere):
+        def begin(self, *, streams: int = 1, block: int = 16) -> stream.StreamState:
+            if block != 8:
+                raise InputError("blocks of 8 frames")
+            return super().begin(streams=streams, block=block)
+
+    assert [can_stream(Fixed(), block=block) for block in (8, 16)] == [True, False]
+
+
+def test_without_a_limit_recordings_may_have_any_length():
     assert longest_seconds(None, CFG.spect) == float("inf")
