@@ -32,7 +32,7 @@ _SMALL = {  # entries that torch writes beside them, and nobody reads here
     *("archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id", _CONSTANTS, _SAMPLE),
 }
 _NAME = re.compile(r"weight_\d{1,6}")
-_JSON = 64 << 20  # bytes of the graph; that of 5 layers has 0.2 million
+_JSON = 16 << 20  # bytes of the graph; that of 5 layers has 0.3 million
 _ENTRIES = 100_000
 _FLOAT32, _STRIDED = 7, 7  # torch's numbers of them in such files
 _REMEDY = "Copy the file again, or export the model again with python -m launch.export."

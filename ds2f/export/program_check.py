@@ -77,7 +77,9 @@ def checked(program: Any, weights: Mapping[str, tuple[int, ...]]) -> dict[str, A
             "torch_version": "",
             "guards_code": [],
         }
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except Refused:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise Refused(f"a program of another form ({type(error).__name__}: {error})") from error
 
 

@@ -334,6 +334,11 @@ def test_every_operator_and_name_outside_the_lists_is_refused(programs: Callable
         program["graph_module"]["graph"]["nodes"][3]["target"] = operator
         with pytest.raises(program_check.Refused, match="the operator"):
             program_check.checked(program, shapes)
+    for value in ({}, {"as_tensor": {"name": "features"}, "as_int": 1}, [], None):
+        program = json.loads(text)
+        program["graph_module"]["graph"]["outputs"][0] = value
+        with pytest.raises(program_check.Refused, match="a program of another form"):
+            program_check.checked(program, shapes)
     for name in ("a b", "a;b", "class", "", "a" * 300, "é", None, 3):
         program = json.loads(text)
         program["graph_module"]["graph"]["nodes"][3]["name"] = name
