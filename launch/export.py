@@ -22,7 +22,9 @@ absl_flags.DEFINE_enum(
     "torch.export.",
 )
 absl_flags.DEFINE_string("output", "", "New folder of the exported model.")
-absl_flags.DEFINE_integer("opset", 17, "Opset of ONNX's operators: 11 for old CANN.", lower_bound=11, upper_bound=18)
+absl_flags.DEFINE_integer(
+    "opset", 16, "Opset of ONNX's operators: 11 to 13 for old CANN.", lower_bound=11, upper_bound=18
+)
 absl_flags.DEFINE_list(
     "shapes",
     [],

@@ -90,7 +90,7 @@ def _interface(written: list[Written]) -> "Interface":
         dtype="int8" if form.quantised else options.dtype,
         opset=options.opset,
         batch=options.batch,
-        longest=None if options.with_features else options.frames,
+        longest=options.frames,
         from_samples=options.with_features,
     )
 
@@ -137,7 +137,9 @@ def _write_ascend(source: Source, folder: Path, written: list[Written]) -> None:
     from ds2f.files import write_atomically
 
     options = forms[0].options
-    found = [line for each in fixed for line in ascend_limits.problems(onnx_file.graph(each.path))]
+    streams = [each.path for each in written if each.form and each.form.streams and each.form.options.frames]
+    found = [line for path in (*(each.path for each in fixed), *streams)
+             for line in ascend_limits.problems(onnx_file.graph(path))]  # fmt: skip
     export = ascend.AscendExport(
         about=source.about,
         shapes=tuple(ascend.Shape(form.options.batch or 1, form.options.frames or 1) for form in forms),
@@ -145,6 +147,7 @@ def _write_ascend(source: Source, folder: Path, written: list[Written]) -> None:
         dtype=options.dtype,
         inputs=(options.name("features"), options.name("lengths")),
         outputs=(options.name("log_probs"), options.name("output_lengths")),
+        streams=tuple((path.name, onnx_file.input_shapes(onnx_file.graph(path))) for path in streams),
         problems=tuple(dict.fromkeys(found)),
     )
     (folder / "ascend").mkdir()

@@ -73,6 +73,7 @@ class AscendExport:
     dtype: str  # inside the graphs: float16, float32
     inputs: tuple[str, str] = ("features", "lengths")
     outputs: tuple[str, str] = ("log_probs", "output_lengths")
+    streams: tuple[tuple[str, str], ...] = ()  # graphs of streams: file name, and ATC's --input_shape
     problems: tuple[str, ...] = ()  # of the graphs, as ``ascend_limits.problems`` lists them
 
     def __attrs_post_init__(self) -> None:
@@ -111,6 +112,9 @@ def atc_script(export: AscendExport) -> str:
         f"compile {shlex.quote(shape.onnx.removesuffix('.onnx'))} "
         f'{shlex.quote(f"{features}:{shape.batch},{bins},{shape.frames};{lengths}:{shape.batch}")} "$@"'
         for shape in export.shapes
+    ]
+    commands += [
+        f'compile {shlex.quote(file.removesuffix(".onnx"))} {shlex.quote(sizes)} "$@"' for file, sizes in export.streams
     ]
     return _ATC.format(commands="\n".join(commands))
 
@@ -176,11 +180,17 @@ def _page(export: AscendExport) -> str:
         lengths=export.inputs[1],
         rows=rows,
         longest=f"{max(seconds.values()):.2f}",
+        streams=_STREAMS.format(files=", ".join(f"`{file}`" for file, _ in export.streams)) if export.streams else "",
         limits=f"They rule out parts of these graphs, so that ATC may refuse them:\n\n{found}"
         if found
         else "They rule out nothing in these graphs.\n",
     )
 
+
+_STREAMS = """- `atc.sh` also compiles {files}: one block of streams, its state as inputs and outputs.
+  No script here runs it. `ds2f/export/onnx_streaming.py` describes the inputs; `onnx_session.py` is a program that runs
+  such graphs.
+"""
 
 _README = """# {run} for Ascend NPUs
 
@@ -210,7 +220,7 @@ python ascend/compare_om.py --manifest=MANIFEST
 - `compare_om.py` gives the same inputs to the graph (onnxruntime, on the CPU) and to the model on the NPU: cosine
   similarity, largest difference, frames with the same best label, and the error rates of both.
 - `export.json` has shapes, names and the model's configuration.
-
+{streams}
 ## What is not proven
 
 No NPU and no CANN were at hand when these files were written. The scripts were run with stand-ins for ais_bench and

@@ -21,8 +21,8 @@ class Interface(NamedTuple):
     dtype: str = "float32"  # inside the model; inputs and outputs are float32
     opset: int | None = None
     batch: int | None = None  # None: any
-    longest: int | None = None  # frames of features; None: any number
-    from_samples: bool = False  # the model computes its features, and lengths count samples
+    longest: int | None = None  # frames of features, or samples; None: any number
+    from_samples: bool = False  # the model computes its features: it takes samples
     streaming: bool = False  # the model advances streams by blocks
 
 
@@ -76,14 +76,14 @@ def _onnx(interface: Interface, cfg: Config) -> list[str]:
     ]
     if interface.streaming:
         return [line for line in lines if "numpy" not in line]
-    batch, frames = interface.batch or 1, interface.longest or 300
-    shape = (batch, cfg.spect.sample_rate) if interface.from_samples else (batch, cfg.spect.num_bins, frames)
+    batch, size = interface.batch or 1, interface.longest or (cfg.spect.sample_rate if interface.from_samples else 300)
+    shape = (batch, size) if interface.from_samples else (batch, cfg.spect.num_bins, size)
     values, lengths = map(_literal, interface.inputs[:2])
     names = ", ".join(map(_literal, interface.outputs[:2]))
     return [
         *lines,
         f"values = np.zeros({shape}, np.float32)  # {'samples' if interface.from_samples else 'features'} of silence",
-        f"lengths = np.full({batch}, {shape[-1]}, np.int32)",
+        f"lengths = np.full({batch}, {size}, np.int32)",
         f"feeds = {{{values}: values, {lengths}: lengths}}",
         f"log_probs, output_lengths = session.run([{names}], feeds)",
         "best = log_probs[0, : output_lengths[0]].argmax(axis=1)  # labels; join equal ones and drop blanks",

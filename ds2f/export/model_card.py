@@ -148,11 +148,12 @@ def _features(cfg: Config) -> str:
 
 
 def _limits(cfg: Config, interface: Interface, languages: Sequence[str]) -> str:
-    spect, frames = cfg.spect, interface.longest
-    seconds = (frames or 0) * spect.stride_samples / spect.sample_rate
+    spect, most = cfg.spect, interface.longest
+    unit = "samples" if interface.from_samples else "frames"
+    seconds = (most or 0) * (1 if interface.from_samples else spect.stride_samples) / spect.sample_rate
     longest = (
-        f"{code(interface.file)} takes {frames:,} frames at most, {seconds:.2f} s."
-        if frames
+        f"{code(interface.file)} takes {most:,} {unit} at most, {seconds:.2f} s."
+        if most
         else "The model takes any length, but was trained on utterances; ds2f cuts recordings of over 25 s in pauses."
     )
     spoken = ", ".join(map(code, languages)) or "not stated"

@@ -93,6 +93,14 @@ def read(path: Path) -> Opened:
     return Opened(about, _form(model, about, path), content)
 
 
+def input_shapes(model: onnx.ModelProto) -> str:
+    """The sizes of a graph's inputs as ATC's ``--input_shape`` has them, such as ``features:1,161,32;lengths:1``."""
+    return ";".join(
+        f"{each.name}:{','.join(str(size.dim_value) for size in each.type.tensor_type.shape.dim)}"
+        for each in model.graph.input
+    )
+
+
 def graph(path: Path) -> onnx.ModelProto:
     """The graph of a file that this program has just written."""
     return onnx.ModelProto.FromString(path.read_bytes())

@@ -41,7 +41,7 @@ class OnnxOptions:
       names: of the inputs and outputs, by their names of the module's docstring, where they differ.
     """
 
-    opset: int = 17
+    opset: int = 16
     dtype: str = "float32"
     batch: int | None = None
     frames: int | None = None
@@ -97,7 +97,13 @@ def build(
     if "lookahead" in params["output"]:
         rows = graph.over("Unsqueeze", graph.add("Transpose", valid, perm=[1, 0]), [2])  # [T, B, 1]
         x = graph.zeroed(x, rows)  # the operator leaves open what stands past an utterance's end
-        x = onnx_layers.lookahead(graph, params["output"]["lookahead"], x, after=model.lookahead_context - 1)
+        x = onnx_layers.lookahead(
+            graph,
+            params["output"]["lookahead"],
+            x,
+            after=model.lookahead_context - 1,
+            summed=options.frames is not None,
+        )
     scores = onnx_layers.log_probs(graph, params["output"], stats["output"], x)
     _outputs(graph, cfg, options, scores, lengths)
     return graph.model(metadata or {})

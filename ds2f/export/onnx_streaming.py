@@ -100,7 +100,7 @@ def build(
     if kept:
         x = graph.add("Concat", graph.add("Transpose", state["lookahead"], perm=[1, 0, 2]), x, axis=0)
         moved["lookahead"] = graph.add("Transpose", graph.slice(x, 0, -kept), perm=[1, 0, 2])
-    x = onnx_layers.lookahead(graph, params["output"]["lookahead"], x, after=0)
+    x = onnx_layers.lookahead(graph, params["output"]["lookahead"], x, after=0, summed=options.frames is not None)
     scores = onnx_layers.log_probs(graph, params["output"], stats["output"], x)
     block: Dimension = "block" if size is None else size
     graph.output(options.name("log_probs"), scores, "float32", [batch, block, len(model.labels)])
@@ -160,11 +160,9 @@ def _position_after(graph: Graph, position: str, conv: Convolution) -> str:
 
 
 def _length_after(graph: Graph, lengths: str, conv: Convolution) -> str:
-    """Frames after a convolution; an unknown end stays unknown."""
+    """Frames after a convolution; a length that stands for an unknown end stays beyond all positions."""
     less = _shifted(graph, lengths, 2 * conv.padding[1] - conv.kernel[1])
-    after = _shifted(graph, _floor_divided(graph, less, conv.stride[1]), 1)
-    known = graph.add("Less", lengths, graph.constant(np.int64(streaming.ENDLESS)))
-    return graph.add("Where", known, after, lengths)
+    return _shifted(graph, _floor_divided(graph, less, conv.stride[1]), 1)
 
 
 def _shifted(graph: Graph, value: str, by: int) -> str:

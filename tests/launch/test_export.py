@@ -109,6 +109,18 @@ def test_a_graph_has_the_names_and_the_operators_that_were_asked_for(export):
     assert graph.opset_import[0].version == 16
 
 
+def test_atc_gets_the_sizes_of_all_inputs(export):
+    ended, output = export("forward", "--shapes=2x401", "--stream_shapes=1x32", "--dtype=float16", "--names=features=x")
+    assert ended.status == 0, ended.err
+    lines = (output / "ascend/atc.sh").read_text().splitlines()
+    assert "compile model_2x401 'x:2,21,401;lengths:2' \"$@\"" in lines
+    (stream,) = (line for line in lines if line.startswith("compile stream_1x32 "))
+    sizes = dict(part.split(":") for part in stream.split("'")[1].split(";"))
+    assert list(sizes) == [each.name for each in onnx.load(output / "stream_1x32.onnx").graph.input]
+    assert (sizes["x"], sizes["position"], sizes["hidden_0"]) == ("1,21,32", "1", "1,8")
+    assert "They rule out nothing in these graphs" in (output / "ascend/README.md").read_text()
+
+
 def test_no_folder_of_this_machine_leaves_it(export, folder):
     ended, output = export("both", "--data_license=CC-BY-4.0", "--languages=en")
     assert ended.status == 0, ended.err
