@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "launch/README.zh.md"
 RESULTS = ROOT / "configs/results"
 COMMANDS = (
-    *("train", "evaluate", "transcribe", "serve", "splice", "prepare", "build_lm", "tune_lm", "calibrate"),
+    *("train", "evaluate", "transcribe", "serve", "export", "splice", "prepare", "build_lm", "tune_lm", "calibrate"),
     "augment",
 )
 MODULES = tuple(f"launch.{name}" for name in COMMANDS)
@@ -292,7 +292,7 @@ def test_versions_and_extras_are_those_of_the_setup() -> None:
     stated = {name.partition("（")[0]: version for name, version, _ in table(1)}
     assert {name: stated[name] for name in declared} == declared
     assert len(declared) == 3
-    assert {"npu", "lm", "serve"} == set(re.findall(r"\.\[(\w+)\]", text())) <= set(extras)
+    assert {"npu", "lm", "serve", "export"} == set(re.findall(r"\.\[(\w+)\]", text())) <= set(extras)
 
 
 def test_variables_codes_and_messages_are_in_the_sources() -> None:
