@@ -149,10 +149,11 @@ def _texts(metadata: Mapping[str, str], source: str) -> dict[str, str]:
         )
     if not (isinstance(written, str) and written.isascii() and written.isdecimal() and len(written) < 10):
         raise _damaged(source, f"{FORMAT_KEY} is no number")
-    if int(written) > FORMAT:
+    if int(written) != FORMAT:
+        age, remedy = ("a newer", "Update ds2f, or export") if int(written) > FORMAT else ("an older", "Export")
         raise InputError(
-            f"{source}: written by a newer version of ds2f (format {int(written)}; this version reads {FORMAT}). "
-            "Update ds2f, or export the model with this version."
+            f"{source}: written by {age} version of ds2f (format {int(written)}; this version reads {FORMAT}). "
+            f"{remedy} the model with this version."
         )
     found = {name: metadata.get(name) for name in _KEYS}
     for name, text in found.items():

@@ -127,9 +127,11 @@ def test_a_file_of_another_program_is_refused() -> None:
         from_metadata({"author": "somebody"}, "a.onnx")
 
 
-def test_a_file_of_a_newer_version_is_refused() -> None:
+def test_a_file_of_another_version_is_refused() -> None:
     with pytest.raises(InputError, match=r"^a\.onnx: written by a newer version .*format 2.*Update ds2f"):
         from_metadata(changed(format="2"), "a.onnx")
+    with pytest.raises(InputError, match=r"^a\.onnx: written by an older version .*format 0.*\. Export the model"):
+        from_metadata(changed(format="0"), "a.onnx")
     with pytest.raises(InputError, match=r"^a\.onnx is damaged: unknown settings \['model\.depth'\].*newer version"):
         from_metadata(with_config({"model.depth": 3}), "a.onnx")
 
