@@ -1,4 +1,4 @@
-"""Exports a trained model to ONNX, safetensors or torch.export: python -m launch.export --run_dir=runs/an4_1p."""
+"""Exports a trained model elsewhere: python -m launch.export --run_dir=runs/an4_best --output=exports/an4."""
 
 import shutil
 import tempfile
@@ -50,7 +50,10 @@ absl_flags.DEFINE_list(
     "names", [], "Other names of a graph's inputs and outputs, such as features=spect,lengths=input_lengths."
 )
 absl_flags.DEFINE_integer(
-    "check_utterances", 24, "Utterances of the validation set that both models transcribe, at least.", lower_bound=0
+    "check_utterances",
+    24,
+    "Utterances from all over the validation set that both models transcribe; 0: none.",
+    lower_bound=0,
 )
 absl_flags.DEFINE_float(
     "max_wer_increase",
@@ -95,13 +98,13 @@ def main(_: list[str]) -> None:
 def _source(run_dir: Path) -> Source:
     """The run's model, with what its exports say of themselves."""
     from ds2f.checkpoint import load_model
-    from ds2f.checkpoint.exported import About, weights_digest
+    from ds2f.checkpoint.exported import About, weights_digest, without_places
 
     which = absl_flags.FLAGS.which
     stored, params, stats = load_model(run_dir, which=which, warn=guard.tell)
     results = export_page.results(run_dir)
     about = About(stored, weights_digest(params, stats), run_dir.resolve().name, which, results)
-    return Source(flags.config_from_flags(stored), params, stats, about)
+    return Source(flags.config_from_flags(stored), params, stats, without_places(about))
 
 
 def _output() -> Path:

@@ -159,5 +159,5 @@ def _judged(texts: "Texts", written: Written) -> str:
         )
     return (
         f"{name}: {texts.utterances - texts.differing} of {texts.utterances} transcripts of the validation set are the "
-        f"run's; WER {texts.after.wer:.2f} %, the run's {texts.before.wer:.2f} %"
+        f"run's; WER {texts.after.wer:.2f} % of {texts.after.words:,} words, the run's {texts.before.wer:.2f} %"
     )

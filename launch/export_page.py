@@ -40,6 +40,7 @@ def write(source: Source, folder: Path, written: list[Written], checked: "Checke
         files=[model_card.File(str(path.relative_to(folder)), path.stat().st_size, _digest(path)) for path in files],
         command=_command(),
         measured=_measured(checked, written),
+        checks=checked.lines,
         data=_sizes(run_dir),
         data_license=chosen.data_license,
         languages=chosen.languages or (),
@@ -92,6 +93,8 @@ def _interface(written: list[Written]) -> "Interface":
         batch=options.batch,
         longest=options.frames,
         from_samples=options.with_features,
+        others=tuple(each.path.name for each in written[1:] if each.form and not each.form.streams),
+        streams=tuple(each.path.name for each in written if each.form and each.form.streams),
     )
 
 
@@ -110,6 +113,7 @@ def _measured(checked: "Checked", written: list[Written]) -> "Measured | None":
         f"{processor.name()} ({processor.capability()})",
         torch.get_num_threads(),
         "onnxruntime" if written[0].form else "torch",
+        (checked.speeds[1].batch, checked.speeds[1].real_time_factor),
     )
 
 

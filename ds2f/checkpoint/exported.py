@@ -87,15 +87,21 @@ def portable(cfg: Config) -> Config:
     return attrs.evolve(cfg, **plain)
 
 
+def without_places(about: About) -> About:
+    """The same, without folders, files and addresses of a machine in configuration and results."""
+    return about._replace(cfg=portable(about.cfg), results=_without_paths(about.results))
+
+
 def to_metadata(about: About) -> dict[str, str]:
     """The metadata of an exported model, text by name. Paths are left out of the configuration and of the results."""
+    told = without_places(about)
     values = (
         str(FORMAT),
-        json_text(config.to_dict(portable(about.cfg))),
-        about.weights,
-        about.run,
-        about.which,
-        json_text(_without_paths(about.results)),
+        json_text(config.to_dict(told.cfg)),
+        told.weights,
+        told.run,
+        told.which,
+        json_text(told.results),
     )
     return dict(zip(_KEYS, values, strict=True))
 
@@ -131,7 +137,7 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> About:
     for problem, there in problems.items():
         if there:
             raise _damaged(source, problem)
-    return About(portable(cfg), found[WEIGHTS], found[RUN], found[WHICH], _without_paths(results))
+    return without_places(About(cfg, found[WEIGHTS], found[RUN], found[WHICH], results))
 
 
 def folder_of(run: Path) -> Path:

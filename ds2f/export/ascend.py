@@ -202,8 +202,8 @@ them.
 {rows}
 ## Use
 
-On a machine with CANN, an NPU and ds2f (`pip install ds2f`; for the comparison `pip install 'ds2f[export]'`), with this
-folder and the graphs beside it:
+On a machine with CANN, an NPU and ds2f (in its source: `pip install -e .`, for the comparison
+`pip install -e ".[export]"`), with this folder and the graphs beside it:
 
 ```bash
 source /usr/local/Ascend/ascend-toolkit/set_env.sh

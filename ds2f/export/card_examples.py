@@ -24,24 +24,37 @@ class Interface(NamedTuple):
     longest: int | None = None  # frames of features, or samples; None: any number
     from_samples: bool = False  # the model computes its features: it takes samples
     streaming: bool = False  # the model advances streams by blocks
+    others: tuple[str, ...] = ()  # further graphs of other fixed sizes
+    streams: tuple[str, ...] = ()  # graphs beside it that advance streams by blocks
 
 
 def use(interface: Interface, cfg: Config) -> str:
     """The section "Use" of the page, in Markdown."""
-    extra = "" if interface.form == "torch" else "[export]"
-    commands = [
-        f"pip install 'ds2f{extra}'",
-        "python -m launch.transcribe --run_dir=FOLDER recording.wav",
-        "python -m launch.evaluate --run_dir=FOLDER --manifest=MANIFEST",
-    ]
-    if interface.streaming:
-        commands[1:] = ["python -m launch.transcribe --run_dir=FOLDER --stream recording.wav"]
-    page = "In ds2f, this folder takes the place of the folder of a run:\n\n" + block(commands, "bash")
+    if interface.from_samples:
+        page = "ds2f computes features itself: its commands refuse this graph, which is for other programs.\n"
+    else:
+        page = "In ds2f, this folder takes the place of the folder of a run:\n\n" + block(
+            _commands(interface, cfg), "bash"
+        )
     if interface.form == "onnx":
         page, program = page + _contract(interface, cfg), _onnx(interface, cfg)
     else:
         program = _safetensors(interface.file) if interface.form == "safetensors" else _torch(interface, cfg)
     return page + "\nIn a program without ds2f:\n\n" + block(program, "python")
+
+
+def _commands(interface: Interface, cfg: Config) -> list[str]:
+    """Lines for a shell. The name ds2f of a public index may be another project's, so its source is installed."""
+    extra = "" if interface.form == "torch" else "[export]"
+    commands = [f'pip install -e ".{extra}"  # in the source of ds2f']
+    if not interface.streaming:
+        commands += [
+            "python -m launch.transcribe --run_dir=FOLDER recording.wav",
+            "python -m launch.evaluate --run_dir=FOLDER --manifest=MANIFEST",
+        ]
+    if interface.streaming or interface.streams or (interface.form == "safetensors" and not cfg.model.bidirectional):
+        commands.append("python -m launch.transcribe --run_dir=FOLDER --stream recording.wav")
+    return commands
 
 
 def shell_line(words: Sequence[str]) -> str:
@@ -60,8 +73,22 @@ def _contract(interface: Interface, cfg: Config) -> str:
     return (
         f"\nInputs: {inputs}, which are {first}, padded with zeros, and [B] int32, {unit} of each. Outputs: {outputs}, "
         f"which are [B, T', {len(cfg.model.labels)}] float32, natural logarithms of probabilities, and [B] int32, "
-        f"frames of each; what follows them has no meaning ({inside}).\n"
+        f"frames of each; what follows them has no meaning ({inside}).\n" + _beside(interface)
     )
+
+
+def _beside(interface: Interface) -> str:
+    """The other graphs of the folder."""
+    page = ""
+    if interface.others:
+        page += f"\nThe same for other sizes: {', '.join(map(code, interface.others))}.\n"
+    if interface.streams:
+        page += (
+            f"\nFor streams: {', '.join(map(code, interface.streams))}. The features of a block, `lengths`, `position` "
+            "and the state go in, `log_probs`, `begin` and the next state come out; `ds2f/export/onnx_streaming.py` "
+            "tells their sizes, and what a first and a last block are.\n"
+        )
+    return page
 
 
 def _onnx(interface: Interface, cfg: Config) -> list[str]:

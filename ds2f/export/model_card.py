@@ -41,6 +41,7 @@ class Measured(NamedTuple):
     processor: str  # its name
     threads: int = 1
     engine: str = ""  # as of --engine
+    batched: tuple[int, float] | None = None  # recordings at a time, and the real-time factor then
 
 
 def text(
@@ -50,6 +51,7 @@ def text(
     files: Sequence[File],
     command: Sequence[str],
     measured: Measured | None = None,
+    checks: Sequence[str] = (),
     data: Mapping[str, SetSize] | None = None,
     data_license: str = "",
     languages: Sequence[str] = (),
@@ -63,13 +65,14 @@ def text(
       files: the files of the folder, but for this page.
       command: the words of the command that made the export.
       measured: the model's speed; None: not measured.
+      checks: what comparisons with the run have found, a line each.
       data: sizes of the data sets by name: train, val, test.
       data_license: licence of the data, in the user's words; empty: not stated.
       languages: codes of ISO 639, as in ``en``; empty: not stated.
     """
     sections = {
         "Use": card_examples.use(interface, about.cfg),
-        "Results": card_training.results(about.results),
+        "Results": card_training.results(about.results) + _checks(interface, checks),
         "Data": card_training.data(about, data or {}),
         "Recipe": card_training.recipe(about),
         "Features and labels": _features(about.cfg),
@@ -130,6 +133,20 @@ def _summary(about: About, interface: Interface, licence: str, languages: Sequen
     )
 
 
+def _checks(interface: Interface, checks: Sequence[str]) -> str:
+    """What is known of this form of the model, beside the rates of the run."""
+    page = ""
+    if interface.dtype != "float32":
+        own = "" if interface.from_samples else ": `launch.evaluate` tells its own rates"
+        page += (
+            "\nThe rates of a training are of its model in float32. This model computes with "
+            f"{code(interface.dtype)}{own}.\n"
+        )
+    return page + (
+        "\nWhen it was exported, it was compared with the run:\n\n" + block(checks, "text") if checks else ""
+    )
+
+
 def _features(cfg: Config) -> str:
     spect, model = cfg.spect, cfg.model
     settings = [field.name for field in attrs.fields(SpectConfig) if field.name not in ("mean", "deviation")]
@@ -148,14 +165,7 @@ def _features(cfg: Config) -> str:
 
 
 def _limits(cfg: Config, interface: Interface, languages: Sequence[str]) -> str:
-    spect, most = cfg.spect, interface.longest
-    unit = "samples" if interface.from_samples else "frames"
-    seconds = (most or 0) * (1 if interface.from_samples else spect.stride_samples) / spect.sample_rate
-    longest = (
-        f"{code(interface.file)} takes {most:,} {unit} at most, {seconds:.2f} s."
-        if most
-        else "The model takes any length, but was trained on utterances; ds2f cuts recordings of over 25 s in pauses."
-    )
+    spect, longest = cfg.spect, _longest(cfg, interface)
     spoken = ", ".join(map(code, languages)) or "not stated"
     lines = (
         f"Recordings are converted to {spect.sample_rate:,} Hz; nothing above {spect.sample_rate // 2:,} Hz is heard.",
@@ -165,6 +175,17 @@ def _limits(cfg: Config, interface: Interface, languages: Sequence[str]) -> str:
         "Error rates are of the sets above. Other voices, rooms, microphones and subjects give others.",
     )
     return "".join(f"- {line}\n" for line in lines)
+
+
+def _longest(cfg: Config, interface: Interface) -> str:
+    """How long a recording may be."""
+    longest, rate = interface.longest, cfg.spect.sample_rate
+    cut = "" if interface.from_samples else "; ds2f cuts recordings of over 25 s in pauses"
+    if longest is None:
+        return f"The model takes any length, but was trained on utterances{cut}."
+    samples = longest if interface.from_samples else (longest - 1) * cfg.spect.stride_samples
+    unit = "samples" if interface.from_samples else "frames"
+    return f"{code(interface.file)} takes {longest:,} {unit} at most, {samples / rate:.2f} s."
 
 
 _NORMALISATION = {
@@ -182,10 +203,12 @@ def _speed(files: Iterable[File], measured: Measured | None) -> str:
         return f"{size} The speed was not measured.\n"
     engine = f" by {code(measured.engine)}" if measured.engine else ""
     threads = f"{measured.threads} thread{'s' * (measured.threads != 1)}"
+    batched = f"; with {measured.batched[0]} at a time {measured.batched[1]:.3f}" if measured.batched else ""
     return (
         f"{size} When the model was exported, on {code(measured.processor)} with {threads}{engine}: loaded in "
         f"{measured.load_seconds:.2f} s; {measured.seconds:.1f} s of sound, one recording at a time, in "
-        f"{measured.real_time_factor * measured.seconds:.2f} s (real-time factor {measured.real_time_factor:.3f}).\n"
+        f"{measured.real_time_factor * measured.seconds:.2f} s (real-time factor {measured.real_time_factor:.3f}"
+        f"{batched}).\n"
     )
 
 

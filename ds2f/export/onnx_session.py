@@ -128,7 +128,10 @@ class OnnxEngine:
                 "--with_features to use the model here"
             )
         if self._open is None and self._fixed is None:
-            raise InputError("this export is a stream's graph alone; transcribe with --stream, or export the run again")
+            raise InputError(
+                "this is a stream's graph alone; transcribe with --stream, or give --run_dir the folder of the "
+                "export, or its model.onnx"
+            )
         longest = int(batch.lengths.max()) if len(batch.lengths) else 0
         require_short(longest, self.longest, self.cfg.spect)
         if self._open is None:

@@ -145,9 +145,11 @@ def test_limits_follow_the_model():
     cfg = Config(spect=SpectConfig(sample_rate=8000, normalize="bins"))
     text = page(about(cfg=cfg), interface=Interface("onnx", "model_1x621.onnx", batch=1, longest=621))
     assert "converted to 8,000 Hz; nothing above 4,000 Hz" in text
-    assert "`model_1x621.onnx` takes 621 frames at most, 6.21 s" in text
+    assert "`model_1x621.onnx` takes 621 frames at most, 6.20 s" in text
     assert "colour of microphone" in text
     assert "any length" in page()
+    samples = Interface("onnx", "model_2x48000.onnx", batch=2, longest=48000, from_samples=True)
+    assert "takes 48,000 samples at most, 3.00 s" in page(interface=samples)
 
 
 def test_size_speed_and_digests():
@@ -156,6 +158,7 @@ def test_size_speed_and_digests():
     assert "12.3 MB in all" in text
     assert "on `AMD EPYC 7B13` with 2 threads by `onnx`: loaded in 0.31 s; 12.0 s of sound" in text
     assert "in 0.60 s (real-time factor 0.050)" in text
+    assert "(real-time factor 0.050; with 8 at a time 0.012)" in page(measured=measured._replace(batched=(8, 0.0123)))
     assert ["model.onnx", "12,345,678", "ab" * 32] in cells(text, "file")
     assert "The speed was not measured" in page()
 
@@ -265,6 +268,8 @@ def test_the_program_has_the_shape_of_a_fixed_graph_and_none_of_a_stream():
     assert "np.zeros((8, 161, 621), np.float32)" in fixed
     samples = page(interface=Interface("onnx", "model.onnx", from_samples=True))
     assert "np.zeros((1, 16000), np.float32)" in samples
+    of_a_size = Interface("onnx", "model_2x48000.onnx", batch=2, longest=48000, from_samples=True)
+    assert "np.zeros((2, 48000), np.float32)" in page(interface=of_a_size)
     assert "full scale 1" in samples
     stream = page(interface=Interface("onnx", "stream.onnx", streaming=True))
     assert "--stream recording.wav" in stream
@@ -296,6 +301,38 @@ def test_the_program_for_another_format_runs_as_it_stands(tmp_path, form, file, 
     assert "tones_1p" in done.stdout
     if form == "torch":
         assert f"torch.Size([{batch or 2}, {(frames or 240) // 2}, 29])" in done.stdout
+
+
+def test_commands_are_those_that_take_the_export():
+    def commands(interface, cfg=CFG):
+        return programs(page(about(cfg=cfg), interface=interface).partition("## Results")[0], "bash")
+
+    (both,) = commands(Interface("onnx", "model.onnx"))
+    assert "launch.transcribe" in both
+    assert "--stream" not in both
+    assert "pip install -e" in both, "an index may hold another project of that name"
+    (streams,) = commands(Interface("onnx", "model.onnx", streams=("stream.onnx",)))
+    assert "--stream recording.wav" in streams
+    forward = Config(model=ModelConfig(bidirectional=False))
+    assert "--stream recording.wav" in commands(Interface("safetensors", "model.safetensors"), forward)[0]
+    assert "--stream" not in commands(Interface("torch", "model.pt2"), forward)[0]
+    assert commands(Interface("onnx", "model.onnx", from_samples=True)) == [], "commands refuse it"
+
+
+def test_every_graph_of_the_folder_has_a_word():
+    text = page(interface=Interface("onnx", "model_1x9.onnx", others=("model_8x9.onnx",), streams=("stream.onnx",)))
+    assert "The same for other sizes: `model_8x9.onnx`." in text
+    assert "For streams: `stream.onnx`." in text
+    assert "For streams" not in page()
+
+
+def test_rates_of_the_run_are_not_taken_for_those_of_a_rounded_model():
+    found = "model.onnx: 22 of 24 transcripts"
+    rounded = page(interface=Interface("onnx", "model.onnx", dtype="int8"), checks=[found])
+    section = rounded.partition("## Results")[2].partition("## Data")[0]
+    assert "This model computes with `int8`: `launch.evaluate` tells" in section
+    assert found in section
+    assert "This model computes with" not in page()
 
 
 def test_the_command_is_one_line_that_a_shell_takes_apart_again():

@@ -23,11 +23,14 @@ TEXTS = ["AB C", "B", "CAB A"]
 
 def write_run(folder: Path, *, bidirectional: bool) -> None:
     cfg = attrs.evolve(BOTH_WAYS if bidirectional else CFG, run_dir=str(folder))
+    cfg = attrs.evolve(cfg, augmentation=attrs.evolve(cfg.augmentation, noise_dir=str(folder.parent / "music")))
+    manifests = {"test": str(folder.parent / "an4_test_manifest.csv")}
+    results = {"test": {"wer": 12.5, "word_errors": 1, "words": 8}, "manifests": manifests}
     params, stats = model(bidirectional=bidirectional)
     scale = LossScale(torch.ones(()), torch.zeros((), dtype=torch.int32))
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config.to_dict(cfg)))
-    (folder / "results.json").write_text('{"test": {"wer": 12.5, "word_errors": 1, "words": 8}}')
+    (folder / "results.json").write_text(json.dumps(results))
     written = Checkpoints(folder, cfg=cfg)
     written.save(1, TrainState(torch.zeros((), dtype=torch.int64), params, stats, {}, scale), {}, score=1.0)
     assert written.close()
@@ -127,6 +130,17 @@ def test_no_folder_of_this_machine_leaves_it(export, folder):
     assert "CC-BY-4.0" in (output / "README.md").read_text()
     for path in output.iterdir():
         assert str(folder).encode() not in path.read_bytes()
+
+
+def test_the_compared_texts_are_from_all_over_the_validation_set(export, folder):
+    rows = [(2, "A B C"), (1, "A B"), (0, "A")]  # from long to short
+    for number, text in rows:
+        (folder / f"other{number}.txt").write_text(text)
+    (folder / "other_val_manifest.csv").write_text("".join(f"{number}.wav,other{number}.txt\n" for number, _ in rows))
+    ended, _ = export("both", "--check_utterances=2", "--data.val_manifest=other_val_manifest.csv")
+    assert ended.status == 0, ended.err
+    assert "2 of 2 transcripts" in ended.err
+    assert "of 5 words" in ended.err, "the two shortest have 3"
 
 
 def test_without_a_validation_set_texts_are_not_compared(export):
