@@ -1,4 +1,4 @@
-"""Exports a trained model elsewhere: python -m launch.export --run_dir=runs/an4_best --output=exports/an4."""
+"""Exports a model to ONNX, safetensors or torch: python -m launch.export --run_dir=runs/an4_best --output=exports/x."""
 
 import shutil
 import tempfile

@@ -58,7 +58,9 @@ def check(source: Source, written: list[Written]) -> Checked:
             batches = _batches(split, exact)
             texts = verification.texts(run, engine, batches, split.references, exact.model.labels)
             lines.append(_judged(texts, each))
-    if split is None:
+    if not absl_flags.FLAGS.check_utterances:
+        lines.append("texts were not compared (--check_utterances=0)")
+    elif split is None:
         lines.append("texts were not compared: there is no validation set here; name it by --data_path")
     return Checked(lines, load_seconds, speeds)
 

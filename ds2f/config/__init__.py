@@ -65,7 +65,11 @@ class Config:
     """
 
     data_path: str = setting("data", "Folder of manifests and recordings, written by launch.prepare.")
-    run_dir: str = setting("", "Folder for the output of the run; empty: runs/<name of the flagfile>.")
+    run_dir: str = setting(
+        "",
+        "Folder of the run: a training writes it (empty: runs/<name of the flagfile>), other commands read it, or an "
+        "export in its place.",
+    )
     device: str = setting("auto", "Type of the devices.", one_of("auto", "npu", "cuda", "cpu"))
     nproc_per_node: int = setting(1, "Processes on this machine, one per device.", within(1))
     nnodes: str = setting(

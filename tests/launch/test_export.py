@@ -149,6 +149,13 @@ def test_without_a_validation_set_texts_are_not_compared(export):
     assert "no validation set here; name it by --data_path" in ended.err
 
 
+def test_texts_are_not_compared_if_none_are_wanted(export):
+    ended, output = export("both", "--check_utterances=0")
+    assert ended.status == 0
+    assert "texts were not compared (--check_utterances=0)" in ended.err
+    assert "no validation set" not in (output / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
