@@ -91,8 +91,15 @@ def main(_: list[str]) -> None:
         guard.tell(line)
     guard.tell(f"wrote {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     if not absl_flags.FLAGS.with_features:  # commands compute features themselves
-        run = f"--run_dir={output}"
-        guard.tell(next_steps.text(("transcribe", run, "FILE"), ("evaluate", run, "--manifest=test.csv")))
+        guard.tell(next_steps.text(*_uses(output)))
+
+
+def _uses(output: Path) -> list[tuple[str, ...]]:
+    """Commands that take the exported model."""
+    run, data_path = f"--run_dir={output}", absl_flags.FLAGS["data_path"]
+    streams = [("transcribe", run, "--stream", "FILE")] if any(output.glob("stream*.onnx")) else []
+    data = f"--data_path={data_path.value}" if data_path.present else "--manifest=test.csv"
+    return [("transcribe", run, "FILE"), *streams, ("evaluate", run, data)]
 
 
 def _source(run_dir: Path) -> Source:

@@ -112,6 +112,14 @@ def test_a_graph_has_the_names_and_the_operators_that_were_asked_for(export):
     assert graph.opset_import[0].version == 16
 
 
+def test_the_end_names_commands_that_take_the_model(export):
+    ended, _ = export("forward", "--check_utterances=0")
+    commands = [line.split() for line in ended.err.replace("\\\n", "").partition("Next:\n")[2].splitlines()]
+    assert [words[2] for words in commands] == ["launch.transcribe"] * 2 + ["launch.evaluate"]
+    assert commands[1][-2:] == ["--stream", "FILE"]
+    assert commands[2][-1] == "--data_path=."
+
+
 def test_atc_gets_the_sizes_of_all_inputs(export):
     ended, output = export("forward", "--shapes=2x401", "--stream_shapes=1x32", "--dtype=float16", "--names=features=x")
     assert ended.status == 0, ended.err
