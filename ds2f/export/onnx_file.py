@@ -1,5 +1,10 @@
-"""Files of exported ONNX graphs: what they say of themselves, and what a file from outside must not hold."""
+"""Files of exported ONNX graphs: what they say of themselves, and what a file from outside must not hold.
 
+A file ends with the SHA-256 of all bytes before it, as an entry of the metadata. Protocol buffers are joined by joining
+their bytes, so every reader of ONNX takes the entry. A changed byte of a weight has no other trace.
+"""
+
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -19,9 +24,11 @@ from ds2f.files import json_text, read_bounded, write_atomically
 from ds2f.text import shown
 
 _GRAPH = "ds2f.graph"
+_DIGEST = "ds2f.digest"  # SHA-256 of the bytes before the entry
 _LARGEST = 2**31 - 1  # bytes of a protocol buffer
 _MOST_VALUES = 2**28  # of an input of fixed sizes: a gigabyte
 _LARGEST_NUMBER = 2**24  # of what decides about sizes within the graph
+_LARGEST_PADDING = 2**12  # of a convolution; the lookahead's is its context
 _DECIDE_SIZES = ("Pad", "Range", "Reshape")
 _OPERATORS = {
     "": {
@@ -66,7 +73,16 @@ def write(path: Path, model: onnx.ModelProto) -> None:
         raise InputError(
             f"{path}: the graph exceeds 2 GiB, which a file of ONNX cannot hold; take --format=safetensors"
         )
-    write_atomically(path, model.SerializeToString())
+    content: bytes = model.SerializeToString()
+    write_atomically(path, content + _tail(hashlib.sha256(content).hexdigest()))
+
+
+def _tail(digest: str) -> bytes:
+    """The end of a file, which has the same size for every digest."""
+    tail: bytes = onnx.ModelProto(
+        metadata_props=[onnx.StringStringEntryProto(key=_DIGEST, value=digest)]
+    ).SerializeToString()
+    return tail
 
 
 def read(path: Path) -> Opened:
@@ -90,6 +106,7 @@ def read(path: Path) -> Opened:
     problem = next(_problems(model), "")
     if problem:
         raise _refused(path, problem)
+    _require_unchanged(path, content)
     return Opened(about, _form(model, about, path), content)
 
 
@@ -99,6 +116,16 @@ def input_shapes(model: onnx.ModelProto) -> str:
         f"{each.name}:{','.join(str(size.dim_value) for size in each.type.tensor_type.shape.dim)}"
         for each in model.graph.input
     )
+
+
+def _require_unchanged(path: Path, content: bytes) -> None:
+    size = len(content) - len(_tail("0" * 64))
+    if content[size:] != _tail(hashlib.sha256(memoryview(content)[: max(size, 0)]).hexdigest()):
+        raise InputError(
+            f"{path} is damaged, or another program has changed it: its bytes are not those that were written (their "
+            "SHA-256 differs). It was not run; copy the file again, or export the model again with "
+            "python -m launch.export"
+        )
 
 
 def graph(path: Path) -> onnx.ModelProto:
@@ -154,6 +181,9 @@ def _problems(model: onnx.ModelProto) -> Iterator[str]:
             yield f"the operator {node.domain}:{node.op_type}"
         if any(each.HasField("g") or each.graphs or each.HasField("t") for each in node.attribute):
             yield f"a graph or a tensor in an operator, {node.op_type}"
+        pads = (size for each in node.attribute if each.name == "pads" for size in each.ints)
+        if any(abs(size) > _LARGEST_PADDING for size in pads):
+            yield f"a padding without measure, {node.op_type}"
     for tensor in graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             yield "weights in another file"

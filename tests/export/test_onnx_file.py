@@ -74,6 +74,11 @@ def _large_padding(graph: onnx.ModelProto) -> None:
     graph.graph.node.append(helper.make_node("Pad", ["features", "pads"], ["padded"]))
 
 
+def _padding_of_a_convolution(graph: onnx.ModelProto) -> None:
+    node = next(each for each in graph.graph.node if each.op_type == "Conv")
+    next(each for each in node.attribute if each.name == "pads").ints[1] = 2**40
+
+
 def _other_sizes(graph: onnx.ModelProto) -> None:
     graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 40
 
@@ -107,6 +112,7 @@ def _foreign(graph: onnx.ModelProto) -> None:
         (_external, "weights in another file"),
         (_large_weight, "size is not that of its bytes"),
         (_large_padding, "a size without measure"),
+        (_padding_of_a_convolution, "a padding without measure, Conv"),
         (_other_sizes, "other sizes than its metadata"),
     ],
 )
@@ -114,10 +120,31 @@ def test_a_changed_file_is_refused(tmp_path: Path, change: Callable[[onnx.ModelP
     graph, _ = made()
     change(graph)
     path = tmp_path / "model.onnx"
-    path.write_bytes(graph.SerializeToString())
+    onnx_file.write(path, graph)
     with pytest.raises(InputError, match=message) as error:
         onnx_file.read(path)
     assert str(path) in str(error.value)
+
+
+def test_every_changed_byte_is_found(tmp_path: Path) -> None:
+    """Most bytes are of weights, whose change nothing else would tell."""
+    graph, _ = made()
+    path = tmp_path / "model.onnx"
+    onnx_file.write(path, graph)
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for place in [*generator.integers(0, len(whole), 100).tolist(), len(whole) - 1]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        with pytest.raises(InputError):
+            onnx_file.read(path)
+
+
+def test_a_file_that_another_program_wrote_again_is_refused(tmp_path: Path) -> None:
+    graph, _ = made()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(graph.SerializeToString())
+    with pytest.raises(InputError, match="its bytes are not those that were written"):
+        onnx_file.read(path)
 
 
 class _Touch:
