@@ -1,15 +1,11 @@
 """Exports a model to ONNX, safetensors or torch: python -m launch.export --run_dir=runs/an4_best --output=exports/x."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from absl import flags as absl_flags
 
 from ds2f.errors import InputError
-from launch import decoding, export_files, export_page, flags, guard, next_steps, progress_bars
+from launch import decoding, export_files, export_page, flags, guard, next_steps, output_folder, progress_bars
 from launch.export_files import Source
 
 flags.define(only=("data_path", "run_dir", "data"))
@@ -81,7 +77,7 @@ def main(_: list[str]) -> None:
     from launch import export_checks
 
     source = _source(run_dir)
-    with _folder(output) as folder:
+    with output_folder.filled(output) as folder:
         with progress_bars.waiting("writing"):
             written = export_files.write(source, folder)
         with progress_bars.waiting("checking"):
@@ -124,8 +120,7 @@ def _output() -> Path:
     if not given:
         raise InputError("--output is missing: give the folder of the exported model, such as --output=exports/an4")
     output = Path(given)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"--output={output} is there already; give another folder")
+    output_folder.require_new(output)
     return output
 
 
@@ -142,23 +137,6 @@ def _check() -> None:
         raise InputError("--quantize=int8 starts from float32 weights; leave out --dtype=float16")
     if chosen.quantize and chosen.opset < 13:
         raise InputError(f"--quantize=int8 is for onnxruntime, opset 13 and up; leave out --opset={chosen.opset}")
-
-
-@contextmanager
-def _folder(output: Path) -> Iterator[Path]:
-    """A folder that gets the name of the output when everything in it is written and checked."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        if output.exists():
-            output.rmdir()
-        folder.rename(output)
-    except OSError as error:
-        raise InputError(f"--output={output}: {error.strerror or error}; give another folder") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
