@@ -77,12 +77,13 @@ def main(_: list[str]) -> None:
     from launch import export_checks
 
     source = _source(run_dir)
+    beside = export_page.run_files(source, run_dir)
     with output_folder.filled(output) as folder:
         with progress_bars.waiting("writing"):
             written = export_files.write(source, folder)
         with progress_bars.waiting("checking"):
             checked = export_checks.check(source, written)
-        export_page.write(source, folder, written, checked, run_dir)
+        export_page.write(source, folder, written, checked, beside)
     for line in checked.lines:
         guard.tell(line)
     guard.tell(f"wrote {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
+import operator
 import re
-import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags as absl_flags
 
@@ -24,13 +24,38 @@ _BYTES = 1 << 20  # of results
 _DATA_BYTES = 1 << 28  # of the record of the data
 
 
-def write(source: Source, folder: Path, written: list[Written], checked: "Checked", run_dir: Path) -> None:
+class RunFiles(NamedTuple):
+    """What a run's folder holds beside the model, for an export."""
+
+    sizes: "dict[str, SetSize]"  # of its data sets
+    calibration: bytes | None
+
+
+def run_files(source: Source, run_dir: Path) -> RunFiles:
+    """Reads what a run's folder holds beside the model, before anything is exported.
+
+    Raises:
+      InputError: a file is damaged.
+    """
+    from ds2f.checkpoint.exported import folder_of
+    from ds2f.files import read_bounded
+    from ds2f.inference import calibration
+
+    folder = folder_of(run_dir)
+    path, content = folder / _CALIBRATION, None
+    if path.exists():
+        calibration.read(folder, source.params, source.stats, warn=lambda _: None)
+        content = read_bounded(path, _BYTES, remedy="Calibrations are smaller.")
+    return RunFiles(_sizes(folder), content)
+
+
+def write(source: Source, folder: Path, written: list[Written], checked: "Checked", beside: RunFiles) -> None:
     """Writes what stands beside the model."""
     from ds2f.export import model_card
     from ds2f.files import write_atomically
 
-    if (run_dir / _CALIBRATION).is_file():
-        shutil.copyfile(run_dir / _CALIBRATION, folder / _CALIBRATION)
+    if beside.calibration is not None:
+        write_atomically(folder / _CALIBRATION, beside.calibration)
     _write_ascend(source, folder, written)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     chosen = absl_flags.FLAGS
@@ -41,7 +66,7 @@ def write(source: Source, folder: Path, written: list[Written], checked: "Checke
         command=_command(),
         measured=_measured(checked, written),
         checks=checked.lines,
-        data=_sizes(run_dir),
+        data=beside.sizes,
         data_license=chosen.data_license,
         languages=chosen.languages or (),
     )
@@ -118,17 +143,25 @@ def _measured(checked: "Checked", written: list[Written]) -> "Measured | None":
 
 
 def _sizes(run_dir: Path) -> "dict[str, SetSize]":
-    """Utterances of the run's data sets, as its record of them tells."""
+    """Utterances of the run's data sets, as its record of them tells.
+
+    Raises:
+      InputError: the record is damaged.
+    """
     from ds2f.export.card_training import SetSize
 
     path = run_dir / "data.json"
     if not path.is_file():
         return {}
-    content = _object(path, _DATA_BYTES).get("content")
-    if not isinstance(content, dict):
-        return {}
-    splits, large = content.get("splits", {}), content.get("large", {})
-    return {name: SetSize(large[name][0] if name in large else len(rows)) for name, rows in splits.items()}
+    content = _object(path, _DATA_BYTES).get("content", {})
+    try:
+        splits, large = content.get("splits", {}), content.get("large", {})
+        return {
+            name: SetSize(operator.index(large[name][0]) if name in large else len(rows))
+            for name, rows in splits.items()
+        }
+    except (AttributeError, TypeError, IndexError, KeyError) as error:
+        raise InputError(f"{path}: no record of data sets ({error}); write it again, or remove it") from error
 
 
 def _write_ascend(source: Source, folder: Path, written: list[Written]) -> None:

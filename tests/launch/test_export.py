@@ -190,6 +190,39 @@ def test_mistakes_are_told_and_leave_nothing(export, arguments, message):
     assert not list(output.parent.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("results.json", "{", "not JSON"),
+        ("results.json", "[]", "no JSON object"),
+        ("data.json", "{", "not JSON"),
+        ("data.json", '{"content": 1}', "no record of data sets"),
+        ("data.json", '{"content": {"splits": {"train": 1}}}', "no record of data sets"),
+        ("data.json", '{"content": {"splits": {"train": []}, "large": {"train": ["a"]}}}', "no record of data sets"),
+        ("calibration.json", "{", "not a calibration"),
+        ("calibration.json", '{"calibrations": [{"slope": 1}]}', "not a calibration"),
+    ],
+)
+def test_a_damaged_file_of_the_run_is_told_before_the_export(export, folder, name, content, message):
+    run = folder / f"damaged-{abs(hash((name, content)))}"
+    write_run(run, bidirectional=True)
+    (run / name).write_text(content)
+    ended, output = export(run.name, "--format=safetensors", data=False)
+    assert ended.status == 1
+    assert f"{run.name}/{name}: {message}" in ended.err
+    assert not output.exists()
+
+
+def test_the_calibration_of_the_run_is_taken_along(export, folder):
+    run = folder / "calibrated"
+    write_run(run, bidirectional=True)
+    entry = {"slope": 2.0, "intercept": 0.5, "delay": 0.1, "weights": "of another checkpoint", "decoder": {}}
+    (run / "calibration.json").write_text(json.dumps({"calibrations": [entry]}))
+    ended, output = export(run.name, "--format=safetensors", data=False)
+    assert ended.status == 0, ended.err
+    assert (output / "calibration.json").read_bytes() == (run / "calibration.json").read_bytes()
+
+
 def test_what_is_there_is_not_overwritten(export, folder):
     ended, output = export("both", "--format=safetensors")
     assert ended.status == 0
