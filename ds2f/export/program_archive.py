@@ -178,12 +178,11 @@ def _path_of(listed: Any, shape: tuple[int, ...]) -> str:
         "storage_offset": {"as_int": 0},
         "layout": _STRIDED,
     }
-    if (
-        not isinstance(listed, dict)
-        or listed.get("use_pickle") is not False
-        or not isinstance(listed["path_name"], str)
-    ):
+    if not isinstance(listed, dict) or listed.get("use_pickle") is not False:
+        return ""
+    path_name = listed.get("path_name")
+    if not isinstance(path_name, str):
         return ""
     meta = listed.get("tensor_meta")
     alike = isinstance(meta, dict) and all(meta.get(key) == value for key, value in wanted.items())
-    return listed["path_name"] if alike else ""
+    return path_name if alike else ""

@@ -399,6 +399,17 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] =
         lambda entries: entries | {"data/weights/model_weights_config.json": b'{"config": {}}'},
         "other weights than its configuration says",
     ),
+    "a weight without a place": (
+        lambda entries: (
+            entries
+            | {
+                "data/weights/model_weights_config.json": entries["data/weights/model_weights_config.json"].replace(
+                    b'"path_name"', b'"other_name"'
+                )
+            }
+        ),
+        "is missing, or of another shape or type",
+    ),
     "a flipped bit": (
         lambda entries: entries | {"data/weights/weight_3": b"\0\0\0\0" + entries["data/weights/weight_3"][4:]},
         "SHA-256 differs",
