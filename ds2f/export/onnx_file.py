@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import attrs
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -29,6 +30,7 @@ _LARGEST = 2**31 - 1  # bytes of a protocol buffer
 _MOST_VALUES = 2**28  # of an input of fixed sizes: a gigabyte
 _LARGEST_NUMBER = 2**24  # of what decides about sizes within the graph
 _LARGEST_PADDING = 2**12  # of a convolution; the lookahead's is its context
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 _DECIDE_SIZES = ("Pad", "Range", "Reshape")
 _OPERATORS = {
     "": {
@@ -189,6 +191,8 @@ def _problems(model: onnx.ModelProto) -> Iterator[str]:
             yield "weights in another file"
         elif _bytes(tensor) != len(tensor.raw_data):
             yield f"a weight whose size is not that of its bytes, {tensor.name}"
+        elif tensor.data_type in _FLOATS and not np.isfinite(numpy_helper.to_array(tensor)).all():
+            yield f"a weight that is not finite, {tensor.name}"
     numbers = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.INT64}
     for node in graph.node:
         for name in node.input if node.op_type in _DECIDE_SIZES else ():

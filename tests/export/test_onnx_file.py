@@ -74,6 +74,14 @@ def _large_padding(graph: onnx.ModelProto) -> None:
     graph.graph.node.append(helper.make_node("Pad", ["features", "pads"], ["padded"]))
 
 
+def _last_weight(value: float) -> Callable[[onnx.ModelProto], None]:
+    def change(graph: onnx.ModelProto) -> None:
+        tensor = next(each for each in graph.graph.initializer if each.data_type == TensorProto.FLOAT and each.dims)
+        tensor.raw_data = tensor.raw_data[:-4] + np.float32(value).tobytes()
+
+    return change
+
+
 def _padding_of_a_convolution(graph: onnx.ModelProto) -> None:
     node = next(each for each in graph.graph.node if each.op_type == "Conv")
     next(each for each in node.attribute if each.name == "pads").ints[1] = 2**40
@@ -112,6 +120,8 @@ def _foreign(graph: onnx.ModelProto) -> None:
         (_external, "weights in another file"),
         (_large_weight, "size is not that of its bytes"),
         (_large_padding, "a size without measure"),
+        (_last_weight(float("nan")), "a weight that is not finite"),
+        (_last_weight(float("-inf")), "a weight that is not finite"),
         (_padding_of_a_convolution, "a padding without measure, Conv"),
         (_other_sizes, "other sizes than its metadata"),
     ],
