@@ -151,11 +151,12 @@ class OnnxEngine:
         begun = stream.init(self.cfg, {}, streams=streams, block=block)  # refuses a bidirectional model
         if self._streams is None:
             raise InputError("this export has no stream's graph, stream.onnx; export the run again, or give the run")
-        frames = self._streams.form.options.frames
-        if frames not in (None, block * self.cfg.model.time_stride):
+        frames, given = self._streams.form.options.frames, block * self.cfg.model.time_stride
+        if frames not in (None, given):
+            seconds, asked = (each * self.cfg.spect.window_stride for each in (frames, given))
             raise InputError(
-                f"the stream's graph has blocks of {frames // self.cfg.model.time_stride} frames, not {block}: "
-                "give another --stream_block, or export without --stream_shapes"
+                f"the stream's graph has blocks of {seconds:g} seconds, not {asked:g}: give "
+                f"--stream_block={seconds:g}, or export without --stream_shapes"
             )
         return begun
 

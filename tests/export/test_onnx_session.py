@@ -104,7 +104,7 @@ def test_what_an_export_does_not_have_is_told(tmp_path: Path) -> None:
         whole.begin()
     with pytest.raises(InputError, match="transcribe with --stream"):
         stream.logits(models.batch(model[0], [3]))
-    with pytest.raises(InputError, match="blocks of 16 frames, not 8"):
+    with pytest.raises(InputError, match=r"blocks of 0\.32 seconds, not 0\.16: give --stream_block=0\.32"):
         stream.begin(block=8)
     with pytest.raises(InputError, match="takes samples"):
         samples.logits(models.batch(model[0], [3]))
