@@ -101,13 +101,17 @@ def _uses(output: Path) -> list[tuple[str, ...]]:
 
 def _source(run_dir: Path) -> Source:
     """The run's model, with what its exports say of themselves."""
-    from ds2f.checkpoint import load_model
+    from ds2f.checkpoint import find_safetensors, load_model, safetensors_file
     from ds2f.checkpoint.exported import About, weights_digest, without_places
 
     which = absl_flags.FLAGS.which
     stored, params, stats = load_model(run_dir, which=which, warn=guard.tell)
-    results = export_page.results(run_dir)
-    about = About(stored, weights_digest(params, stats), run_dir.resolve().name, which, results)
+    name, results = run_dir.resolve().name, export_page.results(run_dir)
+    file = find_safetensors(run_dir)
+    if file is not None:  # an export of the run: it has the run's name and results
+        exported = safetensors_file.about(file)
+        name, which, results = exported.run, exported.which, exported.results | results
+    about = About(stored, weights_digest(params, stats), name, which, results)
     return Source(flags.config_from_flags(stored), params, stats, without_places(about))
 
 

@@ -40,13 +40,14 @@ REMEDY = "pip install 'ds2f[export]', or --engine=torch with the run"
 class Compiled:
     """A graph that onnxruntime has prepared."""
 
-    def __init__(self, content: bytes, form: Form, source: str) -> None:
+    def __init__(self, content: bytes, form: Form, source: str, *, labels: int | None = None) -> None:
         """Prepares a graph.
 
         Args:
           content: the file of ONNX; one from outside is checked by ``onnx_file.read`` before.
           form: of the graph.
           source: what messages call it.
+          labels: number of the model's labels, for a file whose outputs are to be checked.
 
         Raises:
           InputError: onnxruntime is not installed, or does not take the graph.
@@ -55,13 +56,11 @@ class Compiled:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors
-        self.form, self._source = form, source
+        self.form, self._source, self._labels = form, source, labels
         try:
             self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime has many classes of its own
             raise InputError(f"{source}: onnxruntime cannot prepare it ({_line(error)}); export it again") from error
-        names = [*self._session.get_inputs(), *self._session.get_outputs()]
-        self._types = {each.name: each.type for each in names}
 
     def run(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Computes the outputs of some inputs, both by the names of the modules' docstrings.
@@ -78,7 +77,22 @@ class Compiled:
             if "memory" in str(error).lower() or "alloc" in str(error).lower():
                 raise MemoryError(f"{self._source}: {_line(error)}") from error
             raise InputError(f"{self._source}: onnxruntime failed ({_line(error)}); export it again") from error
-        return {own.get(each, each): value for each, value in zip(outputs, found, strict=True)}
+        computed = {own.get(each, each): value for each, value in zip(outputs, found, strict=True)}
+        if self._labels and not self._has_shapes(computed, rows=len(next(iter(values.values())))):
+            raise InputError(f"{self._source}: its outputs have other shapes than an exported graph's; export it again")
+        return computed
+
+    def _has_shapes(self, computed: Mapping[str, NDArray[Any]], *, rows: int) -> bool:
+        """Whether the outputs are those of an exported graph: a file may be forged."""
+        if any(each.shape[:1] != (rows,) for each in computed.values()):
+            return False
+        scores = computed.get("log_probs", np.zeros(0))
+        if scores.ndim != 3 or scores.shape[2] != self._labels:
+            return False
+        if self.form.streams:
+            return computed.get("begin", scores).shape == (rows,)
+        ends = computed.get("output_lengths", scores)
+        return ends.shape == (rows,) and bool(((ends >= 0) & (ends <= scores.shape[1])).all())
 
     def __call__(self, features: NDArray[np.float32], lengths: NDArray[np.int32], /) -> Outputs:
         """Whole utterances, as of ``om_sessions.Session``."""
@@ -237,7 +251,7 @@ def open_path(path: Path) -> OnnxEngine:
     """
     opened = _read(path)
     about = opened[0][1].about
-    graphs = [Compiled(each.content, each.form, str(file)) for file, each in opened]
+    graphs = [_compiled(file, each) for file, each in opened]
     return OnnxEngine(about.cfg, graphs, about=about)
 
 
@@ -247,8 +261,7 @@ def compiled(path: Path) -> Compiled:
     Raises:
       InputError: as ``open_path``.
     """
-    opened = onnx_file.read(path)
-    return Compiled(opened.content, opened.form, str(path))
+    return _compiled(path, onnx_file.read(path))
 
 
 def _filled(values: Tensor, *, begin: int, rows: int) -> Tensor:
@@ -260,3 +273,7 @@ def _filled(values: Tensor, *, begin: int, rows: int) -> Tensor:
 def _line(error: Exception) -> str:
     """The last line of an error, without what acts on a terminal."""
     return shown(str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__)[:300]
+
+
+def _compiled(path: Path, opened: Opened) -> Compiled:
+    return Compiled(opened.content, opened.form, str(path), labels=len(opened.about.cfg.model.labels))

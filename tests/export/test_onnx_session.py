@@ -123,3 +123,30 @@ def test_files_of_several_models_are_refused(tmp_path: Path) -> None:
     written(tmp_path, models.drawn(hidden_size=8), Form(OnnxOptions()))
     with pytest.raises(InputError, match="of different models"):
         onnx_session.open_path(tmp_path)
+
+
+def stream_after(engine: Engine, cfg: Config) -> streams.StreamState:
+    """A stream that is ready, after a second of noise."""
+    samples = 0.1 * torch.randn(1, cfg.spect.sample_rate, generator=torch.Generator().manual_seed(3))
+    return streams.push(engine.begin(), samples, cfg=cfg)
+
+
+@pytest.mark.parametrize("of_streams", [False, True])
+def test_outputs_of_other_shapes_are_refused(of_streams: bool) -> None:
+    cfg, params, stats = models.drawn(bidirectional=False)
+    form = Form(OnnxOptions(), streams=of_streams)
+    graph = (onnx_streaming if of_streams else onnx_model).build(cfg, params, stats, form.options)
+    outputs = {each.name: each for each in graph.graph.output}
+    ends = outputs["begin" if of_streams else "output_lengths"]
+    for forged in (outputs["log_probs"], ends):
+        other = next(node for node in graph.graph.node if node.output[0] == forged.name)
+        before = other.input[0]
+        other.input[0] = next(node.input[0] for node in graph.graph.node if node.op_type == "Unsqueeze")
+        forged.ClearField("type")
+        content = graph.SerializeToString()
+        other.input[0] = before
+        graph_of_file = onnx_session.Compiled(content, form, "m", labels=len(cfg.model.labels))
+        engine = onnx_session.OnnxEngine(cfg, [graph_of_file])
+        states = [stream_after(engine, cfg)] if of_streams else []
+        with pytest.raises(InputError, match="other shapes"):
+            engine.advance(states) if of_streams else engine.logits(models.batch(cfg, [30, 7]))

@@ -112,6 +112,16 @@ def test_a_graph_has_the_names_and_the_operators_that_were_asked_for(export):
     assert graph.opset_import[0].version == 16
 
 
+def test_an_export_of_an_export_has_the_name_and_the_results_of_the_run(export, folder):
+    ended, first = export("both", "--format=safetensors")
+    assert ended.status == 0, ended.err
+    first.rename(folder / "moved")
+    ended, second = export("moved", "--format=safetensors")
+    assert ended.status == 0, ended.err
+    assert (second / "model.safetensors").read_bytes() == (folder / "moved/model.safetensors").read_bytes()
+    assert "12.50 %" in (second / "README.md").read_text()
+
+
 def test_the_end_names_commands_that_take_the_model(export):
     ended, _ = export("forward", "--check_utterances=0")
     commands = [line.split() for line in ended.err.replace("\\\n", "").partition("Next:\n")[2].splitlines()]
