@@ -19,7 +19,6 @@ from ds2f.config import Config, ModelConfig
 from ds2f.convert import from_reference
 from ds2f.export import torch_program
 from ds2f.model import deepspeech2
-from launch import load_test
 
 FORMS = ("run", "export", "export/model.safetensors")
 
@@ -134,10 +133,11 @@ def test_weights_of_a_language_model_are_tuned_for_it(done, workplace):
     assert trials[0] == trials[1] == trials[2]
 
 
-def test_a_load_test_knows_its_sampling_rate(workplace):
+def test_its_configuration_is_the_runs_as_a_load_test_asks_for_it(workplace):
     for form in FORMS:
-        assert load_test._sample_rate(workplace / form) == 16000
-        assert load_test._is_bidirectional(workplace / form)
+        cfg = checkpoint.load_config(workplace / form)
+        assert cfg.spect.sample_rate == 16000
+        assert cfg.model.bidirectional
 
 
 @pytest.mark.parametrize("command", ["calibrate", "longform", "splice"])
