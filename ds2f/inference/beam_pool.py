@@ -60,10 +60,15 @@ class BeamPool:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Ends the processes."""
-        if self._executor:
-            for process in self._processes if kind is not None else ():
+        if self._executor is None:
+            return
+        if kind is not None:
+            for process in self._processes:
                 process.kill()
-            self._executor.shutdown(cancel_futures=True)
+            # The executor's thread that writes logits to the processes waits without end for a killed one to read them
+            # (CPython's issue 94777, mended in 3.11.5), unless nobody can: then its write ends.
+            self._executor._call_queue._reader.close()  # type: ignore[attr-defined]
+        self._executor.shutdown(cancel_futures=True)
 
     def beam(
         self,

@@ -80,8 +80,10 @@ def test_a_killed_process_ends_the_search_with_a_remedy(logits):
             pool.beam(logits, LABELS, cfg=BeamConfig(decoder="beam"))
 
 
-def test_ctrl_c_ends_a_search_that_would_last():
-    long = Logits(torch.randn(2, 4000, 4), torch.tensor([4000, 4000]))
+@pytest.mark.parametrize("waiting", [0, 4], ids=["none waits", "the next are being written to the processes"])
+def test_ctrl_c_ends_a_search_that_would_last(waiting):
+    frames = 8000  # 128,000 bytes, twice as many as a pipe holds
+    long = Logits(torch.randn(2 + waiting, frames, 4), torch.full((2 + waiting,), frames))
     cfg, pool = BeamConfig(decoder="beam", beam_size=20_000), BeamPool(LABELS, workers=2)
     processes = [process.pid for process in pool._processes]
     assert len(processes) == 2
