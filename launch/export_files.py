@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _NAMES = ("features", "samples", "lengths", "log_probs", "output_lengths")
 _STREAM_NAMES = re.compile(r"begin|(next_)?(position|lookahead|(conv|hidden|cell)_\d+)")
-_SHAPE = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,8})")
+_SHAPE = re.compile("([1-9][0-9]{0,5})x([1-9][0-9]{0,6})")
 
 
 class Source(NamedTuple):

@@ -65,6 +65,18 @@ def weights_digest(params: Params, stats: Stats) -> str:
     return digest.hexdigest()[:32]
 
 
+def require_weights(about: About, params: Params, stats: Stats) -> None:
+    """Refuses to write weights that ``about`` is not of.
+
+    Raises:
+      ValueError: they have another digest, or a tensor is not float32.
+    """
+    if weights_digest(params, stats) != about.weights:
+        raise ValueError("about.weights is the digest of another model")
+    if any(leaf.dtype != torch.float32 for leaf in tree.leaves((params, stats))):
+        raise ValueError("parameters and statistics must be float32")
+
+
 def portable(cfg: Config) -> Config:
     """The configuration without folders, files and addresses of a machine, and with limits of at most the defaults.
 

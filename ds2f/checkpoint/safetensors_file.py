@@ -58,10 +58,7 @@ def write(path: Path, about: About, params: Params, stats: Stats) -> None:
       ValueError: ``about`` is of another model, or a tensor is not float32.
       OSError: the file system refused.
     """
-    if exported.weights_digest(params, stats) != about.weights:
-        raise ValueError("about.weights is the digest of another model")
-    if any(leaf.dtype != torch.float32 for leaf in tree.leaves((params, stats))):
-        raise ValueError("parameters and statistics must be float32")
+    exported.require_weights(about, params, stats)
     require_finite(path, _named(params, stats))
     tensors = {name: leaf.detach().cpu().contiguous() for name, leaf in _named(params, stats).items()}
     content = _package().save(tensors, metadata=exported.to_metadata(about))

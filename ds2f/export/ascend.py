@@ -6,7 +6,6 @@ Everything here is text, made from options; nothing imports onnx or CANN. The sc
 
 import re
 import shlex
-from collections.abc import Sequence
 from importlib import resources
 
 import attrs
@@ -18,7 +17,6 @@ from ds2f.files import json_text
 
 FORMAT = 1  # of export.json
 FILE = "export.json"
-_SHAPE = re.compile("([1-9][0-9]{0,5})[xX]([1-9][0-9]{0,6})")
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_./-]{0,99}")  # without what separates names and numbers in --input_shape
 _SCRIPTS = ("infer_om.py", "compare_om.py")
 
@@ -43,24 +41,6 @@ class Shape:
     def om(self) -> str:
         """The name of its model for the NPU, in the folder ``ascend``."""
         return f"model_{self.batch}x{self.frames}.om"
-
-
-def shapes(texts: Sequence[str]) -> tuple[Shape, ...]:
-    """Reads shapes such as ``8x621``, in their order and each once.
-
-    Raises:
-      InputError: a text is no shape.
-
-    >>> shapes(["1x621", "8x621"])
-    (Shape(batch=1, frames=621), Shape(batch=8, frames=621))
-    """
-    found = []
-    for each in texts:
-        match = _SHAPE.fullmatch(each.strip())
-        if not match:
-            raise InputError(f"--shapes={each}: a shape is UTTERANCESxFRAMES, as in 1x621 or 8x621")
-        found.append(Shape(int(match[1]), int(match[2])))
-    return tuple(dict.fromkeys(found))
 
 
 @attrs.frozen(kw_only=True)

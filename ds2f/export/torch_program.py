@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ds2f import tree
 from ds2f.checkpoint import exported
 from ds2f.checkpoint.exported import About
 from ds2f.checkpoint.leaves import require_finite
@@ -97,10 +96,7 @@ def write(path: Path, about: About, params: Params, stats: Stats, *, shape: tupl
       ValueError: ``about`` is of another model, or a tensor is not float32.
       OSError: the file system refused.
     """
-    if exported.weights_digest(params, stats) != about.weights:
-        raise ValueError("about.weights is the digest of another model")
-    if any(leaf.dtype != torch.float32 for leaf in tree.leaves((params, stats))):
-        raise ValueError("parameters and statistics must be float32")
+    exported.require_weights(about, params, stats)
     require_finite(path, program_names.named(params, stats))
     program = _traced(about.cfg.model, params, stats, shape)
     for node in program.graph.nodes:

@@ -352,13 +352,6 @@ def test_scripts_are_copied_as_they_are(tmp_path):
         assert (folder / name).read_bytes() == (ROOT / "ds2f/export/scripts" / name).read_bytes()
 
 
-def test_shapes_are_read_and_others_refused():
-    assert ascend.shapes(["8x621", " 1X50 ", "8x621"]) == (Shape(8, 621), Shape(1, 50))
-    for wrong in ("621", "0x5", "1x0", "1x5x5", "-1x5", "1x99999999", "1\u0661x5"):
-        with pytest.raises(InputError, match="UTTERANCESxFRAMES"):
-            ascend.shapes([wrong])
-
-
 @pytest.mark.parametrize("name", ["a b", "a;b", "a:b", "a,b", "", "1a", 'a"b', "$(x)"])
 def test_names_that_would_break_the_flags_of_atc_are_refused(name):
     about = About(Config(), "0" * 32, "run", "best", {})

@@ -183,7 +183,10 @@ def test_texts_are_not_compared_if_none_are_wanted(export):
         (("--format=safetensors", "--opset=13"), "--opset: of ONNX graphs"),
         (("--format=torch", "--quantize=int8"), "--quantize: of ONNX graphs"),
         (("--shapes=1",), "give sizes such as 1x621"),
-        (("--shapes=0x10",), "give sizes such as 1x621"),
+        *(
+            ((f"--shapes={wrong}",), "give sizes such as 1x621")
+            for wrong in ("0x10", "1x0", "1x5x5", "-1x5", "1x99999999", "1\u0661x5")
+        ),
         (("--stream_shapes=1x32",), "bidirectional and cannot stream"),
         (("--names=spect",), "give pairs such as features=spect"),
         (("--names=color=spect",), "no graph has an input or output 'color'"),
