@@ -94,16 +94,25 @@ def spec_augment_batch(features: Tensor, lengths: Tensor, keys: Sequence[int], c
       [B, F, T], a new tensor. Within the lengths, it equals ``spec_augment`` of each utterance alone.
     """
     num_bins, num_frames = features.shape[1:]
-    hidden_bins = torch.zeros(len(keys), num_bins, 1, dtype=torch.bool, device="cpu")
-    hidden_frames = torch.zeros(len(keys), 1, num_frames, dtype=torch.bool, device="cpu")
-    for row, (key, length) in enumerate(zip(keys, lengths.tolist(), strict=True)):
-        bands, stretches = _hidden(key, cfg, num_bins=num_bins, num_frames=length)
-        for band in bands:
-            hidden_bins[row, band] = True
-        for stretch in stretches:
-            hidden_frames[row, :, stretch] = True
-    bins, frames = (hidden.to(features.device, non_blocking=True) for hidden in (hidden_bins, hidden_frames))
+    bands, stretches = [], []
+    for key, length in zip(keys, lengths.tolist(), strict=True):
+        of_bins, of_frames = _hidden(key, cfg, num_bins=num_bins, num_frames=length)
+        bands.append(list(of_bins))
+        stretches.append(list(of_frames))
+    bins = _within(bands, num_bins, cfg.frequency_masks, features.device)[:, :, None]
+    frames = _within(stretches, num_frames, cfg.time_masks, features.device)[:, None]
     return features.masked_fill(bins | frames, 0)
+
+
+def _within(rows: Sequence[Sequence[slice]], size: int, count: int, device: torch.device) -> Tensor:
+    """Whether each of ``size`` places lies in one of a row's ``count`` slices: [B, size] bool on the device.
+
+    Only the slices' ends are copied there: a few bytes per utterance, for which no device waits.
+    """
+    ends = torch.tensor([[(each.start, each.stop) for each in row] for row in rows], dtype=torch.int64, device="cpu")
+    ends = ends.reshape(len(rows), count, 2, 1).to(device, non_blocking=True)
+    places = torch.arange(size, device=device)
+    return ((ends[:, :, 0] <= places) & (places < ends[:, :, 1])).any(dim=1)
 
 
 def _hidden(

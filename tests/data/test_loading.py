@@ -499,3 +499,17 @@ def test_only_features_that_speed_alone_has_changed_are_cached(corpus, tmp_path)
         assert not [path for path in cache.rglob("*") if path.is_file()], change
     _all(dataset.build(corpus, _config(tmp_path, SPEEDS, cache_features=True), train=True))
     assert [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_batches_for_a_device_lie_in_page_locked_memory(corpus, tmp_path, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda *_, **__: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cuda"))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x, *_: pinned.append(x.clone()) or pinned[-1])
+    data = dataset.build(corpus, _config(tmp_path), train=True)
+    for pin_memory, expected in ((False, 0), (True, len(collate.Batch._fields))):
+        loader = Loader(data, batch_size=4, pin_memory=pin_memory)
+        batch = next(loader.epoch(0))
+        loader.close()
+        assert len(pinned) == expected
+    assert {id(x) for x in batch} == {id(x) for x in pinned}, "the copy to the device reads what was pinned"

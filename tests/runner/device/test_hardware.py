@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from ds2f import optim, precision, steps, tree
-from ds2f.config import ApexConfig, Config, ModelConfig, OptimConfig, TrainingConfig
+from ds2f.config import ApexConfig, AugmentationConfig, Config, ModelConfig, OptimConfig, TrainingConfig
 from ds2f.errors import InputError
 from ds2f.model import deepspeech2
+from ds2f.runner import program
 from ds2f.runner.device.backend import open_backend
 from ds2f.types import Batch
 
@@ -83,3 +84,22 @@ def test_half_precision_learns_a_batch_by_heart(backend):
     assert float(values[-1]) < 0.5 * float(values[0])
     assert tree.all_finite(state.params)
     assert backend.memory() > 0
+
+
+def test_a_step_waits_for_the_device_nowhere_but_in_torchs_ctc(backend):
+    """torch raises where an operator waits. Its CTC copies the lengths and waits: the scan takes its place."""
+    if backend.name != "cuda":
+        pytest.skip("torch_npu does not tell where an operator waits")
+    model = attrs.evolve(CFG.model, ctc="scan", dropout=0.1)
+    cfg = attrs.evolve(CFG, model=model, augmentation=AugmentationConfig(frequency_masks=1, time_masks=1))
+    made = program.build(cfg, backend)
+    state = backend.place_state(made.init())
+    batches = [type(batch)(*(x.pin_memory() for x in batch)) for batch in [make_batch()] * 3]
+    state, _ = made.step(state, batches[:1], key=0)  # libraries start at the first step
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for index, batch in enumerate(batches[1:]):
+            state, metrics = made.step(state, [batch], key=index)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert metrics.finite

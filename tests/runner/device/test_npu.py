@@ -4,17 +4,15 @@ import ast
 import importlib.metadata
 import importlib.util
 import os
-import subprocess
 import sys
 import types
 import zipfile
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
+import stand_in_device
 import torch
-from torch.utils import _pytree, backend_registration
-from torch.utils._python_dispatch import return_and_correct_aliasing
+from stand_in_device import OnDevice
 
 from ds2f import optim, precision, steps, tree
 from ds2f.config import ApexConfig, Config, ModelConfig, TrainingConfig
@@ -197,101 +195,22 @@ def test_hccls_errors_come_with_rank_device_address_limits_and_meaning(monkeypat
     assert ("EI9999" in explained) is False
 
 
-# A device called npu whose tensors lie on the CPU. It has to be made in a process of its own.
-
-
-class OnNpu(torch.Tensor):
-    """A tensor of a device ``npu`` that refuses operations with CPU tensors, and notes the operators applied to it."""
-
-    done: ClassVar = []  # in order: operator, tensors on the NPU, tensors on the CPU, whether the host waits for it
-
-    @staticmethod
-    def __new__(cls, inner):
-        return torch.Tensor._make_wrapper_subclass(
-            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
-            device="npu:0",
-        )  # fmt: skip
-
-    def __init__(self, inner):
-        self.inner = inner
-
-    @classmethod
-    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
-        return on_npu(operator, args, kwargs or {})
-
-
-def on_npu(operator, args, kwargs):
-    def inner(value):
-        if isinstance(value, torch.device) and value.type == "npu":
-            return torch.device("cpu")
-        return value.inner if isinstance(value, OnNpu) else value
-
-    tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    here, there = ([x for x in tensors if isinstance(x, OnNpu) is wanted] for wanted in (True, False))
-    name = operator.name().removeprefix("aten::")
-    target = kwargs.get("device")
-    to_host = (target is not None and torch.device(target).type == "cpu") or (there and args[0] is there[0])
-    OnNpu.done.append((name, here, there, bool(here and to_host) or name in WAITED_FOR))
-    if here and any(x.ndim for x in there) and not name.startswith(("copy_", "_copy_from", "_ctc_loss")):
-        raise RuntimeError(f"{name} got tensors on the NPU and on the CPU")
-    if name == "_copy_from":
-        inner(args[1]).copy_(inner(args[0]))
-        return args[1]
-    result = operator(*_pytree.tree_map(inner, args), **_pytree.tree_map(inner, kwargs))
-    if name.startswith("copy_"):
-        return args[0]
-    if here if target is None else torch.device(target).type == "npu":
-        result = _pytree.tree_map(lambda leaf: OnNpu(leaf) if isinstance(leaf, torch.Tensor) else leaf, result)
-    return return_and_correct_aliasing(operator, args, kwargs, result) if here else result
-
-
-# Their result, or its shape, is needed on the host.
-WAITED_FOR = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "repeat_interleave"}
-
-
-class AscendLstm(torch.autograd.Function):
-    """``torch.lstm`` as Ascend's fast path takes it: one layer, one direction, four weights, one dtype, no bf16."""
-
-    @staticmethod
-    def forward(ctx, *tensors):
-        assert all(isinstance(x, OnNpu) for x in tensors)
-        assert {x.dtype for x in tensors} in ({torch.float16}, {torch.float32})
-        ctx.save_for_backward(*tensors)
-        return tuple(OnNpu(y.detach()) for y in AscendLstm.on_cpu(tensors)[1])
-
-    @staticmethod
-    def backward(ctx, *cotangents):
-        inputs, outputs = AscendLstm.on_cpu(ctx.saved_tensors)
-        return tuple(map(OnNpu, torch.autograd.grad(outputs, inputs, [x.inner for x in cotangents])))
-
-    @staticmethod
-    def on_cpu(tensors):
-        x, h, c, *weights = inputs = [x.inner.detach().requires_grad_() for x in tensors]
-        with torch.enable_grad():
-            return inputs, torch.lstm(x, (h, c), weights, True, 1, 0.0, True, False, False)
-
-
 def make_fake_npu(fake):
+    """A device called npu whose tensors lie on the CPU. It has to be made in a process of its own."""
     sys.modules["torch_npu"] = fake
     importlib.metadata.version = lambda _: RELEASE
-    backend_registration._setup_privateuseone_for_python_backend("npu")
-    everything = torch.library.Library("_", "IMPL")
-    everything.fallback(lambda operator, *args, **kwargs: on_npu(operator, args, kwargs), "PrivateUse1")
+    return stand_in_device.make("npu", lstm=ascends_lstm)
 
-    def lstm(x, hidden, weights, has_biases, num_layers, dropout, train, bidirectional, batch_first):
-        assert (len(weights), has_biases, num_layers, bidirectional, batch_first) == (4, True, 1, False, False)
-        return AscendLstm.apply(x, *hidden, *weights)
 
-    aten = torch.library.Library("aten", "IMPL")
-    aten.impl("lstm.input", lstm, "AutogradPrivateUse1")
-    return everything, aten  # which end with their last reference
+def ascends_lstm(x, hidden, weights, has_biases, num_layers, dropout, train, bidirectional, batch_first):
+    """``torch.lstm`` as Ascend's fast path takes it: one layer, one direction, four weights, one dtype, no bf16."""
+    assert (len(weights), has_biases, num_layers, bidirectional, batch_first) == (4, True, 1, False, False)
+    assert {x.dtype, *(w.dtype for w in weights)} in ({torch.float16}, {torch.float32})
+    return stand_in_device.lstm(x, hidden, weights, True, 1, 0.0, True, False, False)
 
 
 def run_in_its_own_process(call):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", f"import test_npu; test_npu.{call}"]
-    result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-4000:]
+    stand_in_device.in_its_own_process(__name__.rpartition(".")[2], call)
 
 
 def open_fake_npus():
@@ -335,7 +254,9 @@ def train_on_a_fake_npu(kernel, opt_level):
         apex=ApexConfig(initial_scale=64.0),
         training=TrainingConfig(engine=backend.engine),
     )
-    tx = optim.from_config(cfg.optim, lambda step: torch.tensor(1e-3).to(step.device), fused=backend.fused_optimizer)
+    tx = optim.from_config(
+        cfg.optim, lambda step: torch.full_like(step, 1e-3, dtype=torch.float32), fused=backend.fused_optimizer
+    )
     loss = steps.objective(cfg.model, policy=precision.policy(opt_level, backend.dtype("auto")))
     generator = torch.Generator().manual_seed(0)
     batch = Batch(
@@ -354,24 +275,24 @@ def train_on_a_fake_npu(kernel, opt_level):
     expected, expected_metrics = step(state, batch)
 
     placed, placed_batch = backend.place_state(state), backend.place(batch)
-    assert all(isinstance(leaf, OnNpu) for leaf in tree.leaves(placed))
-    assert {name for name, value in placed_batch._asdict().items() if isinstance(value, OnNpu)} == {
+    assert all(isinstance(leaf, OnDevice) for leaf in tree.leaves(placed))
+    assert {name for name, value in placed_batch._asdict().items() if isinstance(value, OnDevice)} == {
         "features", "labels", "weight",
     }  # fmt: skip
     backend.clear_overflow()
-    OnNpu.done.clear()
+    OnDevice.done.clear()
     found, metrics = step(placed, placed_batch, overflowed=backend.overflowed)
-    assert_nothing_came_to_the_host(OnNpu.done)
-    assert_the_loss_was_computed_on_the_npu(OnNpu.done)
+    assert_nothing_came_to_the_host(OnDevice.done)
+    assert_the_loss_was_computed_on_the_npu(OnDevice.done)
     assert metrics.finite.inner
     assert torch.equal(metrics.losses.inner, expected_metrics.losses)
     for path, leaf in tree.flatten_with_paths(found).items():
         assert torch.equal(leaf.inner, tree.flatten_with_paths(expected)[path]), path
 
     fake.flag = 1.0
-    OnNpu.done.clear()
+    OnDevice.done.clear()
     refused, metrics = step(placed, placed_batch, overflowed=backend.overflowed)
-    assert_nothing_came_to_the_host(OnNpu.done)
+    assert_nothing_came_to_the_host(OnDevice.done)
     assert not metrics.finite.inner
     for path, leaf in tree.flatten_with_paths(refused.params).items():
         assert torch.equal(leaf.inner, tree.flatten_with_paths(state.params)[path]), path
@@ -403,9 +324,9 @@ def misuse_a_fake_npu():
     _libraries = make_fake_npu(FakeTorchNpu())
     x = torch.ones(2, device="npu")
     for wait in (torch.Tensor.cpu, torch.Tensor.nonzero, lambda x: x[0].item(), lambda x: torch.zeros(2).copy_(x)):
-        OnNpu.done.clear()
+        OnDevice.done.clear()
         wait(x)
-        assert [name for name, *_, waits in OnNpu.done if waits], wait
+        assert [name for name, *_, waits in OnDevice.done if waits], wait
     with pytest.raises(RuntimeError, match=r"add.* got tensors on the NPU and on the CPU"):
         x + torch.ones(2)
     weights = [torch.ones(4, 1, device="npu")] * 2 + [torch.ones(4, device="npu")] * 2
