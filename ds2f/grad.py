@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 
 from ds2f import tree
 from ds2f.types import Stage
@@ -202,8 +203,14 @@ def _pull(outputs: list[Tensor], inputs: list[Tensor], unflatten: Callable[[list
     pairs = [pair for pair in zip(outputs, tree.leaves(cotangent), strict=True) if pair[0].requires_grad]
     if not inputs or not pairs:
         return unflatten([torch.zeros_like(leaf) for leaf in inputs])
-    outputs, cotangents = map(list, zip(*pairs, strict=True))
-    grads = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True, materialize_grads=True)
+    # What torch.autograd.grad calls, once it has imported sympy to compare shapes, which takes 0.7 s. Here a cotangent
+    # always has the shape of its output.
+    recorded, cotangents = zip(*pairs, strict=True)
+    keep_graph = create_graph = False
+    found = _engine_run_backward(
+        recorded, cotangents, keep_graph, create_graph, tuple(inputs), allow_unreachable=True, accumulate_grad=False
+    )
+    grads = [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(inputs, found, strict=True)]
     return unflatten(_apart(grads))
 
 

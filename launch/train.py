@@ -1,5 +1,6 @@
 """Trains a model: python -m launch.train --flagfile=configs/an4_1p.flags --data_path=data."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ds2f.config import Config, splits_of
 from ds2f.errors import InputError
+from ds2f.runner.start_times import mark
 from launch import flagfiles, flags, guard, next_steps
 
 if TYPE_CHECKING:
+    from ds2f.data.loading import Loader
     from ds2f.runner.device.backend import Backend
     from ds2f.runner.distributed.collectives import Group
     from ds2f.runner.distributed.worker import Job
@@ -25,6 +28,8 @@ flags.define()
 
 def main(_: list[str]) -> int:
     """Runs the training of the flags, in this process or in the ranks that it starts. Returns the exit status."""
+    mark("interpreter, flags")
+    gc.disable()  # until the loaders start: it takes a seventh of the time of the imports
     cfg = flags.config_from_flags(run_dir=f"runs/{flagfiles.last_name(sys.argv[1:]) or 'train'}")
     run_dir = Path(cfg.run_dir)
 
@@ -33,6 +38,11 @@ def main(_: list[str]) -> int:
     # With several machines, the ranks check: a mistake on one ends the job on all.
     if cfg.node_range == (1, 1) and "RANK" not in os.environ:
         manifests.require(cfg, splits_of(cfg))  # before torch is imported
+    mark("look at the manifests")
+
+    import torch  # noqa: F401  # by itself, so that its time is known
+
+    mark("import of torch")
 
     from ds2f import checkpoint
     from ds2f.runner.device.backend import require_devices
@@ -41,6 +51,7 @@ def main(_: list[str]) -> int:
     if worker.is_worker(starts_ranks=cfg.starts_ranks):
         return worker.work(lambda: _train_or_explain(cfg, run_dir))
     if cfg.starts_ranks:
+        gc.enable()
         if cfg.node_range == (1, 1):
             require_devices(cfg.device, cfg.nproc_per_node)
         command = [sys.executable, "-m", "launch.train", *sys.argv[1:]]
@@ -75,7 +86,9 @@ def train(cfg: Config, run_dir: Path) -> int:
     from ds2f.runner.distributed import consistency, worker
     from ds2f.runner.distributed.collectives import open_group
 
+    mark("other imports")
     data = splits.read_all(cfg)
+    mark("manifests, headers")
 
     job = worker.job()
     backend = open_backend(cfg.device, local_rank=job.local_rank, local_ranks=job.local_ranks)
@@ -84,6 +97,8 @@ def train(cfg: Config, run_dir: Path) -> int:
     )
     consistency.require_same_settings(group, cfg, compute=backend.policy(cfg.apex).compute)
     consistency.require(group, splits.digests(data), remedy="Give all machines the same data.")
+
+    mark("device, ranks")
 
     if group.rank == 0 and (remark := examination.remark(backend)):
         guard.tell(remark)
@@ -121,7 +136,7 @@ def _train_in(
             messages += data_record.require_unchanged(run_dir, record, cfg)
     memory_check.require(cfg, data, backend, group, job)
     digests = record.digests() if record is not None else {}
-    loaders = splits.load_all(data, cfg, backend, group)  # forks, so before jax, kernel timing and heartbeats
+    loaders = _start_loaders(data, cfg, backend, group)
     if held is not None:
         held.keep()
     steps = loaders["train"].steps
@@ -133,6 +148,7 @@ def _train_in(
     try:
         step = program.build(cfg, backend, group, steps_per_epoch=steps)
         first = first_state(step, checkpoints, run_dir=run_dir, data_digests=digests)
+        mark("program, first state")
         with left_as_it_was(run_dir) if held is not None else nullcontext():
             checkpoints.prove(wait=not first.is_fresh)  # orbax is there if a checkpoint was read
             if record is not None:
@@ -145,6 +161,7 @@ def _train_in(
                 warn.pass_on(telemetry.log)
                 if held is not None and first.is_fresh:
                     _show_spectrogram(data.get("val", data["train"]), cfg, telemetry)
+                mark("files of the run")
                 trainer = Trainer(
                     step,
                     data,
@@ -173,13 +190,28 @@ def _train_in(
     return 0
 
 
+def _start_loaders(data: "Mapping[str, Split]", cfg: Config, backend: "Backend", group: "Group") -> "dict[str, Loader]":
+    """Starts the loader processes. On a CPU they are forked: before jax, kernel timing and heartbeats."""
+    from ds2f.runner import splits
+
+    mark("run folder, record of the data")
+    gc.freeze()  # the loader processes share what there is: a collection would write to its pages
+    gc.enable()
+    loaders = splits.load_all(data, cfg, backend, group)
+    mark("loader processes")
+    return loaders
+
+
 def _show_spectrogram(split: "Split", cfg: Config, telemetry: "Telemetry") -> None:
     """Shows what the model sees of the first utterance, where the run is shown."""
     if cfg.visualization.tensorboard or cfg.visualization.wandb or cfg.visualization.mlflow:
-        from launch import spectrogram_picture
 
-        if picture := spectrogram_picture.of_utterance(split):
-            telemetry.picture("spectrogram", picture)
+        def draw() -> bytes:
+            from launch import spectrogram_picture
+
+            return spectrogram_picture.of_utterance(split)
+
+        telemetry.picture("spectrogram", draw)
 
 
 def _write_report(run_dir: Path, log: Callable[[str], None], **how: Any) -> None:

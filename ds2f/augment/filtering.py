@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 from torch import Tensor
 
 
@@ -18,10 +17,27 @@ def filtered(waveform: Tensor, response: NDArray[np.float64], *, origin: int) ->
       [N], sample n of the waveform at place n.
     """
     samples = len(waveform)
-    size = fft.next_fast_len(samples + len(response) - 1, real=True)
-    spectrum = fft.rfft(waveform.double().numpy(), size)
-    spectrum *= fft.rfft(response, size)
-    return fft.irfft(spectrum, size, overwrite_x=True)[origin : origin + samples]
+    size = fast_length(samples + len(response) - 1)
+    spectrum = np.fft.rfft(waveform.double().numpy(), size)
+    spectrum *= np.fft.rfft(response, size)
+    return np.fft.irfft(spectrum, size)[origin : origin + samples]
+
+
+def fast_length(least: int) -> int:
+    """The smallest length, ``least`` or more, of a fast Fourier transform: 2, 3 and 5 are its only prime factors.
+
+    >>> fast_length(1), fast_length(17), fast_length(168001)
+    (1, 18, 168750)
+    """
+    best = 2 * least
+    fives = 1
+    while fives < best:
+        odd = fives
+        while odd < best:
+            best = min(best, odd << (-(-least // odd) - 1).bit_length())
+            odd *= 3
+        fives *= 5
+    return best
 
 
 def power(waveform: Tensor) -> float:

@@ -100,13 +100,15 @@ def take(splits: Mapping[str, Split], cfg: Config) -> DataRecord:
     """
     look = functools.cache(partial(_look, whole=cfg.data.verify))  # many utterances may be parts of one recording
     large = {name: len(split.utterances) > _MOST for name, split in splits.items()}
-    with ThreadPoolExecutor(_THREADS if any(large.values()) or cfg.data.verify else 1) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        # Of few recordings, only samples are read: starting the threads would take longer.
+        each = pool.map if any(large.values()) or cfg.data.verify else map
 
         def rows(name: str, split: Split) -> list[_Row]:
             folder = object_store.absolute(manifest_path(cfg, name).parent)
             sampled = large[name] and not cfg.data.verify
             chosen = map(split.utterances.__getitem__, _sample(split.utterances)) if sampled else split.utterances
-            return list(pool.map(lambda utterance: _row(utterance, folder, look(utterance.audio)), chosen))
+            return list(each(lambda utterance: _row(utterance, folder, look(utterance.audio)), chosen))
 
         return DataRecord(
             socket.gethostname(),

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from ds2f.runner.progress import TrainProgress
 from ds2f.runner.spans import BACKWARD, COMPUTE, FORWARD, OPTIMIZER, Span, Spans
+from ds2f.runner.start_times import mark
 
 MEASURED = 2  # the step of an epoch that is taken apart, from 0: the steps before it fill caches
 T = TypeVar("T")
@@ -24,6 +25,7 @@ class EpochTimes:
           record: takes the line of a measured step: kind, iteration, values.
         """
         self._wait, self._record = wait, record
+        self._starting = True  # until the first step has ended
         self._seconds: dict[Part, float] = {"data": 0.0, "evaluation": 0.0, "checkpoint": 0.0}
 
     @contextmanager
@@ -44,6 +46,8 @@ class EpochTimes:
                     batch = next(iterator)
                 except StopIteration:
                     return
+            if self._starting:
+                mark("first batch")
             yield batch
 
     @contextmanager
@@ -59,11 +63,19 @@ class EpochTimes:
         """
         if spans is not None or progress.batch != MEASURED:
             yield spans
+            self._end_start()
             return
         own = Spans(self._wait)
         start = own.now()
         yield own
         self._record("step_time", progress.iteration, {"step_seconds": own.now() - start, **step_parts(own.found)})
+
+    def _end_start(self) -> None:
+        """Marks the end of the first step, the last stage of a start."""
+        if self._starting:
+            self._starting = False
+            self._wait()
+            mark("first step")
 
     def take(self) -> dict[str, float]:
         """The seconds by part since the last call."""

@@ -137,10 +137,10 @@ class Telemetry:
         for tracker in self._trackers:
             tracker.add_samples(split, iteration, samples)
 
-    def picture(self, name: str, png: bytes) -> None:
-        """Shows a picture, a PNG file, under ``name`` in TensorBoard."""
+    def picture(self, name: str, draw: Callable[[], bytes]) -> None:
+        """Shows a picture under ``name``; ``draw`` returns a PNG file, empty without a picture."""
         for tracker in self._trackers:
-            tracker.add_picture(name, png)
+            tracker.add_picture(name, draw)
 
     def rewind(self, iteration: int, *, in_epoch: bool) -> None:
         """Drops the lines of ``metrics.jsonl`` that were written after the checkpoint from which the run goes on.
@@ -225,7 +225,7 @@ class BufferedTelemetry(Telemetry):
     def samples(self, split: str, iteration: int, samples: Sequence[tuple[str, str, str]]) -> None:
         """Does nothing: rank 0 has the same transcripts."""
 
-    def picture(self, name: str, png: bytes) -> None:
+    def picture(self, name: str, draw: Callable[[], bytes]) -> None:
         """Does nothing: rank 0 has the same recordings."""
 
     def rewind(self, iteration: int, *, in_epoch: bool) -> None:

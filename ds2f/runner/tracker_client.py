@@ -60,9 +60,10 @@ class TrackerClient:
         rows = [list(_SAMPLES), *([shown(text) for text in sample] for sample in samples)]
         self._send("text", name=f"samples/{split}", rows=rows, step=iteration)
 
-    def add_picture(self, name: str, png: bytes) -> None:
-        """Sends a PNG file."""
-        self._send("picture", name=name, content=base64.b64encode(png).decode())
+    def add_picture(self, name: str, draw: Callable[[], bytes]) -> None:
+        """Sends the PNG file that ``draw`` returns."""
+        if png := draw():
+            self._send("picture", name=name, content=base64.b64encode(png).decode())
 
     def add_results(self, settings: Mapping[str, Any], rates: Mapping[str, float]) -> None:
         """Sends the final error rates; the settings are there."""

@@ -37,8 +37,8 @@ class Tracker(Protocol):
     def add_samples(self, split: str, iteration: int, samples: Sequence[tuple[str, str, str]]) -> None:
         """Adds recordings, references and hypotheses."""
 
-    def add_picture(self, name: str, png: bytes) -> None:
-        """Adds a PNG file."""
+    def add_picture(self, name: str, draw: Callable[[], bytes]) -> None:
+        """Adds the PNG file that ``draw`` returns; empty: no picture."""
 
     def add_results(self, settings: Mapping[str, Any], rates: Mapping[str, float]) -> None:
         """Adds the settings with the final error rates."""
@@ -54,10 +54,14 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """The scalars of a run in TensorBoard's format. After an error there are no more, until the next start."""
+    """The scalars of a run in TensorBoard's format. After an error there are no more, until the next start.
+
+    The file of events is opened with the first scalars, after the first step: TensorBoard takes a while to import.
+    Pictures wait until then.
+    """
 
     def __init__(self, folder: Path, report: Report) -> None:
-        """Opens a new file of events.
+        """Opens nothing yet.
 
         Args:
           folder: for TensorBoard's files.
@@ -66,57 +70,73 @@ class TensorBoard:
         self._folder, self._report = folder, report
         self._purge_step: int | None = None  # TensorBoard forgets earlier scalars from this step on
         self._writer: Any = None
+        self._waits, self._works = True, True  # whether the file is opened at the next event; whether it could be
+        self._pictures: list[tuple[str, Callable[[], bytes]]] = []  # that wait for it
         _silence_writer_thread()
-        self._try(self._open)
-        self._works = self._writer is not None
+
+    def _ready(self) -> bool:
+        """Opens a new file of events if one is due. Returns whether events can be added."""
+        if self._waits:
+            self._waits = False
+            self._try(self._open)
+            self._works = self._writer is not None
+            while self._pictures and self._writer is not None:
+                self._try(partial(self._draw, *self._pictures.pop()))
+        return self._writer is not None
 
     def _open(self) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run needs it
+        from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)
 
     def restore(self) -> bool:
         """Begins a new file of events if somebody has removed the folder. Returns whether it did."""
-        if not self._works or self._folder.exists():
+        if not self._works or self._waits or self._folder.exists():
             return False
         if self._writer is not None:
             with suppress(Exception):  # of its thread, whose file is gone
                 self._writer.close()
-        self._try(self._open)
-        return self._writer is not None
+        self._waits = True
+        return self._ready()
 
     def rewind(self, iteration: int) -> None:
         """Begins a file of events that takes the place of the scalars after the checkpoint."""
-        self.close()
-        self._purge_step = iteration + 1
-        self._try(self._open)
+        if self._writer is not None:
+            self._try(self._writer.close)
+            self._writer = None
+        self._purge_step, self._waits = iteration + 1, True
 
     def add(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
         """Adds the numbers among ``values`` under ``kind/``."""
         for name, value in values.items():
-            if self._writer is not None and isinstance(value, (int, float)):
+            if isinstance(value, (int, float)) and self._ready():
                 self._try(partial(self._writer.add_scalar, f"{kind}/{name}", value, iteration))
 
     def add_samples(self, split: str, iteration: int, samples: Sequence[tuple[str, str, str]]) -> None:
         """Adds recordings, references and hypotheses as a text."""
-        if self._writer is not None:
+        if self._ready():
             self._try(partial(self._writer.add_text, f"samples/{split}", samples_text(samples), iteration))
 
-    def add_picture(self, name: str, png: bytes) -> None:
-        """Adds a PNG file."""
-        if self._writer is not None:
-            self._try(partial(self._add_picture, name, png))
+    def add_picture(self, name: str, draw: Callable[[], bytes]) -> None:
+        """Adds the PNG file that ``draw`` returns; empty: no picture."""
+        if self._waits:
+            self._pictures.append((name, draw))
+        elif self._writer is not None:
+            self._try(partial(self._draw, name, draw))
 
-    def _add_picture(self, name: str, png: bytes) -> None:
+    def _draw(self, name: str, draw: Callable[[], bytes]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
+        png = draw()
+        if not png:
+            return
         width, height = (int.from_bytes(png[first : first + 4], "big") for first in (16, 20))  # of the header
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), 0)
 
     def add_results(self, settings: Mapping[str, Any], rates: Mapping[str, float]) -> None:
         """Adds the settings as hyperparameters, with the final error rates."""
-        if self._writer is not None:
+        if self._ready():
             self._try(partial(self._add_results, settings, rates))
 
     def _add_results(self, settings: Mapping[str, Any], rates: Mapping[str, float]) -> None:
@@ -129,6 +149,9 @@ class TensorBoard:
 
     def close(self) -> None:
         """Writes what is buffered."""
+        if self._pictures:
+            self._ready()
+        self._waits = False
         if self._writer is not None:
             self._try(self._writer.close)
             self._writer = None

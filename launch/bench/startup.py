@@ -1,19 +1,23 @@
-"""Start-up time: seconds to the text of ``--help``, and to the end of the first training step."""
+"""Start-up time: seconds to the text of ``--help``, and to the end of the first training step, stage by stage."""
 
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from ds2f.config import Config
 from ds2f.errors import InputError
+from ds2f.runner import start_times
 from launch.bench.machine import spread
 from launch.bench.options import Options
 from launch.tables import terminal_table
@@ -28,6 +32,7 @@ class StartTime(NamedTuple):
 
     wall: float
     processor: float  # of the process itself, without its child processes
+    stages: Mapping[str, float] = MappingProxyType({})  # of the wall time, in order
 
 
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
@@ -50,7 +55,8 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
     flags = [f"--flagfile={FLAGFILE}", f"--data_path={data_path}", f"--device={cfg.device}"]
     helps = [help_time() for _ in range(options.rounds + 1)][1:]
     steps = [first_step_time(flags) for _ in range(options.rounds + 1)][1:]
-    return {"flagfile": FLAGFILE.name, "help": _summary(helps), "first_step": _summary(steps)}
+    stages = {stage: spread([start.stages[stage] for start in steps]) for stage in steps[0].stages}
+    return {"flagfile": FLAGFILE.name, "help": _summary(helps), "first_step": _summary(steps), "stages": stages}
 
 
 def help_time() -> StartTime:
@@ -64,7 +70,16 @@ def first_step_time(flags: Sequence[str]) -> StartTime:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         metrics = Path(folder, "run", "metrics.jsonl")
         own = [f"--run_dir={metrics.parent}", "--training.log_every=1"]
-        return _time([*flags, *own], Path(folder), partial(_has_written, metrics))
+        marks = Path(folder, "marks")
+        began = time.monotonic()
+        taken = _time([*flags, *own], Path(folder), partial(_has_written, metrics), {start_times.VARIABLE: str(marks)})
+        return taken._replace(stages=_stages(began, start_times.read(marks), began + taken.wall))
+
+
+def _stages(began: float, marks: Sequence[start_times.Mark], ended: float) -> dict[str, float]:
+    """Seconds of each stage, from the mark before it to its own; the last stage is the rest."""
+    limits = [start_times.Mark("", began), *marks, start_times.Mark("line of metrics", ended)]
+    return {mark.stage: mark.time - before.time for before, mark in pairwise(limits)}
 
 
 def _has_written(file: Path, process: "subprocess.Popen[bytes]") -> bool:
@@ -76,7 +91,12 @@ def _has_written(file: Path, process: "subprocess.Popen[bytes]") -> bool:
     return True
 
 
-def _time(flags: Sequence[str], folder: Path, succeeds: Callable[["subprocess.Popen[bytes]"], bool]) -> StartTime:
+def _time(
+    flags: Sequence[str],
+    folder: Path,
+    succeeds: Callable[["subprocess.Popen[bytes]"], bool],
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> StartTime:
     used, started = _used_by_children(), time.perf_counter()
     with (folder / "output").open("w+b") as output:
         process = subprocess.Popen(
@@ -85,6 +105,7 @@ def _time(flags: Sequence[str], folder: Path, succeeds: Callable[["subprocess.Po
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            env=os.environ | variables,
         )
         try:
             succeeded = succeeds(process)
@@ -105,8 +126,10 @@ def _used_by_children() -> float:
 
 
 def _summary(taken: Sequence[StartTime]) -> dict[str, Any]:
-    wall, processor = zip(*taken, strict=True)
-    return {"seconds": spread(wall), "processor_seconds": spread(processor)}
+    return {
+        "seconds": spread([start.wall for start in taken]),
+        "processor_seconds": spread([start.processor for start in taken]),
+    }
 
 
 def show(results: list[dict[str, Any]], console: Console) -> None:
@@ -118,4 +141,6 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
             table.add_row(
                 heading, *(f"{cell['median']:.2f} ({cell['min']:.2f} to {cell['max']:.2f})" for cell in cells)
             )
+        for stage, seconds in result["stages"].items():
+            table.add_row(f"  {stage}", f"{seconds['median']:.2f} ({seconds['min']:.2f} to {seconds['max']:.2f})", "")
         console.print(table)

@@ -8,6 +8,7 @@ from rich.console import Console
 from ds2f.config import Config
 from ds2f.errors import InputError
 from launch.bench import startup
+from launch.bench.machine import spread
 from launch.bench.options import Options
 
 
@@ -28,7 +29,14 @@ def test_start_up_is_timed_until_help_and_until_the_first_step(
     until_help = startup.help_time()
     assert until_step.wall > until_help.wall > 0
     assert until_step.processor > until_help.processor > 0
+    stages = until_step.stages
+    assert sum(stages.values()) == pytest.approx(until_step.wall)
+    assert next(iter(stages)) == "interpreter, flags"
+    assert list(stages)[-3:] == ["first batch", "first step", "line of metrics"]
+    assert all(seconds >= 0 for seconds in stages.values())
+    assert stages["import of torch"] == max(stages.values())  # the model is tiny
     result = {
+        "stages": {name: spread([seconds]) for name, seconds in stages.items()},
         "flagfile": "tiny.flags",
         "help": startup._summary([until_help]),
         "first_step": startup._summary([until_step]),
@@ -36,7 +44,11 @@ def test_start_up_is_timed_until_help_and_until_the_first_step(
     console = Console(width=100)
     with console.capture() as capture:
         startup.show([result], console)
-    assert f"{until_step.wall:.2f}" in capture.get()
+    shown = capture.get()
+    assert f"{until_step.wall:.2f}" in shown
+    assert [
+        line for line in shown.splitlines() if "import of torch" in line and f"{stages['import of torch']:.2f}" in line
+    ]
 
 
 def test_a_training_that_ends_before_its_first_step_is_reported_with_its_message(tmp_path: Path) -> None:

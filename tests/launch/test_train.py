@@ -11,7 +11,7 @@ import time
 import attrs
 import pytest
 import torch
-from commands import commands, variables
+from commands import ROOT, commands, variables
 
 from ds2f.config import Config, DataConfig, ModelConfig, SpectConfig, TrainingConfig, VisualizationConfig, resolve
 from ds2f.errors import InputError
@@ -168,23 +168,42 @@ def test_closing_the_terminal_stops_cleanly(tone_corpus, tmp_path):
     assert "load_auto_checkpoint" in (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
 
 
-def test_torchs_compiler_is_not_imported_before_the_first_step_is_done(tone_corpus, tmp_path):
+def test_a_quickstart_imports_nothing_slow_and_compiles_nothing_before_its_first_step_is_done(tone_corpus, tmp_path):
     code = (
-        "import os, sys\n"
-        "from ds2f.runner import telemetry\n"
-        "slow = ('torch._dynamo', 'torch._inductor')\n"
-        "def scalars(self, kind, iteration, values):\n"
-        "    print(kind, iteration, [name for name in slow if name in sys.modules], flush=True)\n"
+        "import os, subprocess, sys\n"
+        "from ds2f.runner import program\n"
+        "slow = ('torch._dynamo', 'torch._inductor', 'sympy', 'jax', 'orbax', 'scipy', 'tensorboard')\n"
+        "original = program.Program.step\n"
+        "def step(self, *args, **kwargs):\n"
+        "    original(self, *args, **kwargs)\n"
+        "    found = [name for name in slow if name in sys.modules]\n"
+        "    compiled = os.path.exists('compiled')\n"
+        "    subprocess.run(['cc'])\n"
+        "    print('STEP', found, compiled, os.path.exists('compiled'), flush=True)\n"
         "    os._exit(0)\n"
-        "telemetry.Telemetry.scalars = scalars\n"
+        "program.Program.step = step\n"
         "import runpy\n"
         "runpy.run_module('launch.train', run_name='__main__', alter_sys=True)\n"
     )
-    flags = (*TINY, f"--data_path={tone_corpus}", "--training.max_steps=1", "--run_dir=run")
-    result = subprocess.run(
-        [sys.executable, "-c", code, *flags], cwd=tmp_path, env=variables(), capture_output=True, text=True, check=False
+    (tmp_path / "bin").mkdir()
+    for compiler in ("cc", "c++", "gcc", "g++", "clang", "clang++", "ninja", "nvcc"):
+        file = tmp_path / "bin" / compiler
+        file.write_text(f"#!/bin/sh\necho $0 >> {tmp_path / 'compiled'}\nexit 1\n")
+        file.chmod(0o755)
+    env = variables({"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "CC": None, "CXX": None})
+    # The flags of the quickstart, on the tones and with a smaller model.
+    flags = (f"--flagfile={ROOT / 'configs/quickstart.flags'}", "--data.dataset=tones", "--data.batch_size=2")
+    flags += (
+        "--model.hidden_size=8",
+        f"--data_path={tone_corpus}",
+        "--notraining.evaluate_test",
+        "--training.max_steps=1",
     )
-    assert result.stdout.splitlines()[-1:] == ["train 1 []"], result.stderr
+    flags += ("--training.log_every=1", "--run_dir=run", "--device=cpu")
+    result = subprocess.run(
+        [sys.executable, "-c", code, *flags], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert result.stdout.splitlines()[-1:] == ["STEP [] False True"], result.stderr
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def stand_in(folder, monkeypatch, *, at_start="", at_end="", whole=STAND_IN):
 def use(tracker):
     tracker.add("train", 10, {"loss": 1.5, "name": "text"})
     tracker.add_samples("val", 10, [("a.wav", "GO", "NO")])
-    tracker.add_picture("spectrogram", PNG)
+    tracker.add_picture("spectrogram", lambda: PNG)
     tracker.add_results({}, RATES)
     tracker.close()
 
@@ -68,7 +68,9 @@ def test_tensorboard_has_the_picture_and_the_final_rates(tmp_path):
     said = []
     cfg = Config(training=TrainingConfig(epochs=3))
     (board,) = trackers.open_trackers(tmp_path, cfg, said.append)
-    board.add_picture("spectrogram", PNG)
+    board.add_picture("spectrogram", lambda: PNG)
+    board.add_picture("unreadable", bytes)
+    assert not (tmp_path / "tensorboard").exists()  # until there is something of a step
     board.add_results(trackers.flat_settings(cfg), RATES)
     board.close()
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -157,3 +159,11 @@ def test_the_real_mlflow_writes_to_a_file(tmp_path, monkeypatch):
     assert run.data.params == {"device": "cpu"}
     assert run.data.metrics == {"train/loss": 1.5, **RATES}
     assert run.info.status == "FINISHED"
+
+
+def test_a_picture_is_kept_where_a_training_ends_before_its_first_step(tmp_path):
+    board = trackers.TensorBoard(tmp_path, [].append)
+    board.add_picture("spectrogram", lambda: PNG)
+    board.close()
+    events = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert events.Images("spectrogram")[0].encoded_image_string == PNG
