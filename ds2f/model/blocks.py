@@ -62,7 +62,7 @@ def conv(
             stride=conv.stride,
             padding=conv.padding,
             dtype=call.policy.compute,
-            channels_last=call.policy.fused,
+            fused=call.policy.fused,
         )
         padding = padding[..., :: conv.stride[1]].contiguous()  # an output frame is valid if its central input is
         # Padding is zeroed once, after the clip: batch norm ignores it.

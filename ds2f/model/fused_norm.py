@@ -53,16 +53,16 @@ class _Norm(torch.autograd.Function):
         y = torch.addcmul(bias.to(wide).view(shape), centred, factor.view(shape))
         if clipped:
             y = y.clamp_(0, CEILING).mul_(valid)
-        return y.to(dtype), count, mean, m2, centred, valid
+        return y.to(dtype), count, mean, m2, valid
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keeps the tensors that the backward pass reads."""
+        """Keeps the tensors that the backward pass reads. The caller holds ``x`` anyway, the input of its stage."""
         x, scale, bias, _, ctx.axis, _, ctx.clipped = inputs
-        y, count, mean, m2, centred, valid = output
+        y, count, mean, m2, valid = output
         ctx.dtypes = x.dtype, scale.dtype, bias.dtype
-        ctx.mark_non_differentiable(count, mean, m2, centred, valid)
-        ctx.save_for_backward(scale, y if ctx.clipped else count, count, m2, centred, valid)
+        ctx.mark_non_differentiable(count, mean, m2, valid)
+        ctx.save_for_backward(x, scale, y if ctx.clipped else count, count, mean, m2, valid)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -77,22 +77,24 @@ class _NormGradient(torch.autograd.Function):
     @staticmethod
     def forward(
         dy: Tensor,
+        x: Tensor,
         scale: Tensor,
         y: Tensor,
         count: Tensor,
+        mean: Tensor,
         m2: Tensor,
-        centred: Tensor,
         valid: Tensor,
         axis: int,
         clipped: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         if dy.numel() == 0:  # torch's operator would divide by the number of rows
-            return torch.zeros_like(centred), torch.zeros_like(m2), torch.zeros_like(m2)
+            return torch.zeros_like(x, dtype=m2.dtype), torch.zeros_like(m2), torch.zeros_like(m2)
         if clipped:  # clipped values are zero in the padding, so the gradient there is zero too
             dy = torch.ops.aten.hardtanh_backward(dy, y, 0, CEILING)
         shape = [-1 if dim == axis else 1 for dim in range(dy.dim())]
         count, scale = count.clamp(min=1), scale.to(m2.dtype)
         var = m2 / count
+        centred = (x - mean.view(shape)).mul_(valid)
         rows = (dy.to(m2.dtype), centred) if axis == 1 else (dy.to(m2.dtype).flatten(0, 1), centred.flatten(0, 1))
         # First with constant moments: scale / deviation * dy, and the gradients of scale and bias.
         dx, dscale, dbias = torch.ops.aten.native_batch_norm_backward(

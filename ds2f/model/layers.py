@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ds2f import rng
+from ds2f.model import overlap_save
 
 CEILING = 20.0  # of the clipped ReLU
 
@@ -65,7 +66,7 @@ def conv2d(
     stride: tuple[int, int],
     padding: tuple[int, int],
     dtype: torch.dtype,
-    channels_last: bool = False,
+    fused: bool = False,
 ) -> Tensor:
     """Convolves over (frequency, time).
 
@@ -75,15 +76,19 @@ def conv2d(
       stride: of (frequency, time).
       padding: zeros before and after (frequency, time).
       dtype: dtype to compute in.
-      channels_last: use torch's channels-last memory format, in which oneDNN takes two thirds of the time. Not
-        supported under vmap.
+      fused: use torch's channels-last memory format, in which oneDNN takes two thirds of the time, and in float32
+        ``overlap_save`` for batches that repay its transforms. Not supported under vmap.
 
     Returns:
       [B, C', F', T'] in ``dtype``.
     """
     weight, bias, x = params["weight"].to(dtype), params["bias"].to(dtype), x.to(dtype)
-    if channels_last:  # contiguous() would not change the layout of a single channel
-        weight, x = (part.to(memory_format=torch.channels_last) for part in (weight, x))
+    if not fused:
+        return F.conv2d(x, weight, bias, stride=stride, padding=padding)
+    if overlap_save.repays(x, weight, padding[1]):
+        return overlap_save.conv2d(x, weight, bias, stride=stride, padding=padding[0])
+    # contiguous() would not change the layout of a single channel
+    weight, x = (part.to(memory_format=torch.channels_last) for part in (weight, x))
     return F.conv2d(x, weight, bias, stride=stride, padding=padding)
 
 

@@ -87,6 +87,6 @@ def test_a_convolution_gives_the_same_in_either_layout(channels):
     }
     x = torch.randn(2, channels, 9, 8, dtype=torch.float64)
     how = {"stride": (2, 1), "padding": (2, 1), "dtype": torch.float64}
-    plain, channels_last = layers.conv2d(params, x, **how), layers.conv2d(params, x, channels_last=True, **how)
-    torch.testing.assert_close(channels_last, plain)
-    assert channels_last.stride()[1] == 1  # it is not converted back
+    plain, fused = layers.conv2d(params, x, **how), layers.conv2d(params, x, fused=True, **how)
+    torch.testing.assert_close(fused, plain)
+    assert fused.stride()[1] == 1  # it is not converted back
