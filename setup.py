@@ -1,5 +1,16 @@
-"""Everything is in setup.cfg; this file lets older pips make an editable install."""
+"""The extension, which setup.cfg cannot describe; everything else is there."""
 
-from setuptools import setup
+from setuptools import Extension, setup
 
-setup()
+# Without a C compiler the installation goes on, and plain torch takes the extension's place. -fno-trapping-math changes
+# no result: the processor's exception flags, which nobody reads, may differ. Loops with comparisons need it to become
+# vector instructions.
+cell = Extension(
+    "ds2f.model._lstm_cell",
+    ["ds2f/model/lstm_cell.c"],
+    extra_compile_args=["-O3", "-g0", "-fno-trapping-math"],
+    py_limited_api=True,
+    optional=True,
+)
+
+setup(ext_modules=[cell])

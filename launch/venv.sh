@@ -14,9 +14,9 @@ help_if_asked() {
 }
 
 # Makes or reuses .venv and installs the project into it with the extra $1 (test or quickstart). Further arguments go to
-# pip. Nothing is installed again until setup.cfg changes.
+# pip. Nothing is installed again until setup.cfg or the extension changes.
 use_venv() {
-  local extra=$1 stamp=".venv/installed-$1"
+  local extra=$1 stamp=".venv/installed-$1" source=ds2f/model/lstm_cell.c
   shift
   if [[ ! -x .venv/bin/python ]]; then
     if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -28,10 +28,11 @@ use_venv() {
     python3 -m venv .venv
   fi
   PYTHON=$PWD/.venv/bin/python
-  if ! cmp -s setup.cfg "$stamp"; then
+  if ! cmp -s setup.cfg "$stamp" || ! cmp -s "$source" "$stamp.c"; then
     echo "Installing the project with its '$extra' packages into .venv"
     "$PYTHON" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m ensurepip >/dev/null # making .venv may have been interrupted
     "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@" --editable ".[$extra]"
+    cp "$source" "$stamp.c"
     cp setup.cfg "$stamp"
   fi
 }

@@ -5,12 +5,13 @@ pass overwrites the gates with their gradients and computes each weight's gradie
 ``recurrent.fused`` is the platform's operator, ``recurrent.scan`` the reference.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ds2f.model import lstm_cell
 
 Weights = dict[str, Tensor]
 
@@ -41,29 +42,32 @@ class _LSTM(torch.autograd.Function):
         frames, batch, _ = x.shape
         gates = torch.addmm(b_ih + b_hh, x.flatten(0, 1), w_ih.t()).view(frames, batch, len(b_ih))
         y, cells = x.new_empty(frames, *h.shape), c.new_empty(frames, *c.shape)
-        recur, cell_forward = _recurrent_product(w_hh, batch), _cell(x.dtype)[0]
-        for time in range(frames):
-            inputs = recur(h, gates[time])
-            cell_forward(inputs, c, *gates[time].chunk(4, dim=1), cells[time], y[time])
-            h, c = y[time], cells[time]
-        return y, c.clone(), cells, gates
+        recur, cell = _recurrent_product(w_hh, batch), lstm_cell.forward(gates, c.contiguous(), cells, y)
+        for time, (inputs, new_h) in enumerate(zip(gates.unbind(), y.unbind(), strict=True)):
+            cell(recur(h, inputs), time)
+            h = new_h
+        return y, cells[-1].clone(), cells, gates
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keeps the tensors that the backward pass reads. Only y and the last c are outputs for the caller."""
         y, _, cells, gates = output
         ctx.mark_non_differentiable(cells, gates)
+        ctx.set_materialize_grads(False)  # zeros of the gates' size, which nobody reads
         ctx.save_for_backward(*inputs[:5], y, cells, gates)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, dc: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, dy: Tensor | None, dc: Tensor | None, *_: None) -> tuple[Tensor, ...]:
         if getattr(ctx, "gates_overwritten", False):  # autograd would notice, torch.func does not
             raise RuntimeError(
                 "the hoisted LSTM's backward pass overwrites the gates and runs once per forward pass; call the "
                 "function again, or use the fused or the scan kernel"
             )
         ctx.gates_overwritten = True
-        return _LSTMGradient.apply(dy, dc, *ctx.saved_tensors)
+        *inputs, y, cells, gates = ctx.saved_tensors
+        dy = torch.zeros_like(y) if dy is None else dy
+        dc = torch.zeros_like(cells[0]) if dc is None else dc
+        return _LSTMGradient.apply(dy, dc, *inputs, y, cells, gates)
 
 
 class _LSTMGradient(torch.autograd.Function):
@@ -82,13 +86,13 @@ class _LSTMGradient(torch.autograd.Function):
         cells: Tensor,
         gates: Tensor,
     ) -> tuple[Tensor, ...]:
-        frames, batch, _ = x.shape
-        recur, cell_backward = _recurrent_product(w_hh.t(), batch), _cell(x.dtype)[1]
-        dh, dc = torch.zeros_like(h), dc.clone(memory_format=torch.contiguous_format)
-        for time in reversed(range(frames)):
-            previous = cells[time - 1] if time else c
-            cell_backward(*gates[time].chunk(4, dim=1), previous, cells[time], dh, dy[time], dc)
-            dh = recur(gates[time], None)
+        batch = x.shape[1]
+        dh, dc = h.new_zeros(h.shape), dc.clone(memory_format=torch.contiguous_format)
+        recur = _recurrent_product(w_hh.t(), batch)
+        cell = lstm_cell.backward(gates, c.contiguous(), cells, dy.contiguous(), dc)
+        for time, dinputs in reversed(list(enumerate(gates.unbind()))):
+            cell(dh, time)
+            dh = recur(dinputs, None)
         dgates = gates.flatten(0, 1)
         db = dgates.sum(0, dtype=c.dtype).to(x.dtype)
         dw_hh = dgates.t() @ torch.cat([h[None], y[:-1]]).flatten(0, 1)
@@ -101,51 +105,6 @@ class _LSTMGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> None:
         raise RuntimeError("the hoisted LSTM has no second derivatives; use the scan kernel")
-
-
-def _cell_forward(
-    inputs: Tensor, c: Tensor, i: Tensor, f: Tensor, g: Tensor, o: Tensor, new_c: Tensor, new_h: Tensor
-) -> None:
-    """Computes the gates, the new c and the new h from the gates' inputs [B, 4H] and c [B, H], into the last six."""
-    of_i, of_f, of_g, of_o = inputs.to(c.dtype).chunk(4, dim=1)
-    i_, f_, g_, o_ = torch.sigmoid(of_i), torch.sigmoid(of_f), torch.tanh(of_g), torch.sigmoid(of_o)
-    c_ = torch.addcmul(f_ * c, i_, g_)
-    for place, value in ((i, i_), (f, f_), (g, g_), (o, o_), (new_c, c_), (new_h, o_ * torch.tanh(c_))):
-        place.copy_(value)
-
-
-def _cell_backward(
-    i: Tensor, f: Tensor, g: Tensor, o: Tensor, c: Tensor, new_c: Tensor, dh: Tensor, dy: Tensor, dc: Tensor
-) -> None:
-    """Overwrites the gates with the gradients of their inputs, and ``dc``, of the new c, with the old c's gradient."""
-    i_, f_, g_, o_ = (gate.to(c.dtype, copy=True) for gate in (i, f, g, o))
-    dh_, tanh_c = dh.to(c.dtype) + dy, torch.tanh(new_c)
-    dc_ = torch.addcmul(dc, dh_ * o_, 1 - tanh_c.square())
-    i.copy_(dc_ * g_ * i_ * (1 - i_))
-    f.copy_(dc_ * c * f_ * (1 - f_))
-    g.copy_(dc_ * i_ * (1 - g_.square()))
-    o.copy_(dh_ * tanh_c * o_ * (1 - o_))
-    dc.copy_(dc_ * f_)
-
-
-@functools.cache
-def _cell(dtype: torch.dtype) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The elementwise parts of both passes, compiled for half precision if torch finds a C++ compiler.
-
-    Uncompiled, conversions to and from float32 cost more than the arithmetic. In float32, compiled code is no faster.
-    """
-    if dtype in (torch.float32, torch.float64) or not _can_compile():
-        return _cell_forward, _cell_backward
-    return torch.compile(_cell_forward, dynamic=True), torch.compile(_cell_backward, dynamic=True)
-
-
-def _can_compile() -> bool:
-    from torch._inductor import cpp_builder, exc
-
-    try:
-        return bool(cpp_builder.get_cpp_compiler())
-    except exc.InvalidCxxCompiler:
-        return False
 
 
 def _recurrent_product(weight: Tensor, batch: int) -> Callable[[Tensor, Tensor | None], Tensor]:

@@ -1,4 +1,4 @@
-"""Checks of the machine around the device: run folder, shared memory, open files, processors, memory."""
+"""Checks of the machine around the device: run folder, shared memory, open files, processors, C extension, memory."""
 
 import fcntl
 import os
@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 
 from ds2f import machine_memory
+from ds2f.errors import InputError
 from ds2f.files import fsync
+from ds2f.model import lstm_cell
 from ds2f.processes import cpu_count
 from launch.doctor.check_session import Check, Session
 from launch.doctor.verdict import MISSING, OK, SLOW, WRONG, Line, cause
@@ -39,6 +41,7 @@ def checks() -> list[Check]:
         ),
         Check(HOST, "open files", _open_files, device=False),
         Check(HOST, "processors", _processors, device=False),
+        Check(HOST, "C extension", _extension, device=False, needed=False),
         Check(HOST, "memory", _memory, device=False),
     ]
 
@@ -169,6 +172,23 @@ def _processors(session: Session) -> Iterator[Line]:
         yield Line(HOST, "processors", SLOW, found, f"unset OMP_NUM_THREADS: {asked} uses a part of the processors")
     else:
         yield Line(HOST, "processors", OK, found)
+
+
+def _extension(session: Session) -> Iterator[Line]:
+    """The elementwise part of ``--model.kernel=hoisted``, which only CPUs run."""
+    if session.kind != "cpu":
+        return
+    try:
+        built = lstm_cell.native()
+    except InputError as error:
+        problem, _, remedy = str(error).partition("; ")
+        yield Line(HOST, "C extension", WRONG, problem, remedy, needed=False)
+        return
+    if built is None:
+        remedy = "install gcc or clang, then: pip install . (in a clone: pip install -e .)"
+        yield Line(HOST, "C extension", SLOW, "not built: model.kernel=hoisted is slower", remedy, needed=False)
+    else:
+        yield Line(HOST, "C extension", OK, f"built, runs {lstm_cell.KINDS[built.capability]}", needed=False)
 
 
 def _memory(_: Session) -> Iterator[Line]:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ds2f import config, ctc, optim
 from ds2f.config import Config
 from ds2f.errors import InputError
+from ds2f.model import lstm_cell
 from ds2f.runner.device import inspection, npu
 from ds2f.runner.device.backend import Backend
 from launch.doctor import all_reduce, cards, host_limits, training_check
@@ -279,6 +280,23 @@ def test_threads_that_do_not_fit_the_processors(lines, monkeypatch, threads, rem
     line = lines("processors")["processors"]
     assert line.verdict == SLOW
     assert remedy in line.remedy
+
+
+def test_the_c_extension_that_is_there_is_not_and_does_not_load(lines, monkeypatch):
+    def refuse():
+        raise InputError("m/_lstm_cell.abi3.so cannot be loaded: no ELF; build it again (pip install .)")
+
+    built = lstm_cell.Native(forward=print, backward=print, capability=1)
+    expected = {
+        (OK, "built, runs AVX2"): lambda: built,
+        (SLOW, "not built: model.kernel=hoisted is slower"): lambda: None,
+        (WRONG, "m/_lstm_cell.abi3.so cannot be loaded: no ELF"): refuse,
+    }
+    for found, native in expected.items():
+        monkeypatch.setattr(lstm_cell, "native", native)
+        line = lines("C extension")["C extension"]
+        assert ((line.verdict, line.found), line.needed) == (found, False)
+        assert ("pip install ." in line.remedy) == (line.verdict != OK)
 
 
 def test_a_slow_disk_a_full_disk_and_one_without_locks(lines, monkeypatch):

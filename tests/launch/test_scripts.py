@@ -17,6 +17,9 @@ def project(tmp_path):
     (tmp_path / "project" / "launch").mkdir(parents=True)
     for script in LAUNCH.glob("*.sh"):
         shutil.copy(script, tmp_path / "project" / "launch")
+    source = tmp_path / "project" / "ds2f" / "model" / "lstm_cell.c"
+    source.parent.mkdir(parents=True)
+    source.write_text("// the extension\n")
     python = tmp_path / "bin" / "python3"
     python.parent.mkdir()
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')

@@ -168,7 +168,10 @@ def test_closing_the_terminal_stops_cleanly(tone_corpus, tmp_path):
     assert "load_auto_checkpoint" in (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
 
 
-def test_a_quickstart_imports_nothing_slow_and_compiles_nothing_before_its_first_step_is_done(tone_corpus, tmp_path):
+@pytest.mark.parametrize("more", [(), ("--model.kernel=hoisted", "--apex.opt_level=O2", "--apex.dtype=bf16")])
+def test_a_quickstart_imports_nothing_slow_and_compiles_nothing_before_its_first_step_is_done(
+    tone_corpus, tmp_path, more
+):
     code = (
         "import os, subprocess, sys\n"
         "from ds2f.runner import program\n"
@@ -199,7 +202,7 @@ def test_a_quickstart_imports_nothing_slow_and_compiles_nothing_before_its_first
         "--notraining.evaluate_test",
         "--training.max_steps=1",
     )
-    flags += ("--training.log_every=1", "--run_dir=run", "--device=cpu")
+    flags += ("--training.log_every=1", "--run_dir=run", "--device=cpu", *more)
     result = subprocess.run(
         [sys.executable, "-c", code, *flags], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )

@@ -5,23 +5,38 @@ import torch
 from torch import nn
 
 from ds2f.errors import InputError
-from ds2f.model import hoisted, recurrent
+from ds2f.model import hoisted, lstm_cell, recurrent
 
 T, B, INPUT, H = 9, 4, 6, 5
-SHAPES = {"w_ih": (4 * H, INPUT), "w_hh": (4 * H, H), "b_ih": (4 * H,), "b_hh": (4 * H,)}
+WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh")
 
 
-def example(dtype, frames=T, batch=B):
+@pytest.fixture(params=["torch", *lstm_cell.KINDS])
+def path(request, monkeypatch):
+    """The elementwise part in plain torch, and in C for each kind of processor."""
+    built = lstm_cell.native()
+    if request.param == "torch":
+        monkeypatch.setattr(lstm_cell, "native", lambda: None)
+        return
+    kind = lstm_cell.KINDS.index(request.param)
+    if built is None or kind > built.capability:
+        pytest.skip(f"no {request.param} here" if built else "the extension is not built: pip install -e .")
+    monkeypatch.setattr(lstm_cell, "native", lambda: built._replace(capability=kind))
+
+
+def example(dtype, frames=T, batch=B, units=H):
+    shapes = {"w_ih": (4 * units, INPUT), "w_hh": (4 * units, units), "b_ih": (4 * units,), "b_hh": (4 * units,)}
     generator = torch.Generator().manual_seed(3)
 
     def draw(*shape):
         return torch.randn(shape, generator=generator, dtype=torch.float64).mul(0.5).to(dtype)
 
-    return draw(frames, batch, INPUT), draw(batch, H), draw(batch, H), *(draw(*shape) for shape in SHAPES.values())
+    state = draw(batch, units), draw(batch, units)
+    return draw(frames, batch, INPUT), *state, *(draw(*shape) for shape in shapes.values())
 
 
 def ours(x, h, c, *weights):
-    y, (last_h, last_c) = hoisted.lstm(x, (h, c), dict(zip(SHAPES, weights, strict=True)))
+    y, (last_h, last_c) = hoisted.lstm(x, (h, c), dict(zip(WEIGHTS, weights, strict=True)))
     return y, last_h, last_c
 
 
@@ -40,7 +55,7 @@ def gradients(fn, arguments):
 @pytest.mark.parametrize("frames", [1, T])
 @pytest.mark.parametrize("batch", [0, 1, B])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
-def test_outputs_states_and_all_gradients_equal_torchs(dtype, tolerance, batch, frames):
+def test_outputs_states_and_all_gradients_equal_torchs(path, dtype, tolerance, batch, frames):
     arguments = example(dtype, frames, batch)
     for mine, theirs in zip(
         [leaf for part in gradients(ours, arguments) for leaf in part],
@@ -51,12 +66,24 @@ def test_outputs_states_and_all_gradients_equal_torchs(dtype, tolerance, batch, 
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
 
 
-def test_half_precision_is_as_close_to_the_truth_as_its_resolution_allows():
-    exact = gradients(torchs, example(torch.float64))
-    rounded = gradients(ours, example(torch.bfloat16))
+@pytest.mark.parametrize("units", [1, 3, 7, 130])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 4e-6), (torch.bfloat16, 0.06), (torch.float16, 0.008)]
+)
+def test_every_path_is_as_close_to_the_truth_as_its_resolution_allows(path, dtype, tolerance, units):
+    exact = gradients(torchs, example(torch.float64, units=units))
+    rounded = gradients(ours, [argument.to(dtype) for argument in example(torch.float64, units=units)])
     for mine, truth in zip([*rounded[0], *rounded[1]], [*exact[0], *exact[1]], strict=True):
-        assert mine.dtype == torch.bfloat16
-        assert float(torch.linalg.vector_norm(mine.double() - truth) / torch.linalg.vector_norm(truth)) < 0.02
+        assert mine.dtype == dtype
+        assert float(torch.linalg.vector_norm(mine.double() - truth) / torch.linalg.vector_norm(truth)) < tolerance
+
+
+def test_gradients_that_are_expanded_or_of_one_output_alone_are_taken(path):
+    arguments = [argument.requires_grad_() for argument in example(torch.float32)]
+    for pick in (lambda y, h, c: y.sum(), lambda y, h, c: c.square().sum(), lambda y, h, c: y.transpose(0, 1).mean()):
+        mine, theirs = (torch.autograd.grad(pick(*fn(*arguments)), arguments) for fn in (ours, torchs))
+        for one, other in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_the_cell_state_is_summed_in_single_precision():

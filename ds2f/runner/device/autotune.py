@@ -18,10 +18,10 @@ from ds2f.runner.device.backend import Backend
 _log = logging.getLogger(__name__)
 _FILE = "kernels.json"
 _FRAMES = 32  # length of the timed sequence; every candidate processes frame after frame
-_ROUNDS = 3  # timed rounds, after one warm-up round for caches and compilers
+_ROUNDS = 3  # timed rounds, after one warm-up round for caches
 _MARGIN = 0.95  # another kernel replaces the fused kernel if it takes less than this fraction of the time
 _SMALLEST = 512  # units per layer; for smaller layers, timing costs more than it saves
-_REPAID = 100  # steps; in a shorter run, timing (a few seconds to half a minute) costs more than it saves
+_REPAID = 100  # steps; in a shorter run, timing (a few seconds) costs more than it saves
 
 
 def choose(cfg: ModelConfig, *, batch_size: int, dtype: torch.dtype, backend: Backend, steps: int = 0) -> str:
