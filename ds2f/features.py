@@ -95,7 +95,8 @@ def log_magnitudes(samples: Tensor, cfg: SpectConfig) -> Tensor:
     spectrum = torch.stft(
         samples, cfg.window_samples, cfg.stride_samples, window=taper, center=False, return_complex=True
     )
-    magnitudes = spectrum.abs()
+    squares = torch.view_as_real(spectrum).square_()
+    magnitudes = (squares[..., 0] + squares[..., 1]).sqrt_()  # takes a third of the time of torch.abs
     if cfg.num_mels:
         magnitudes = mel_bands(cfg).to(magnitudes.device) @ magnitudes
     return magnitudes.mul_(cfg.full_scale).log1p_().contiguous()

@@ -26,7 +26,7 @@ LIBRARIES = 220_000_000  # mapped by all processes of a machine together
 WRITER = 100_000_000  # orbax and jax in rank 0, which writes the checkpoints
 LOADER = 45_000_000  # a loader process's own memory, forked from its rank
 
-_PREFETCH = 5  # batches in shared memory per loader process: four ahead, one in use
+_PREFETCH = 6  # batches in shared memory per loader process: four ahead, one in use, and the one before
 _CONVOLUTION_WORK = 40  # bytes per output of the first convolution, temporaries of its backward pass on a CPU
 _DEVICE_CONVOLUTION_WORK = 16  # the same with the device's own operators
 _LSTM_WORKSPACE = 1.7  # of oneDNN, over the gates, cell states and outputs that a backward pass needs

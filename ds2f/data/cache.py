@@ -19,7 +19,7 @@ from ds2f.data.shards import open_recording
 from ds2f.errors import InputError
 from ds2f.files import write_atomically
 
-_FORMAT = 2  # increase it when the features of the same settings change, even by one bit
+_FORMAT = 3  # increase it when the features of the same settings change, even by one bit
 _RESERVE = 0.05  # fraction of the disk that the cache leaves free,
 _LARGEST_RESERVE = 2 * 2**30  # and the most bytes of it
 _CHECKSUM_BYTES = 4

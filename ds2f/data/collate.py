@@ -13,7 +13,8 @@ from torch.utils.data import get_worker_info
 
 from ds2f import augment
 from ds2f.convolutions import output_lengths
-from ds2f.data import added_recordings, audio_parts, padding
+from ds2f.data import added_recordings, audio_parts, batch_memory, padding
+from ds2f.data.batch_memory import BatchMemory, Place
 from ds2f.data.dataset import Dataset
 from ds2f.errors import InputError
 from ds2f.features import frequencies, log_spectrogram
@@ -34,18 +35,36 @@ class Loaded(NamedTuple):
     batch: Batch
     notes: list[tuple[Path, str]]  # recording, remark
     unreadable: list[tuple[Path, str]]  # recording left out of the batch, reason
+    place: Place | None = None  # of the features, in a loader process; they may lie elsewhere
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Sends small tensors as arrays: for each tensor torch would open a connection and shared memory."""
-        features, *small = self.batch
-        return _received, (features, [tensor.numpy() for tensor in small], self.notes, self.unreadable)
+        """Sends small tensors in two arrays: for each tensor torch would open a connection and shared memory."""
+        batch = self.batch
+        large = batch.features if self.place is None else (self.place, tuple(batch.features.shape))
+        numbers = torch.stack([batch.lengths, batch.label_lengths, batch.ids]).numpy()
+        small = (numbers, _narrow(batch.labels).numpy(), float(batch.weight))
+        return _received, (large, small, self.notes, self.unreadable)
 
 
-def _received(features: Tensor, small: list[NDArray[Any]], *remarks: list[tuple[Path, str]]) -> Loaded:
-    return Loaded(Batch(features, *map(torch.from_numpy, small)), *remarks)
+def _received(
+    large: Tensor | tuple[Place, tuple[int, ...]],
+    small: tuple[NDArray[np.int64], NDArray[Any], float],
+    notes: list[tuple[Path, str]],
+    unreadable: list[tuple[Path, str]],
+) -> Loaded:
+    features = large if isinstance(large, Tensor) else batch_memory.opened(*large)
+    lengths, label_lengths, ids = torch.from_numpy(small[0])
+    labels, weight = torch.from_numpy(small[1]).long(), torch.tensor(small[2], dtype=torch.float32)
+    return Loaded(Batch(features, lengths, labels, label_lengths, ids, weight), notes, unreadable)
 
 
-def load(dataset: Dataset, shard: Shard) -> Loaded:
+def _narrow(labels: Tensor) -> Tensor:
+    """Labels in the smallest of three types: 64 kB fit into a pipe, so that the sender need not wait in between."""
+    most = int(labels.max()) if labels.numel() else 0
+    return labels.to(torch.uint8 if most < 2**8 else torch.int16 if most < 2**15 else torch.int32)
+
+
+def load(dataset: Dataset, shard: Shard, memory: BatchMemory | None = None) -> Loaded:
     """Loads, augments and pads one shard of a global batch; recordings that cannot be read are left out.
 
     The utterances that are left share the weight of the whole shard. So the weights of the global batch still add up to
@@ -55,6 +74,7 @@ def load(dataset: Dataset, shard: Shard) -> Loaded:
     Args:
       dataset: the examples, and how to load them.
       shard: which examples, in which epoch.
+      memory: takes the features, in a loader process.
 
     Returns:
       A batch on the CPU, and remarks; features are padded to the length that ``padding.padded`` gives.
@@ -72,15 +92,16 @@ def load(dataset: Dataset, shard: Shard) -> Loaded:
     labels = [torch.tensor(example.labels, dtype=torch.int64) for example in examples]
     lengths = [spectrum.shape[-1] for spectrum in spectra]
     frames = padding.padded(max(lengths, default=0), dataset.shapes)
+    padded, place = _room((len(spectra), dataset.spect.num_bins, frames), memory)
     batch = Batch(
-        features=_pad(spectra, _zeros(len(spectra), dataset.spect.num_bins, frames)),
+        features=_pad(spectra, padded),
         lengths=torch.tensor(lengths, dtype=torch.int64),
-        labels=_pad(labels, torch.zeros(len(labels), max([1, *map(len, labels)]), dtype=torch.int64)),
+        labels=_pad(labels, torch.empty(len(labels), max([1, *map(len, labels)]), dtype=torch.int64)),
         label_lengths=torch.tensor([len(example.labels) for example in examples], dtype=torch.int64),
         ids=torch.tensor([example.row for example in examples], dtype=torch.int64),
         weight=torch.tensor(_weight(dataset, shard, members), dtype=torch.float32),
     )
-    return Loaded(batch, notes, unreadable)
+    return Loaded(batch, notes, unreadable, place)
 
 
 def _weight(dataset: Dataset, shard: Shard, members: Sequence[int]) -> float:
@@ -138,17 +159,19 @@ def _features(
 
 
 def _pad(rows: Sequence[Tensor], padded: Tensor) -> Tensor:
-    """Copies each row [..., N] to the beginning of a row of ``padded``, and returns ``padded``."""
+    """Copies each row [..., N] to the beginning of a row of ``padded``, zeros behind it, and returns ``padded``."""
     for target, row in zip(padded, rows, strict=True):
         target[..., : row.shape[-1]] = row
+        target[..., row.shape[-1] :] = 0
     return padded
 
 
-def _zeros(*shape: int) -> Tensor:
-    """Float32 zeros; in a loader process they lie in shared memory, which its parent reads without a copy."""
-    size = math.prod(shape)
-    if get_worker_info() is None or not size:
-        return torch.zeros(shape)
-    # Allocated as in torch's own collation. New shared memory holds zeros.
-    shared = torch.UntypedStorage._new_shared(size * torch.float32.itemsize)
-    return torch.empty(0).set_(shared).view(shape)
+def _room(shape: tuple[int, ...], memory: BatchMemory | None) -> tuple[Tensor, Place | None]:
+    """A float32 tensor of any values; in a loader process in shared memory, which its parent reads without a copy."""
+    worker, size = get_worker_info(), math.prod(shape)
+    if worker is None or not size:
+        return torch.empty(shape), None
+    if memory is not None and (taken := memory.take(worker.id, shape)):
+        return taken
+    shared = torch.UntypedStorage._new_shared(size * torch.float32.itemsize)  # as in torch's own collation
+    return torch.empty(0).set_(shared).view(shape), None

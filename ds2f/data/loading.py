@@ -24,13 +24,15 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import data as torch_data
 
-from ds2f.data import collate, loader_processes, sampling
+from ds2f.data import collate, loader_processes, padding, sampling
+from ds2f.data.batch_memory import BatchMemory
 from ds2f.data.collate import Loaded, Shard
 from ds2f.data.dataset import Dataset
 from ds2f.errors import InputError
 from ds2f.types import Batch
 
 _PREFETCH = 4  # batches that each loader process loads ahead
+_BUFFERS = _PREFETCH + 2  # of a loader process; the training has a batch, and still the one before
 _log = logging.getLogger(__name__)
 
 
@@ -76,7 +78,8 @@ class Loader:
         """
         self.dataset = dataset
         self.batch_size = batch_size
-        self.steps = len(slots(dataset, batch_size))
+        places = slots(dataset, batch_size)
+        self.steps = len(places)
         self.notes: dict[str, set[Path]] = {}
         self.unreadable: dict[Path, str] = {}
         self._max_unreadable = dataset.data.max_unreadable if dataset.train else max_unreadable or 0
@@ -89,7 +92,7 @@ class Loader:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than processors
             self._loader: torch_data.DataLoader[Loaded | InputError] | None = torch_data.DataLoader(
-                _Shards(dataset),
+                _Shards(dataset, _memory(dataset, places, num_workers, ranks * micro_batches, start_method)),
                 batch_size=None,
                 sampler=self._shards,
                 num_workers=num_workers,
@@ -268,6 +271,21 @@ class _Schedule(Sequence[Shard]):
         return Shard(self._plan.epoch, tuple(members), self._plan.weight(batch))
 
 
+def _memory(
+    dataset: Dataset, places: Sequence[sampling.Slot], processes: int, shards: int, start_method: str
+) -> BatchMemory | None:
+    """Buffers for the batches on their way; None without loader processes, or where they do not inherit memory."""
+    if not processes or start_method != "fork":
+        return None
+    longest = int(dataset.longest().max())
+    shapes = {(slot.size, padding.padded(min(longest, slot.longest), dataset.shapes)) for slot in places}
+    values = max(-(-size // shards) * frames for size, frames in shapes) * dataset.spect.num_bins
+    try:
+        return BatchMemory(processes, buffers=_BUFFERS, size=torch.float32.itemsize * values)
+    except OSError:  # the address space is limited
+        return None
+
+
 def _as_it_is(loaded: Any) -> Any:
     return loaded
 
@@ -275,13 +293,13 @@ def _as_it_is(loaded: Any) -> Any:
 class _Shards(torch_data.Dataset[Loaded | InputError]):
     """The work of a loader process: from shards to batches. It returns an ``InputError``, free of its traceback."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, memory: BatchMemory | None) -> None:
+        self.dataset, self._memory = dataset, memory
 
     def __getitem__(self, shard: Shard) -> Loaded | InputError:
         try:
             with _one_thread():
-                return collate.load(self.dataset, shard)
+                return collate.load(self.dataset, shard, self._memory)
         except InputError as error:
             return error
 

@@ -1,4 +1,4 @@
-"""A large drawn corpus: time and memory of its opening, of planning an epoch for 64 ranks, of a resume in mid-epoch."""
+"""A large drawn corpus: time and memory of its opening, of planning for 64 ranks, of a resume, and costs of loading."""
 
 import json
 import multiprocessing
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 from rich.console import Console
 
 from ds2f.config import Config
 from ds2f.data import loading
 from ds2f.runner.splits import Split
+from launch.bench import loading_costs
 from launch.bench.options import Options
 from launch.tables import terminal_table
 
@@ -30,7 +32,7 @@ _WORDS = ("GO", "STOP", "ENTER", "ERASE", "SEVENTEEN", "OCTOBER", "THE", "STREET
 def measure(cfg: Config, options: Options) -> dict[str, Any]:
     """Draws a manifest of ``options.rows`` rows, and opens it twice, each time in a new process.
 
-    The rows name few recordings, of digital silence, so that the files are in the page cache: opened and checked is
+    The rows name few recordings, of noise, so that the files are in the page cache: opened and checked is
     every row's recording.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +44,7 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
             cache_features=False,
         )
         own = attrs.evolve(cfg, data=data, data_path=folder)
-        starts = [_in_new_process(own) for _ in range(2)]
+        starts = [_in_new_process(own, costs) for costs in (False, True)]
         index = sum(path.stat().st_size for path in Path(folder, "cache").rglob("*") if path.is_file())
     return {
         "rows": options.rows,
@@ -51,6 +53,7 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
         "manifest_bytes": size,
         "index_bytes": index,
         "starts": starts,
+        "costs": starts[-1].pop("costs"),
     }
 
 
@@ -60,10 +63,11 @@ def draw(folder: Path, rows: int) -> int:
     sounds = folder / "corpora/librispeech/train-clean-360/103/1240"
     sounds.mkdir(parents=True)
     seconds = [1 + 16 * drawn.random() for _ in range(_RECORDINGS)]
+    noise = np.random.default_rng(0).normal(0, 3000, 17 * 16000).astype("<i2").tobytes()
     for number, length in enumerate(seconds):
         with wave.open(str(sounds / f"103-1240-{number:04}.wav"), "wb") as file:
             file.setparams((1, 2, 16000, 0, "NONE", ""))
-            file.writeframes(bytes(2 * round(16000 * length)))
+            file.writeframes(noise[: 2 * round(16000 * length)])
     path = folder / "train.jsonl"
     with path.open("w") as file:
         for row in range(rows):
@@ -80,14 +84,17 @@ def _spelt(number: int) -> str:
     return str(number).translate(str.maketrans("0123456789", "ABCDEFGHIJ"))
 
 
-def _in_new_process(cfg: Config) -> dict[str, float]:
+def _in_new_process(cfg: Config, costs: bool) -> dict[str, Any]:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_start, cfg).result()
+        return pool.submit(_start, cfg, costs).result()
 
 
-def _start(cfg: Config) -> dict[str, float]:
-    """Opens the training set and plans, as one rank of many; seconds, and bytes beyond those of the imports."""
-    before, found = _memory(), dict[str, float]()
+def _start(cfg: Config, costs: bool) -> dict[str, Any]:
+    """Opens the training set and plans, as one rank of many; seconds, and bytes beyond those of the imports.
+
+    With ``costs``, what loading costs as well.
+    """
+    before, found = _memory(), dict[str, Any]()
     with _timed("open", found):
         split = Split.read("train", cfg, train=True)
     found |= {f"open_{name}": value - before[name] for name, value in _memory().items()}
@@ -99,12 +106,14 @@ def _start(cfg: Config) -> dict[str, float]:
     children = [process.pid for process in multiprocessing.active_children()]
     both = [_memory(pid) for pid in (os.getpid(), *children)]
     found |= {f"loading_{name}": sum(each[name] for each in both) - before[name] for name in before}
+    if costs:
+        found["costs"] = loading_costs.measure(loader, batch_size=cfg.data.batch_size, epoch=2)
     loader.close()
     return found
 
 
 @contextmanager
-def _timed(name: str, found: dict[str, float]) -> Iterator[None]:
+def _timed(name: str, found: dict[str, Any]) -> Iterator[None]:
     """Measures a block: seconds, and processor seconds of this process, which other programs disturb less."""
     clock, processor = time.perf_counter(), time.process_time()
     yield
@@ -134,3 +143,4 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
             times = [f"{start[name]:.2f}, {start[f'{name}_processor']:.2f}" for name in ("open", "plan", "resume")]
             table.add_row(str(number), *times, *(f"{each:.0f}" for each in sizes))
         console.print(table)
+        loading_costs.show(result["costs"], console)
