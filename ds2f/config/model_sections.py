@@ -62,9 +62,9 @@ class ModelConfig:
     )
     kernel: str = setting(
         "auto",
-        "Recurrent kernel: the platform's fused operator; this project's LSTM (hoisted); the plain scan. auto times "
-        "the first two if either may be faster.",
-        one_of("auto", "fused", "hoisted", "scan"),
+        "Recurrent kernel: the platform's fused operator; this project's LSTM (hoisted); the fused operator on both "
+        "directions at once (paired); the plain scan. auto times those that may be fastest on the device.",
+        one_of("auto", "fused", "hoisted", "paired", "scan"),
     )
     ctc: str = setting("native", "CTC implementation.", one_of("native", "warpctc", "scan"))
     label_smoothing: float = setting(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ds2f.errors import InputError
 from ds2f.model.hoisted import Weights, lstm
 from ds2f.model.layers import Frames, reverse, zero_padding
+from ds2f.model.paired import both_directions
 
 State = list[tuple[Tensor, ...]]  # per direction: (h, c) of an LSTM, (h,) of other cells; each [B, H]
 Cell = Callable[[Tensor, tuple[Tensor, ...], Weights], tuple[Tensor, ...]]  # (projected, state, w) -> new state
@@ -24,7 +25,7 @@ GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 
 class Kernel(Protocol):
-    """One recurrent layer of one or two directions: ``fused``, ``hoisted``, ``scan`` or your own function."""
+    """One recurrent layer of one or two directions: a function named in ``KERNELS`` makes one, or write your own."""
 
     def __call__(
         self, x: Tensor, frames: Frames, state: State | None, weights: Sequence[Weights], /
@@ -99,6 +100,30 @@ def hoisted(rnn_type: str) -> Kernel:
     return _of_directions(lstm, rnn_type)
 
 
+def paired(rnn_type: str) -> Kernel:
+    """Both directions in one call of the platform's operator (``ds2f.model.paired``), for cuDNN, which overlaps them.
+
+    One direction, or a given state, takes the calls of ``fused``, whose restrictions hold here too.
+
+    Args:
+      rnn_type: ``"lstm"`` or ``"gru"``.
+
+    Raises:
+      InputError: for another cell.
+    """
+    if rnn_type not in ("lstm", "gru"):
+        raise InputError(f"model.kernel=paired runs lstm and gru only, not {rnn_type}; use model.kernel=fused")
+    one_by_one = fused(rnn_type)
+
+    def kernel(x: Tensor, frames: Frames, state: State | None, weights: Sequence[Weights]) -> tuple[Tensor, State]:
+        if state is not None or len(weights) == 1:
+            return one_by_one(x, frames, state, weights)
+        y, new_state = both_directions(x, frames.padding, list(weights), rnn_type)
+        return zero_padding(y, frames.padding[..., None]), new_state
+
+    return kernel
+
+
 def scan(rnn_type: str) -> Kernel:
     """A loop over frames in plain tensor operations: the reference. It supports every transform of ``torch.func``.
 
@@ -121,7 +146,7 @@ def scan(rnn_type: str) -> Kernel:
     return kernel
 
 
-KERNELS: dict[str, Callable[[str], Kernel]] = {"fused": fused, "hoisted": hoisted, "scan": scan}
+KERNELS: dict[str, Callable[[str], Kernel]] = {"fused": fused, "hoisted": hoisted, "paired": paired, "scan": scan}
 
 
 def named(name: str, rnn_type: str) -> Kernel:

@@ -69,6 +69,7 @@ def operators() -> list[Operator]:
         Operator("batch norm", _norm_params(), _norm, _norm),
         *(_recurrent(name, name, "fused", tuple(DTYPES)) for name in ("lstm", "gru")),
         _recurrent("lstm hoisted", "lstm", "hoisted", ("fp32", "bf16")),
+        *(_recurrent(f"{cell} paired", cell, "paired", tuple(DTYPES)) for cell in ("lstm", "gru")),
         _recurrent("lstm scan", "lstm", "scan", plain),
     ]
 
@@ -126,8 +127,8 @@ def _draw(name: str, use: str, *shape: int) -> Tensor:
 
 def _compare(session: Session, *, operator: Operator, dtype: str) -> Iterator[Line]:
     backend = session.backend()
-    if operator.kernel == "hoisted" and operator.kernel not in backend.kernels(DTYPES[dtype]):
-        return  # emulated, it takes seconds, and auto never takes it
+    if operator.kernel in ("hoisted", "paired") and operator.kernel not in backend.kernels(DTYPES[dtype]):
+        return  # auto never takes it here; emulated, hoisted takes seconds
     try:
         backend.dtype(dtype if dtype != "fp32" else "auto")
     except InputError as error:
@@ -189,7 +190,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def _is_needed(backend: Backend, operator: Operator, dtype: str, engine: str) -> bool:
     taken = DTYPES[dtype] in (torch.float32, backend.fast_dtype)
-    return taken and engine == backend.engine and operator.kernel != "scan" and operator.name != "gru"
+    return taken and engine == backend.engine and operator.kernel not in ("scan", "paired") and operator.name != "gru"
 
 
 def _remedy(backend: Backend, operator: Operator, dtype: str, engine: str) -> str:

@@ -20,7 +20,10 @@ DOUBLE = Policy(torch.float64, torch.float64)
 BF16 = Policy(torch.bfloat16, torch.bfloat16)
 KINDS = list(itertools.product(["lstm", "gru", "rnn"], [True, False]))
 KINDS_AND_KERNELS = [
-    (*kind, kernel) for kind in KINDS for kernel in recurrent.KERNELS if kernel != "hoisted" or kind[0] == "lstm"
+    (*kind, kernel)
+    for kind in KINDS
+    for kernel in recurrent.KERNELS
+    if kind[0] in {"hoisted": ("lstm",), "paired": ("lstm", "gru")}.get(kernel, recurrent.GATES)
 ]
 LENGTHS = torch.tensor([31, 40, 17, 5])
 
@@ -449,7 +452,7 @@ def test_a_second_derivative_with_the_scan_kernel_agrees_with_finite_differences
     assert error < 1e-5
 
 
-@pytest.mark.parametrize("kernel", ["scan", "fused", "hoisted"])
+@pytest.mark.parametrize("kernel", ["scan", "fused", "hoisted", "paired"])
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("train", [True, False])
 def test_vmap_over_batches_with_lengths_or_over_parameters_gives_what_a_loop_gives(kernel, bidirectional, train):

@@ -12,14 +12,7 @@ import torch
 from stand_in_device import OnDevice, refusing
 
 from ds2f import ctc, optim, rng, steps, tree
-from ds2f.config import (
-    ApexConfig,
-    AugmentationConfig,
-    Config,
-    ModelConfig,
-    OptimConfig,
-    TrainingConfig,
-)
+from ds2f.config import ApexConfig, AugmentationConfig, Config, ModelConfig, OptimConfig, TrainingConfig
 from ds2f.runner import program
 from ds2f.runner.device.backend import Backend
 from ds2f.runner.distributed.collectives import ALONE, Group
@@ -38,21 +31,16 @@ CASES = {
     "fp32, adamw, noam": {},
     "bf16": {"apex.opt_level": "O2"},
     "fp16, sgd, bf16 all-reduce": {
-        "apex.opt_level": "O2",
-        "apex.dtype": "fp16",
-        "apex.reduce_dtype": "bf16",
-        "optim.name": "sgd",
-        "optim.momentum": 0.9,
-        "group": True,
+        **{"apex.opt_level": "O2", "apex.dtype": "fp16", "apex.reduce_dtype": "bf16"},
+        **{"optim.name": "sgd", "optim.momentum": 0.9, "group": True},
     },
+    "two directions in one call": {"model.kernel": "paired"},
     "muon": {"optim.name": "muon", "optim.schedule": "constant"},
     "lamb": {"optim.name": "lamb", "optim.schedule": "exponential"},
     "novograd": {"optim.name": "novograd", "optim.schedule": "constant", "optim.weight_decay": 0.1},
     "micro-batches, sync_batch_norm": {"model.sync_batch_norm": True, "micro_batches": 2, "group": True},
     "regularised": {
-        "model.intermediate_ctc": 0.3,
-        "model.label_smoothing": 0.1,
-        "model.consistency": 0.2,
+        **{"model.intermediate_ctc": 0.3, "model.label_smoothing": 0.1, "model.consistency": 0.2},
         "apex.opt_level": "O2",
     },
     "remat": {"model.remat": True},

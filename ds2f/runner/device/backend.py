@@ -66,10 +66,13 @@ class Backend:
         return precision.policy(cfg.opt_level, self.dtype(cfg.dtype))._replace(fused=self.name == "cpu")
 
     def kernels(self, dtype: torch.dtype) -> tuple[str, ...]:
-        """The recurrent kernels that may be fastest for an LSTM in ``dtype``; the first is torch's operator, ``fused``.
+        """The recurrent kernels that may be fastest in ``dtype``; the first is torch's operator, ``fused``.
 
         On CPUs with fast half precision, the backward pass of oneDNN's operator is far slower than its matrix products.
+        cuDNN can overlap two directions of one call.
         """
+        if self.name == "cuda":
+            return ("fused", "paired")
         return ("fused", "hoisted") if self.name == "cpu" and dtype == self.fast_dtype != torch.float32 else ("fused",)
 
     def place(self, batch: Batch) -> Batch:

@@ -18,6 +18,7 @@ from ds2f.runner.run_dir import claim, settle
 
 FAST_HALF = Backend("cpu", torch.device("cpu"), "CPU with fast bf16", torch.bfloat16, "func")
 PLAIN = attrs.evolve(FAST_HALF, fast_dtype=torch.float32)
+CARD = attrs.evolve(FAST_HALF, name="cuda", description="a card")
 MODEL = ModelConfig(hidden_size=512, hidden_layers=2)
 SHAPE = {"batch_size": 2, "dtype": torch.bfloat16}
 
@@ -54,7 +55,9 @@ def test_a_kernel_that_was_asked_for_is_taken_unmeasured(speeds, kernel):
         (MODEL, PLAIN, torch.float32),
         (MODEL, PLAIN, torch.bfloat16),  # asked for where it is emulated
         (MODEL, FAST_HALF, torch.float32),
-        (MODEL, attrs.evolve(FAST_HALF, name="cuda"), torch.bfloat16),
+        (attrs.evolve(MODEL, bidirectional=False), CARD, torch.bfloat16),
+        (attrs.evolve(MODEL, rnn_type="rnn"), CARD, torch.bfloat16),
+        (MODEL, attrs.evolve(CARD, name="npu"), torch.float16),
         (attrs.evolve(MODEL, rnn_type="gru"), FAST_HALF, torch.bfloat16),
         (attrs.evolve(MODEL, hidden_size=256), FAST_HALF, torch.bfloat16),
     ],
@@ -68,6 +71,39 @@ def test_the_hoisted_kernel_must_win_clearly(speeds):
     assert autotune.choose(MODEL, backend=FAST_HALF, **SHAPE) == "hoisted"
     speeds(fused=1.0, hoisted=0.98)
     assert autotune.choose(MODEL, backend=FAST_HALF, **SHAPE) == "fused"
+
+
+@pytest.mark.parametrize("rnn_type", ["lstm", "gru"])
+def test_on_a_card_two_directions_in_one_call_must_win_clearly(speeds, rnn_type, cache):
+    model = attrs.evolve(MODEL, rnn_type=rnn_type)
+    speeds(fused=1.0, paired=0.9)
+    assert autotune.choose(model, backend=CARD, **SHAPE) == "paired"
+    (key,) = json.loads(cache.read_text())
+    assert key.startswith("cuda, a card, driver")
+    speeds(fused=1.0, paired=0.98)
+    assert autotune.choose(model, backend=CARD, **SHAPE) == "fused"
+    assert autotune.choose(model, backend=attrs.evolve(CARD, description="another"), **SHAPE) == "fused"
+    assert len(json.loads(cache.read_text())) == 2
+
+
+def test_on_a_card_a_short_run_takes_what_an_examination_has_timed(speeds):
+    speeds(fused=1.0, paired=0.5)
+    assert autotune.choose(MODEL, backend=CARD, steps=10, **SHAPE) == "fused"
+    assert autotune.measure(MODEL, backend=CARD, **SHAPE) == {"fused": 1.0, "paired": 0.5}
+    assert autotune.choose(MODEL, backend=CARD, steps=10, **SHAPE) == "paired"
+
+
+@pytest.mark.parametrize("names", [("fused", "hoisted"), ("fused", "paired")])
+def test_a_kernel_that_computes_something_else_is_skipped_and_named(monkeypatch, caplog, names):
+    def another(rnn_type):
+        kernel = recurrent.fused(rnn_type)
+        return lambda x, frames, state, weights: kernel(1 - x, frames, state, weights)
+
+    assert set(autotune._measure(names, MODEL, batch_size=2, dtype=torch.float32, backend=PLAIN)) == set(names)
+    monkeypatch.setitem(recurrent.KERNELS, names[1], another)
+    found = autotune._measure(names, MODEL, batch_size=2, dtype=torch.float32, backend=PLAIN)
+    assert set(found) == {"fused"}
+    assert f"{names[1]} does not run here and is skipped: its outputs are off by" in caplog.text
 
 
 def test_the_measurement_sees_which_kernel_is_slow(monkeypatch):
@@ -132,7 +168,7 @@ DAMAGED = ("", "[]", "{", '{"KEY": 3}', '{"KEY": {"fused": "fast"}}', '{"KEY": {
 def test_a_damaged_cache_costs_time_alone(speeds, cache, content):
     speeds(fused=1.0, hoisted=0.5)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    key = autotune._key(MODEL, batch_size=2, dtype=torch.bfloat16)
+    key = autotune._key(MODEL, batch_size=2, dtype=torch.bfloat16, backend=FAST_HALF)
     cache.write_text(content.replace("KEY", key))
     assert autotune.choose(MODEL, backend=FAST_HALF, **SHAPE) == "hoisted"
     assert json.loads(cache.read_text())[key] == {"fused": 1.0, "hoisted": 0.5}
