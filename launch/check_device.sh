@@ -44,7 +44,8 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/ds2f-check-XXXXXX") || exit 1
 trap 'rm -rf -- "$work"' EXIT
 mkdir -p "$output" || exit 1
 
-# part NAME SECONDS COMMAND...: runs a part with a limit of time; its output, status and seconds are kept.
+# part NAME SECONDS COMMAND...: runs a part with a limit of time; its output, status and seconds are kept. A part that
+# ignores its end is killed 5 s later. All limits, these seconds and the 20 s of the last command come to eight minutes.
 part() {
   local name=$1 limit=$2 began=$SECONDS status
   shift 2
@@ -60,15 +61,15 @@ part() {
 
 model=(--model.hidden_layers="${preset%x*}" --model.hidden_size="${preset#*x}")
 part doctor 75 "$python" -m launch.doctor --device="$device" --run_dir="$work/run" --json="$work/doctor.json" "${model[@]}"
-part hardware 75 "$python" -m pytest -q -m hardware -p no:cacheprovider tests/runner/device/test_hardware.py
-part bench 150 "$python" -m launch.bench --device="$device" --parts=step --presets="$preset" \
+part hardware 70 "$python" -m pytest -q -m hardware -p no:cacheprovider tests/runner/device/test_hardware.py
+part bench 140 "$python" -m launch.bench --device="$device" --parts=step --presets="$preset" \
   --batch_sizes="$batch_sizes" --contestants=ours,usual,best --json="$work/bench.json" --trace="$work/trace.json"
 corpus=an4
 if [[ ! -e $data_path/an4_train_manifest.csv ]]; then
   corpus=synthetic data_path=$work/data
-  part prepare 60 "$python" -m launch.prepare --dataset=synthetic --data_path="$data_path"
+  part prepare 45 "$python" -m launch.prepare --dataset=synthetic --data_path="$data_path"
 fi
 echo "   the training takes the corpus: $corpus"
-part training 110 "$python" -m launch.train --flagfile=configs/an4_performance_1p.flags --device="$device" \
+part training 105 "$python" -m launch.train --flagfile=configs/an4_performance_1p.flags --device="$device" \
   --data_path="$data_path" --data.dataset="$corpus" --run_dir="$work/run" "${model[@]}" ${training[@]+"${training[@]}"}
-"$python" -m launch.report.device_check "$work" "$output" "$corpus"
+timeout --kill-after=1 19 "$python" -m launch.report.device_check "$work" "$output" "$corpus"

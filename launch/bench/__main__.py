@@ -49,7 +49,7 @@ absl_flags.DEFINE_integer(
 absl_flags.DEFINE_integer("rows", Options().rows, "Utterances of the drawn corpus, for the part scale.", lower_bound=1)
 absl_flags.DEFINE_string("json", "", "Also write the results to this file.")
 absl_flags.DEFINE_string(
-    "trace", "", "Also write a profile of a step of ds2f, of the first model and batch size, for chrome://tracing."
+    "trace", "", "Also write a profile of steps of ds2f, of the first model and batch size, for chrome://tracing."
 )
 
 

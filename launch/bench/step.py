@@ -57,7 +57,7 @@ def measure(cfg: Config, options: Options) -> dict[str, Any]:
             limits.append(limit.flops_per_second())
             taken[name].append(_step(name, implementations[name], batch, backend))
     if options.trace and "ours" in implementations:
-        _trace(implementations["ours"], batches[0], Path(options.trace))
+        _trace(implementations["ours"], batches[0], backend, Path(options.trace))
     return {
         **model_of(cfg),
         "frames": {
@@ -114,10 +114,18 @@ def _ratio(baseline: list[_Taken], ours: list[_Taken]) -> dict[str, Any]:
     }
 
 
-def _trace(implementation: Implementation, batch: Batch, target: Path) -> None:
-    """Writes a profile of one step, for chrome://tracing or Perfetto."""
+def _trace(implementation: Implementation, batch: Batch, backend: Backend, target: Path) -> None:
+    """Writes a profile for chrome://tracing or Perfetto: of one step on a CPU, of three on a device.
+
+    On a device, the host prepares a step while the device computes the step before: only several steps show where the
+    device waits for the host.
+    """
+    implementation.step(batch)  # the libraries know the batch's shape then
+    backend.synchronize()
     with profiler.profile() as profile:
-        implementation.step(batch)
+        for _ in range(1 if backend.name == "cpu" else 3):
+            implementation.step(batch)
+        backend.synchronize()
     profile.export_chrome_trace(str(target))
 
 

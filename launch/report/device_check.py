@@ -18,6 +18,7 @@ from launch.doctor.terminal_report import anonymous
 from launch.tables import markdown_table
 
 HEADINGS = ("device", "batch", "ours, utt/s", "usual way", "best imperative way")
+KERNELS = "recurrent kernels"  # heading of launch.doctor's times
 _PARTS = ("doctor", "hardware", "bench", "prepare", "training")
 _LIMIT = 512 << 20  # bytes of a file; a profile is the largest
 
@@ -108,6 +109,9 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"doctor: {_text(result['doctor']['summary'])}"
     if result.get("hardware_tests"):
         yield f"tests for hardware: {_text(result['hardware_tests'])}"
+    for line in result.get("doctor", {}).get("lines") or ():
+        if line.get("group") == KERNELS:
+            yield f"{_text(line['name'])}: {_text(line['found'])}"
     if result.get("shares"):
         yield "time of a step: " + ", ".join(
             f"{kind} {100 * share:.0f} %" for kind, share in result["shares"].items() if share >= 0.005

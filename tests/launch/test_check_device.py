@@ -2,15 +2,16 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ds2f.errors import InputError
-from launch.bench import trace_kinds
 from launch.report import device_check, results_page
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,19 @@ RESULT = {
     "device": "cuda: NVIDIA H200",
     "facts": {"torch": "2.13.0+cu130, CUDA 13.0", "driver": "580.95"},
     "parts": {"doctor": {"seconds": 41, "problem": ""}, "bench": {"seconds": 150, "problem": "not done after 150 s"}},
-    "doctor": {"summary": "48 ok", "passed": True, "lines": []},
+    "doctor": {
+        "summary": "48 ok",
+        "passed": True,
+        "lines": [
+            {"group": "cards", "name": "card 0", "verdict": "ok", "found": "opens"},
+            {
+                "group": "recurrent kernels",
+                "name": "batch 10, bf16",
+                "verdict": "ok",
+                "found": "fused 9 ms, paired 5 ms",
+            },
+        ],
+    },
     "hardware_tests": "3 passed, 3 skipped",
     "bench": [CASE],
     "shares": {"recurrent layers": 0.61, "convolutions": 0.39},
@@ -117,8 +130,23 @@ def test_help_says_what_it_does(check):
 def test_the_limits_of_the_parts_come_to_eight_minutes():
     text = (ROOT / "launch/check_device.sh").read_text()
     limits = [int(line.split()[2]) for line in text.splitlines() if line.strip().startswith("part ")]
+    (kill_after,) = map(int, re.findall(r"timeout --kill-after=(\d+) \"\$limit\"", text))
+    ((kill, last),) = re.findall(r"timeout --kill-after=(\d+) (\d+) ", text)
     assert len(limits) == 5
-    assert sum(limits) < 480
+    assert sum(limits) + len(limits) * kill_after + int(kill) + int(last) <= 480
+
+
+def test_a_part_that_ignores_its_end_is_killed_and_the_rest_goes_on(tmp_path):
+    text = (ROOT / "launch/check_device.sh").read_text()
+    function = text[text.index("part() {") : text.index("\n}\n", text.index("part() {")) + 3]
+    stubborn = "part stubborn 1 bash -c 'trap \"\" TERM; while :; do sleep 0.2; done'"
+    program = f"work={tmp_path}\n{function}\n{stubborn}\necho went on"
+    began = time.monotonic()
+    ended = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert "its time is over" in ended.stdout
+    assert ended.stdout.endswith("went on\n")
+    assert time.monotonic() - began < 20
+    assert json.loads((tmp_path / "stubborn.status.json").read_text())["status"] == 137
 
 
 @pytest.mark.long
@@ -153,8 +181,10 @@ def test_the_tables_name_the_speeds_the_corpus_and_what_failed():
     for said in (
         *("torch 2.13.0+cu130, CUDA 13.0", "doctor: 48 ok", "3 passed, 3 skipped", "recurrent layers 61 %"),
         *("3 epochs on AN4: 81 utt/s", "bench failed: not done after 150 s"),
+        "batch 10, bf16: fused 9 ms, paired 5 ms;",
     ):
         assert said in remark
+    assert "card 0" not in remark
     (*_, other) = device_check.rows([RESULT | {"corpus": "synthetic", "device": "a|b"}])
     assert "3 epochs on the synthetic corpus" in other
     assert "**a\\|b**" in other
@@ -179,41 +209,3 @@ def test_a_damaged_file_of_a_device_is_named(tmp_path, content):
     (tmp_path / "devices/x.json").write_text(content)
     with pytest.raises(InputError, match=r"x\.json: no result of launch/check_device"):
         device_check.stored(tmp_path)
-
-
-def event(name, start, duration, *, category="cpu_op", number=0, thread=1):
-    return {
-        "ph": "X",
-        "cat": category,
-        "name": name,
-        "ts": start,
-        "dur": duration,
-        "tid": thread,
-        "args": {"External id": number},
-    }
-
-
-def test_the_time_of_an_operator_is_its_own_without_the_operators_that_it_calls():
-    events = [
-        event("aten::convolution", 0, 100),
-        event("aten::add_", 10, 20),  # of the convolution
-        event("aten::copy_", 40, 30),
-        event("aten::lstm", 100, 50),
-        event("aten::mul", 0, 50, thread=2),
-        {"ph": "X", "cat": "user_annotation", "name": "conv forward", "ts": 0, "dur": 900},
-    ]
-    found = trace_kinds.shares({"traceEvents": events})
-    assert found == pytest.approx({"convolutions": 0.35, "recurrent layers": 0.25, "other": 0.25, "copies": 0.15})
-    assert next(iter(found)) == "convolutions"
-
-
-def test_a_kernel_has_the_kind_of_the_operator_that_has_started_it():
-    events = [
-        event("aten::_cudnn_rnn", 0, 1000, number=7),
-        event("sm90_xmma_gemm_f16", 5, 30, category="kernel", number=7),
-        event("cutlass_gemm", 50, 50, category="kernel", number=8),
-        event("Memcpy HtoD", 90, 20, category="gpu_memcpy", number=9),
-    ]
-    found = trace_kinds.shares({"traceEvents": events})
-    assert found == pytest.approx({"matrix products": 0.5, "recurrent layers": 0.3, "copies": 0.2})
-    assert trace_kinds.shares({}) == {}
