@@ -21,7 +21,7 @@ KINDS = {  # the first pattern that is found in a name, of an operator or of a k
     HOST_COPIES: r"memcpy (htod|dtoh)",
     "CTC": r"ctc",
     "recurrent layers": r"lstm|gru|rnn",
-    "convolutions": r"conv(?!ert)|wgrad|dgrad",
+    "convolutions": r"conv(?!ert)|wgrad|dgrad|fft",
     "matrix products": r"\bt?mm\b|addmm|bmm|matmul|linear|gemm|cutlass|splitk",
     "optimizer": r"adam|sgd|foreach|multi_tensor",
     "batch norm": r"batch_?norm|\b_norm|\bbn_",
