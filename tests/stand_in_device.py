@@ -15,6 +15,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
@@ -227,6 +228,34 @@ def make(name, **operators):
     for operator, stand_in in ({"lstm": lstm, "gru": gru, "rnn_tanh": rnn_tanh} | operators).items():
         aten.impl(f"{operator}.input", stand_in, "AutogradPrivateUse1")
     return everything, aten  # which end with their last reference
+
+
+class Stream(SimpleNamespace):
+    """A stream that notes which streams it waits for."""
+
+    def wait_stream(self, other):
+        self.waits.append(other.name)
+
+
+def make_streams():
+    """Puts streams in the place of CUDA's, and refuses to wait for all; returns the open ones, the current one last."""
+    streams = [Stream(name="compute", waits=[])]
+
+    @contextlib.contextmanager
+    def within(stream):
+        streams.append(stream)
+        yield
+        streams.pop()
+
+    def synchronize(*_):
+        if OnDevice.refused:
+            raise HostWaited("synchronize")
+
+    OnDevice.current_stream = lambda: streams[-1]
+    torch.accelerator.synchronize = synchronize
+    torch.cuda.Stream = lambda device: Stream(name="copies", waits=[])
+    torch.cuda.stream, torch.cuda.current_stream = within, lambda *_: streams[-1]
+    return streams
 
 
 def in_its_own_process(module, call):

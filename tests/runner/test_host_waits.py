@@ -3,7 +3,6 @@
 import functools
 import json
 import traceback
-from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -16,6 +15,7 @@ from ds2f.config import ApexConfig, AugmentationConfig, Config, ModelConfig, Opt
 from ds2f.runner import program
 from ds2f.runner.device.backend import Backend
 from ds2f.runner.distributed.collectives import ALONE, Group
+from ds2f.runner.progress import Meter, TrainProgress
 from launch.synthetic_batches import make_batch
 
 DEVICE = "card"
@@ -80,39 +80,11 @@ def backend_on(device):
     return Backend("cuda", device, "stand-in", torch.bfloat16, collectives="gloo", pin_memory=device.type != "cpu")
 
 
-class Stream(SimpleNamespace):
-    """A stream that notes which streams it waits for."""
-
-    def wait_stream(self, other):
-        self.waits.append(other.name)
-
-
 def make_card():
-    """Makes the device, its streams and its page-locked memory; of this process for good."""
+    """Makes the device and its streams, of this process for good."""
     libraries = stand_in_device.make(DEVICE)
     rng.generator = lambda key, device="cpu": torch.Generator().manual_seed(key)  # torch has none for the device
-    torch.accelerator.synchronize = lambda *_: refuse()
-    streams = [Stream(name="compute", waits=[])]
-
-    class On:
-        def __init__(self, stream):
-            self.stream = stream
-
-        def __enter__(self):
-            streams.append(self.stream)
-
-        def __exit__(self, *_):
-            streams.pop()
-
-    OnDevice.current_stream = lambda: streams[-1]
-    torch.cuda.Stream = lambda device: Stream(name="copies", waits=[])
-    torch.cuda.stream, torch.cuda.current_stream = On, lambda *_: streams[-1]
-    return libraries, streams
-
-
-def refuse():
-    if OnDevice.refused:
-        raise stand_in_device.HostWaited("synchronize")
+    return libraries, stand_in_device.make_streams()
 
 
 def pinned(batch):
@@ -246,7 +218,23 @@ def check_copies(streams):
     ]
 
 
+def check_loop(_):
+    """Steps in a row, counted as the training loop counts them: the host is never held, so it copies batches ahead."""
+    backend = backend_on(torch.device(DEVICE, 0))
+    made = program.build(CFG, backend)
+    state = backend.place_state(made.init())
+    meter = Meter(TrainProgress(), frame_seconds=0.01, name=str, log=print)
+    with refusing():
+        for index in range(3):
+            batches = [pinned(batch) for batch in batches_of(CFG, 1)]
+            state, metrics = made.step(state, batches, key=index)
+            meter.add(*meter.count(batches, metrics))
+        with pytest.raises(stand_in_device.HostWaited):
+            meter.read()  # what the loop does every training.log_every steps
+
+
 CHECKS = {
+    "loop": check_loop,
     "evaluation": check_evaluation,
     "waits are caught": check_the_checker,
     "copies": check_copies,
@@ -280,6 +268,10 @@ def test_a_training_step_waits_nowhere_but_in_torchs_ctc_and_equals_the_cpus(pro
 
 def test_an_evaluation_step_waits_nowhere_but_in_torchs_ctc(problems):
     assert not problems["evaluation"], problems["evaluation"]
+
+
+def test_the_loop_waits_only_where_it_reads_the_metrics(problems):
+    assert not problems["loop"], problems["loop"]
 
 
 def test_a_step_that_waits_is_caught_where_it_waits(problems):

@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import sys
+import warnings
 
 import attrs
 import torch
@@ -187,6 +188,8 @@ def _open_cuda(local_rank: int, local_ranks: int) -> Backend:
     _count_cuda(local_ranks)
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
+    # Its remedy is a method of modules. Parameters are leaves of a tree here, and cuDNN copies them at each call.
+    warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
     half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return Backend(
         "cuda",

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -115,6 +116,13 @@ def test_each_process_takes_the_cuda_device_of_its_own_rank(cuda_devices, name):
     assert (opened.engine, opened.start_method, opened.pin_memory) == ("autograd", "fork", True)
     assert not opened.saturates
     assert opened.dtype("auto") == torch.float16, "bf16 that is only emulated is not fast"
+
+
+def test_cudnns_warning_about_a_method_that_users_do_not_have_is_silent(cuda_devices, recwarn):
+    backend.open_backend("cuda")
+    warnings.warn("RNN module weights are not part of single contiguous chunk of memory. This means", stacklevel=1)
+    warnings.warn("another", stacklevel=1)
+    assert [str(each.message) for each in recwarn] == ["another"]
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
