@@ -70,6 +70,10 @@ class OnDevice(torch.Tensor):
     def __init__(self, inner):
         self.inner = inner
 
+    @property
+    def is_cuda(self):
+        return self.name != "npu"
+
     def record_stream(self, stream):
         OnDevice.recorded.append((self, stream))
 

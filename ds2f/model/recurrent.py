@@ -103,7 +103,8 @@ def hoisted(rnn_type: str) -> Kernel:
 def paired(rnn_type: str) -> Kernel:
     """Both directions in one call of the platform's operator (``ds2f.model.paired``), for cuDNN, which overlaps them.
 
-    One direction, or a given state, takes the calls of ``fused``, whose restrictions hold here too.
+    One direction, a given state, and NPUs, whose operator takes one direction, get the calls of ``fused``. Its
+    restrictions hold here too.
 
     Args:
       rnn_type: ``"lstm"`` or ``"gru"``.
@@ -116,7 +117,7 @@ def paired(rnn_type: str) -> Kernel:
     one_by_one = fused(rnn_type)
 
     def kernel(x: Tensor, frames: Frames, state: State | None, weights: Sequence[Weights]) -> tuple[Tensor, State]:
-        if state is not None or len(weights) == 1:
+        if state is not None or len(weights) == 1 or not (x.is_cuda or x.is_cpu):
             return one_by_one(x, frames, state, weights)
         y, new_state = both_directions(x, frames.padding, list(weights), rnn_type)
         return zero_padding(y, frames.padding[..., None]), new_state

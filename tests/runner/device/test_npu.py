@@ -311,7 +311,7 @@ def assert_the_loss_was_computed_on_the_npu(done):
     assert [x.tolist() for x in call[2]] == [[12, 10, 8], [4, 3, 2]]
 
 
-@pytest.mark.parametrize(("kernel", "opt_level"), [("scan", "O0"), ("fused", "O2")])
+@pytest.mark.parametrize(("kernel", "opt_level"), [("scan", "O0"), ("fused", "O2"), ("paired", "O2")])
 def test_a_training_step_stays_on_the_npu_and_equals_the_cpus(kernel, opt_level):
     run_in_its_own_process(f"train_on_a_fake_npu({kernel!r}, {opt_level!r})")
 
