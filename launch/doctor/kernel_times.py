@@ -24,7 +24,7 @@ def times(session: Session, size: int) -> Iterator[Line]:
     backend = session.backend()
     cfg, policy = session.cfg.model, backend.policy(session.cfg.apex)
     if backend.name == "cpu" or len(autotune.candidates(cfg, dtype=policy.compute, backend=backend)) == 1:
-        return  # on a CPU, timing takes up to half a minute and is left to a training
+        return  # on a CPU, timing takes longer and is left to a training
     seconds = autotune.measure(cfg, batch_size=size, dtype=policy.compute, backend=backend)
     found = ", ".join(f"{name} {1000 * value:.3g} ms" for name, value in seconds.items())
     name = f"{cfg.rnn_type} of {cfg.hidden_size}, batch {size}, {short_name(policy.compute)}"
