@@ -1,4 +1,7 @@
-"""Optimizers: each is a chain of transforms; SGD and AdamW also have a fused step over the same state."""
+"""Optimizers: each is a chain of transforms, with a step over the same state.
+
+SGD and AdamW have a fused step, the others a step that takes one leaf after the other on CPUs.
+"""
 
 import functools
 from collections.abc import Callable
@@ -7,6 +10,7 @@ from ds2f.config import OptimConfig
 from ds2f.errors import InputError
 from ds2f.optim.base import GradientTransformation, Mask, Schedule, chain, partition, pass_through
 from ds2f.optim.fused import adamw_step, sgd_step
+from ds2f.optim.leafwise import leafwise_step
 from ds2f.optim.transforms import (
     add_decayed_weights,
     hidden_matrices,
@@ -108,12 +112,13 @@ def lamb(
     biases and shifts start at zero, so their norm is no measure for a step. The paper has no such exception.
     """
     _check_decays(b1=b1, b2=b2)
-    return chain(
+    tx = chain(
         scale_by_adam(b1, b2, eps),
         add_decayed_weights(weight_decay, mask=mask),
         scale_by_trust_ratio(mask=mask),
         scale_by_learning_rate(learning_rate),
     )
+    return tx._replace(step=leafwise_step(tx))
 
 
 def novograd(
@@ -131,12 +136,13 @@ def novograd(
     (``m = b1 * m + g``), not an average. The arguments are ``adamw``'s.
     """
     _check_decays(b1=b1, b2=b2)
-    return chain(
+    tx = chain(
         scale_by_novograd(b2, eps),
         add_decayed_weights(weight_decay, mask=mask),
         trace(b1),
         scale_by_learning_rate(learning_rate),
     )
+    return tx._replace(step=leafwise_step(tx))
 
 
 def muon(
@@ -168,7 +174,7 @@ def muon(
       matrices: which leaves are orthogonalized; the default knows this project's model only.
     """
     _check_decays(b1=b1, b2=b2)
-    return chain(
+    tx = chain(
         partition(
             matrices,
             chain(trace(momentum, nesterov=nesterov), orthogonalize()),
@@ -177,13 +183,14 @@ def muon(
         add_decayed_weights(weight_decay, mask=mask),
         scale_by_learning_rate(learning_rate),
     )
+    return tx._replace(step=leafwise_step(tx))
 
 
 def from_config(cfg: OptimConfig, learning_rate: float | Schedule, *, fused: bool = True) -> GradientTransformation:
-    """Makes the optimizer of ``optim.name``; ``fused`` as in ``adamw``, ignored by optimizers without a fused step."""
+    """Makes the optimizer of ``optim.name``; without ``fused``, it has no ``step``, as in ``adamw``."""
     optimizers: dict[str, Callable[..., GradientTransformation]] = {
-        "sgd": functools.partial(sgd, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=fused),
-        "adamw": functools.partial(adamw, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, fused=fused),
+        "sgd": functools.partial(sgd, momentum=cfg.momentum, nesterov=cfg.nesterov),
+        "adamw": functools.partial(adamw, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps),
         "lamb": functools.partial(lamb, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps),
         "muon": functools.partial(
             muon, momentum=cfg.momentum, nesterov=cfg.nesterov, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps
@@ -191,7 +198,8 @@ def from_config(cfg: OptimConfig, learning_rate: float | Schedule, *, fused: boo
         "novograd": functools.partial(novograd, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps),
     }
     mask = matrices_only if cfg.decay_matrices_only else None
-    return optimizers[cfg.name](learning_rate, weight_decay=cfg.weight_decay, mask=mask)
+    tx = optimizers[cfg.name](learning_rate, weight_decay=cfg.weight_decay, mask=mask)
+    return tx if fused else tx._replace(step=None)
 
 
 def _check_decays(**decays: float) -> None:
