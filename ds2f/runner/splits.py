@@ -20,6 +20,7 @@ from ds2f.data.manifest_paths import manifest_path
 from ds2f.data.manifests import Utterance
 from ds2f.data.problems import Checked, Remark
 from ds2f.errors import InputError
+from ds2f.processes import cpu_count
 from ds2f.runner.device.backend import Backend
 from ds2f.runner.distributed.collectives import Group
 
@@ -142,6 +143,23 @@ def load_all(splits: Mapping[str, Split], cfg: Config, backend: Backend, group: 
         )
         for name, split in splits.items()
     }
+
+
+def with_useful_loaders(cfg: Config, backend: Backend, *, local_ranks: int) -> Config:
+    """The settings with no more loader processes than help: on a CPU, two for each processor, shared by the ranks.
+
+    There, the ranks compute on the same processors as the loaders, and more loaders take memory and no less time. A
+    loader of its own remains to every rank. The data of a step do not depend on the number.
+
+    Args:
+      cfg: a resolved configuration.
+      backend: this rank's device.
+      local_ranks: ranks on this machine.
+    """
+    most = max(1, 2 * cpu_count() // local_ranks)
+    if backend.name != "cpu" or cfg.data.num_workers <= most:
+        return cfg
+    return attrs.evolve(cfg, data=attrs.evolve(cfg.data, num_workers=most))
 
 
 def with_statistics(splits: Mapping[str, Split], cfg: Config, group: Group) -> tuple[dict[str, Split], Config]:

@@ -4,12 +4,14 @@ import json
 
 import attrs
 import pytest
+import torch
 from conftest import write_tones
 
 from ds2f import metrics
 from ds2f.config import CheckpointingConfig, Config, DataConfig, SpectConfig, TrainingConfig, resolve, to_dict
 from ds2f.errors import InputError
 from ds2f.runner import splits
+from ds2f.runner.device.backend import Backend
 from ds2f.runner.distributed.collectives import Group
 from ds2f.runner.splits import Split
 
@@ -118,3 +120,23 @@ def test_statistics_of_features_are_those_that_the_weights_were_trained_on(tone_
         expected = spect if name == "other" else measured
         assert (cfg.spect.mean, cfg.spect.deviation) == (expected.mean, expected.deviation)
         assert found["train"].dataset.spect == cfg.spect
+
+
+@pytest.mark.parametrize(
+    ("device", "local_ranks", "asked", "expected"),
+    [
+        ("cpu", 1, 4, 4),
+        ("cpu", 1, 9, 8),
+        ("cpu", 2, 4, 4),
+        ("cpu", 8, 4, 1),
+        ("cpu", 99, 4, 1),
+        ("cpu", 8, 0, 0),
+        ("npu", 8, 4, 4),
+    ],
+)
+def test_ranks_on_a_cpu_start_no_more_loaders_than_help(monkeypatch, device, local_ranks, asked, expected):
+    monkeypatch.setattr(splits, "cpu_count", lambda: 4)
+    backend = Backend(device, torch.device("cpu"), "a device", torch.float32)
+    cfg = Config(data=DataConfig(num_workers=asked))
+    found = splits.with_useful_loaders(cfg, backend, local_ranks=local_ranks)
+    assert found == attrs.evolve(cfg, data=attrs.evolve(cfg.data, num_workers=expected))
