@@ -19,6 +19,7 @@ from ds2f.convolutions import convolutions, output_lengths
 from ds2f.model import recurrent, structure
 from ds2f.optim.transforms import hidden_matrices
 from ds2f.precision import DTYPES, Policy
+from ds2f.types import Params
 
 # Measured with torch 2.13 on x86: peaks of resident memory, bytes.
 INTERPRETER = 190_000_000  # a rank's own memory with everything imported; mapped libraries are shared
@@ -29,7 +30,9 @@ LOADER = 45_000_000  # a loader process's own memory, forked from its rank
 _PREFETCH = 6  # batches in shared memory per loader process: four ahead, one in use, and the one before
 _CONVOLUTION_WORK = 40  # bytes per output of the first convolution, temporaries of its backward pass on a CPU
 _DEVICE_CONVOLUTION_WORK = 16  # the same with the device's own operators
-_LSTM_WORKSPACE = 1.7  # of oneDNN, over the gates, cell states and outputs that a backward pass needs
+_LSTM_WORKSPACE = {2: 1.7, 4: 2.3}  # of oneDNN, over the gates, cell states and outputs, by bytes of a number
+_SPECTRUM = 1.75  # of the first convolution's output, kept by ``overlap_save``: its transform, in place of a copy
+_LEAFWISE = 6  # temporaries of an optimizer's step leaf by leaf, of the largest leaf's size
 
 
 class Batch(NamedTuple):
@@ -80,7 +83,7 @@ def estimate(
     work = max(
         _training(cfg.model, train, params, policy, cpu=cpu),
         _evaluation(cfg.model, evaluation, policy, cpu=cpu),
-        _update(cfg.optim.name, _size(params), moments, cpu=cpu),
+        _update(cfg.optim.name, params, moments, cpu=cpu),
     )
     state = model + moments + averages
     features = [max(train.size, 1), *([evaluation.size] if evaluation.size else [])]
@@ -127,9 +130,14 @@ def _gradients(cfg: Config, params: tree.Tree, *, ranks: int, micro_batches: int
     return whole + copies + (whole * sent // 4 if ranks > 1 and sent < 4 else 0)
 
 
-def _update(name: str, params: int, moments: int, *, cpu: bool) -> int:
-    """Temporaries of the optimizer: none of a fused step; else updates, new values, and the choice between both."""
-    return 0 if name in ("adamw", "sgd") and cpu else 4 * params + 2 * moments
+def _update(name: str, params: Params, moments: int, *, cpu: bool) -> int:
+    """Temporaries of the optimizer: none of a fused step; else updates, new values, and the choice between both.
+
+    On a CPU, those of one leaf at a time.
+    """
+    if not cpu:
+        return 4 * _size(params) + 2 * moments
+    return 0 if name in ("adamw", "sgd") else _LEAFWISE * max(map(_size, tree.leaves(params)))
 
 
 def _training(cfg: ModelConfig, batch: Batch, params: tree.Tree, policy: Policy, *, cpu: bool) -> int:
@@ -137,18 +145,22 @@ def _training(cfg: ModelConfig, batch: Batch, params: tree.Tree, policy: Policy,
     views = 2 if cfg.consistency else 1
     batch = batch._replace(utterances=views * batch.utterances)
     layers = [_layer(cfg, batch, index, policy, cpu=cpu) for index in range(cfg.hidden_layers)]
+    recurrent_stages = [_size(params[f"rnn_{index}"]) for index in range(cfg.hidden_layers)]
+    largest = max(recurrent_stages)
     casts = [_size(stage) * policy.compute.itemsize // 4 for stage in params.values()]
     if policy.compute == torch.float32:
         casts = [0]  # the parameters themselves
     if _onednn_lstm(cfg, cpu=cpu):
-        casts.append(_size(params))  # its packed weights, and their gradients before they are unpacked
+        casts.append(2 * largest)  # its packed weights, and their gradients before they are unpacked
     compute, frames = policy.compute.itemsize, batch.utterances * _frames(cfg, batch)
     logits = 4 * 4 * frames * len(cfg.labels) * (2 if cfg.intermediate_ctc else 1)
     output = frames * cfg.hidden_size * (2 * 4 + 2 * compute) + logits
     if cfg.remat:
         inputs = frames * cfg.hidden_size * policy.activation.itemsize * cfg.hidden_layers
         return _convolutions(cfg, batch, policy, cpu=cpu) + inputs + max(*layers, output) + max(casts)
-    return _convolutions(cfg, batch, policy, cpu=cpu) + sum(layers) + output + sum(casts)
+    # A layer's gradients take the place of its activations, which are freed before the next layer's gradients come.
+    replaced = sum(map(min, layers, recurrent_stages)) - largest
+    return _convolutions(cfg, batch, policy, cpu=cpu) + sum(layers) + output + sum(casts) - max(replaced, 0)
 
 
 def _evaluation(cfg: ModelConfig, batch: Batch, policy: Policy, *, cpu: bool) -> int:
@@ -168,7 +180,9 @@ def _convolutions(cfg: ModelConfig, batch: Batch, policy: Policy, *, cpu: bool) 
             )
         )
         outputs.append(batch.utterances * conv.channels * bins * frames)
-    kept = (4 + policy.activation.itemsize) * sum(outputs)
+    kept = ((policy.compute.itemsize if policy.fused else 4) + policy.activation.itemsize) * sum(outputs)
+    if policy.fused and policy.compute == torch.float32:
+        kept += round(_SPECTRUM * 4 * outputs[0])
     features = 2 * 4 * cfg.num_bins * batch.size
     return features + kept + (_CONVOLUTION_WORK if cpu else _DEVICE_CONVOLUTION_WORK) * outputs[0]
 
@@ -180,12 +194,13 @@ def _layer(cfg: ModelConfig, batch: Batch, index: int, policy: Policy, *, cpu: b
     directions = 2 if cfg.bidirectional else 1
     cell = recurrent.GATES[cfg.rnn_type] * compute + (4 if cfg.rnn_type == "lstm" else 0) + 2 * compute
     if _onednn_lstm(cfg, cpu=cpu):
-        cell = round(_LSTM_WORKSPACE * cell)
+        cell = round(_LSTM_WORKSPACE[compute] * cell)
     own = directions * (cell * hidden)
     if index == 0:
         return frames * (own + directions * compute * _first_input(cfg))
+    normalised = activation + (activation if policy.fused else 4)  # the result, and the input or its centred copy
     dropout = (1 + activation) * hidden if cfg.dropout else 0
-    return frames * (own + directions * compute * hidden + (4 + activation) * hidden + dropout)
+    return frames * (own + directions * compute * hidden + normalised * hidden + dropout)
 
 
 def _onednn_lstm(cfg: ModelConfig, *, cpu: bool) -> bool:
