@@ -134,11 +134,15 @@ def _train_in(
         record, messages = data_record.take(data, cfg), list(held.messages)
         if begun(run_dir):
             messages += data_record.require_unchanged(run_dir, record, cfg)
+    asked = cfg.model.kernel
+    cfg = memory_check.with_lean_kernel(cfg, data, backend, group, job)
+    if cfg.model.kernel != asked:
+        messages.append(f"the recurrent kernel is {cfg.model.kernel}, for want of memory")
+    memory_check.require(cfg, data, backend, group, job)
+    digests = record.digests() if record is not None else {}
     loading = splits.with_useful_loaders(cfg, backend, local_ranks=job.local_ranks)
     if loading is not cfg:
         messages.append(f"loader processes: {loading.data.num_workers} a rank, all that the processors here can use")
-    memory_check.require(loading, data, backend, group, job)
-    digests = record.digests() if record is not None else {}
     loaders = _start_loaders(data, loading, backend, group)
     if held is not None:
         held.keep()

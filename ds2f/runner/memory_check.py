@@ -21,7 +21,7 @@ from ds2f.machine_memory import SMALLER, Room
 from ds2f.runner.device.backend import Backend
 from ds2f.runner.distributed.collectives import Group
 from ds2f.runner.distributed.worker import Job
-from ds2f.runner.splits import Split, batch_of_all_ranks, global_batch, micro_batches
+from ds2f.runner.splits import Split, batch_of_all_ranks, global_batch, micro_batches, with_useful_loaders
 
 _WANT = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
@@ -63,6 +63,30 @@ def require(cfg: Config, splits: Mapping[str, Split], backend: Backend, group: G
             raise InputError(found if rank == 0 else f"rank {rank} ({host}): {found}")
 
 
+def with_lean_kernel(cfg: Config, splits: Mapping[str, Split], backend: Backend, group: Group, job: Job) -> Config:
+    """Names the LSTM kernel ``hoisted`` for ``auto`` on CPUs where a machine has too little memory for ``fused``.
+
+    oneDNN's operator keeps 15 numbers per unit and frame for its backward pass, ours keeps 6. All ranks call it.
+
+    Args:
+      cfg: as for ``require``.
+      splits: as for ``require``.
+      backend: as for ``require``.
+      group: the ranks.
+      job: this rank's number on its machine.
+    """
+    if not (cfg.probe_memory and backend.name == "cpu" and cfg.model.kernel == "auto" and cfg.model.rnn_type == "lstm"):
+        return cfg
+    lean, wanted = attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel="hoisted")), False
+    if job.local_rank == 0:
+        problems = [
+            _problem_of_machine(each, splits, backend, job.local_ranks, group.size, writes=group.rank == 0)
+            for each in (cfg, lean)
+        ]
+        wanted = problems[0] is not None and problems[1] is None
+    return lean if any(group.gather(wanted)) else cfg
+
+
 def explain(error: BaseException) -> str | None:
     """A message about a want of memory in the process or on its device; None when the error has another cause."""
     refused = isinstance(error, OSError) and error.errno == errno.ENOMEM  # such as a process that cannot be forked
@@ -87,6 +111,7 @@ def need(
       ranks: ranks of the job.
       writes: whether rank 0, which writes the checkpoints, is one of them.
     """
+    cfg = with_useful_loaders(cfg, backend, local_ranks=local_ranks)
     train = _largest(splits["train"], global_batch(cfg, ranks), shards=ranks * micro_batches(cfg, ranks))
     evaluated = [
         _largest(splits[name], batch_of_all_ranks(cfg, ranks), shards=ranks) for name in splits if name != "train"

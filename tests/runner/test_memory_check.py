@@ -97,6 +97,30 @@ def test_every_remedy_in_the_message_fits(cfg, monkeypatch):
     assert {"--model.remat", "--nproc_per_node"} <= seen
 
 
+def test_where_memory_is_short_on_a_cpu_the_kernel_that_keeps_less_is_taken(cfg, monkeypatch):
+    cfg = attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel="auto"))
+    data, cpu = splits.read_all(cfg), backend.open_backend("cpu")
+    lean = attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel="hoisted"))
+    large, small = (
+        memory_check.need(each, data, cpu, local_ranks=1, ranks=1, writes=True).host for each in (cfg, lean)
+    )
+    monkeypatch.setattr(memory_check.machine_memory, "held", lambda: 0)
+
+    def chosen(left, each=cfg, device=cpu):
+        monkeypatch.setattr(memory_check.machine_memory, "rooms", lambda: [Room("this machine", left)])
+        return memory_check.with_lean_kernel(each, data, device, ALONE, Job("", 0, 0, 1)).model.kernel
+
+    assert small < large
+    assert chosen(large) == "auto"
+    assert chosen((small + large) // 2) == "hoisted"
+    assert chosen(small - 1) == "auto"  # it would not fit either: the refusal speaks of what was asked for
+    middle = (small + large) // 2
+    assert chosen(middle, attrs.evolve(cfg, model=attrs.evolve(cfg.model, kernel="fused"))) == "fused"
+    assert chosen(middle, attrs.evolve(cfg, model=attrs.evolve(cfg.model, rnn_type="gru"))) == "auto"
+    assert chosen(middle, attrs.evolve(cfg, probe_memory=False)) == "auto"
+    assert chosen(middle, device=Card("cuda", torch.device("cpu"), "a card", torch.float16)) == "auto"
+
+
 def test_a_limit_of_each_process_counts_one_rank(cfg, monkeypatch):
     enough = [Room("a process (ulimit -v)", 3 * GB, per_process=True)]
     assert refusal(cfg, monkeypatch, enough, local_ranks=4, group=Ranks(4)) is None
