@@ -136,12 +136,12 @@ def _train_in(
             messages += data_record.require_unchanged(run_dir, record, cfg)
     asked = cfg.model.kernel
     cfg = memory_check.with_lean_kernel(cfg, data, backend, group, job)
-    if cfg.model.kernel != asked:
+    if held is not None and cfg.model.kernel != asked:
         messages.append(f"the recurrent kernel is {cfg.model.kernel}, for want of memory")
     memory_check.require(cfg, data, backend, group, job)
     digests = record.digests() if record is not None else {}
     loading = splits.with_useful_loaders(cfg, backend, local_ranks=job.local_ranks)
-    if loading is not cfg:
+    if held is not None and loading is not cfg:
         messages.append(f"loader processes: {loading.data.num_workers} a rank, all that the processors here can use")
     loaders = _start_loaders(data, loading, backend, group)
     if held is not None:
