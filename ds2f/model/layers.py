@@ -85,7 +85,7 @@ def conv2d(
     weight, bias, x = params["weight"].to(dtype), params["bias"].to(dtype), x.to(dtype)
     if not fused:
         return F.conv2d(x, weight, bias, stride=stride, padding=padding)
-    if overlap_save.repays(x, weight, padding[1]):
+    if overlap_save.repays(x, weight, stride=stride[1], padding=padding[1]):
         return overlap_save.conv2d(x, weight, bias, stride=stride, padding=padding[0])
     # contiguous() would not change the layout of a single channel
     weight, x = (part.to(memory_format=torch.channels_last) for part in (weight, x))

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 Array = npt.NDArray[Any]
 
-_BLOCK = 80  # output frames of a block, at most: more cost more to transform, and of fewer the overlap is a larger part
+_BLOCK = 80  # input frames of a block, at most: more cost more to transform, and of fewer the overlap is a larger part
 _REPAID = 128  # output frames of a batch; in smaller batches, transforming the weights costs more than it saves
 
 
@@ -34,10 +34,10 @@ class _Transforms(NamedTuple):
     inverse: Array  # I, [M, R]
 
 
-def repays(x: Tensor, weight: Tensor, padding: int) -> bool:
-    """Whether ``conv2d`` computes this, padded by ``padding`` frames, and is faster than the direct convolution."""
+def repays(x: Tensor, weight: Tensor, *, stride: int, padding: int) -> bool:
+    """Whether ``conv2d`` computes this, with stride and padding in time, and is faster than the direct convolution."""
     supported = x.dtype is torch.float32 and weight.shape[3] == 2 * padding + 1
-    return supported and weight.shape[1] > 1 and x.shape[0] * x.shape[3] >= _REPAID
+    return supported and weight.shape[1] > 1 and x.shape[0] * x.shape[3] >= _REPAID * stride
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor, *, stride: tuple[int, int], padding: int) -> Tensor:
@@ -55,7 +55,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor, *, stride: tuple[int, int], 
     """
     batch, channels, rows, frames = x.shape
     step, taps, size = stride[1], weight.shape[3], -(-frames // stride[1])
-    blocks = max(1, -(-size // _BLOCK))
+    blocks = max(1, -(-frames // _BLOCK))
     block = -(-size // blocks)
     transforms = _transforms(block, taps, step)
     read, products = transforms.forward.shape[1] * step, len(transforms.forward)

@@ -68,11 +68,12 @@ def test_an_inference_before_a_training_leaves_the_training_differentiable():
 
 def test_a_layer_takes_it_where_it_repays_and_gives_the_same_result():
     x, weight, bias = example(4, 2, 7, 50, 11, dtype=torch.float32)
-    assert overlap_save.repays(x, weight, 5)
-    assert not overlap_save.repays(x[:1], weight, 5)  # few frames
-    assert not overlap_save.repays(x.bfloat16(), weight.bfloat16(), 5)
-    assert not overlap_save.repays(x[:, :1], weight[:, :1], 5)
-    assert not overlap_save.repays(x, weight, 4)
+    assert overlap_save.repays(x, weight, stride=1, padding=5)
+    assert not overlap_save.repays(x, weight, stride=2, padding=5)  # few frames of output
+    assert not overlap_save.repays(x[:1], weight, stride=1, padding=5)
+    assert not overlap_save.repays(x.bfloat16(), weight.bfloat16(), stride=1, padding=5)
+    assert not overlap_save.repays(x[:, :1], weight[:, :1], stride=1, padding=5)
+    assert not overlap_save.repays(x, weight, stride=1, padding=4)
     how = {"stride": (2, 1), "padding": (1, 5), "dtype": torch.float32}
     fused, plain = (layers.conv2d({"weight": weight, "bias": bias}, x, fused=on, **how) for on in (True, False))
     torch.testing.assert_close(fused, plain)
