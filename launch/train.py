@@ -118,7 +118,7 @@ def _train_in(
     held: "RunLease | None",
 ) -> int:
     """Trains in a folder whose lease rank 0 holds. Nothing is written to the folder before all is found good."""
-    from ds2f.runner import data_record, memory_check, program, splits
+    from ds2f.runner import data_record, program, splits
     from ds2f.runner.distributed.signals import Stopped
     from ds2f.runner.first_state import first_state
     from ds2f.runner.rank0_checkpoints import RankZeroCheckpoints
@@ -134,20 +134,13 @@ def _train_in(
         record, messages = data_record.take(data, cfg), list(held.messages)
         if begun(run_dir):
             messages += data_record.require_unchanged(run_dir, record, cfg)
-    asked = cfg.model.kernel
-    cfg = memory_check.with_lean_kernel(cfg, data, backend, group, job)
-    if held is not None and cfg.model.kernel != asked:
-        messages.append(f"the recurrent kernel is {cfg.model.kernel}, for want of memory")
-    memory_check.require(cfg, data, backend, group, job)
+    cfg, loading, remarks = _fitted(cfg, data, backend, group, job)
     digests = record.digests() if record is not None else {}
-    loading = splits.with_useful_loaders(cfg, backend, local_ranks=job.local_ranks)
-    if held is not None and loading is not cfg:
-        messages.append(f"loader processes: {loading.data.num_workers} a rank, all that the processors here can use")
     loaders = _start_loaders(data, loading, backend, group)
     if held is not None:
+        messages += remarks
         held.keep()
-    steps = loaders["train"].steps
-    cfg = program.resolve_kernel(cfg, backend, group, steps_per_epoch=steps)
+    cfg = program.resolve_kernel(cfg, backend, group, steps_per_epoch=(steps := loaders["train"].steps))
 
     warn = EarlyMessages()
     require_lease = held.require if held is not None else lambda: None
@@ -195,6 +188,23 @@ def _train_in(
             loader.close()  # its death would end another wait
         checkpoints.close()  # the lease outlasts the writing of a checkpoint
     return 0
+
+
+def _fitted(
+    cfg: Config, data: "Mapping[str, Split]", backend: "Backend", group: "Group", job: "Job"
+) -> tuple[Config, Config, list[str]]:
+    """The settings with a kernel that fits into memory, those of the loaders, and what was decided."""
+    from ds2f.runner import memory_check, splits
+
+    fitting = memory_check.with_lean_kernel(cfg, data, backend, group, job)
+    memory_check.require(fitting, data, backend, group, job)
+    loading = splits.with_useful_loaders(fitting, backend, local_ranks=job.local_ranks)
+    remarks = []
+    if fitting is not cfg:
+        remarks.append(f"the recurrent kernel is {fitting.model.kernel}, for want of memory")
+    if loading is not fitting:
+        remarks.append(f"loader processes: {loading.data.num_workers} a rank, all that the processors here can use")
+    return fitting, loading, remarks
 
 
 def _start_loaders(data: "Mapping[str, Split]", cfg: Config, backend: "Backend", group: "Group") -> "dict[str, Loader]":

@@ -33,8 +33,8 @@ class Verdict(NamedTuple):
 def verdict(found: dict[str, Any], rate: float = RATE) -> Verdict:
     """The loader cores for a rate in utterances a second, and the share of a step that the rank spends on them.
 
-    >>> verdict({"loader": {"open": 0.002, "spectrogram": 0.003}, "rank": {"plan": 1e-6, "receive": 4e-6}}, 1000)
-    Verdict(cores=5.0, share=0.005)
+    >>> verdict({"loader": {"open": 0.002, "spectrogram": 0.003}, "rank": {"plan": 1e-6, "receive": 3e-6}}, 1000)
+    Verdict(cores=5.0, share=0.004)
     """
     return Verdict(rate * sum(found["loader"].values()), rate * sum(found["rank"].values()))
 
