@@ -261,8 +261,8 @@ def _keep_freed_memory(*, largest: bool) -> None:
     The buffers of a step are large and change size from step to step. By default glibc returns them to the kernel,
     and the next step faults their pages in again. Where half precision is fast, keeping them saves a sixth of the time
     of a training step of 3 x 512. Elsewhere, with ten utterances, the gain is too small to measure, and keeping them
-    needs almost half as much memory again. There ``largest=False`` returns blocks of 16 MiB or more: with 32 utterances,
-    5 x 1024 takes 5 % less memory than with 32 MiB, and 3 x 512 the same time. oneDNN caches a program for each size:
+    needs almost half as much memory again. There ``largest=False`` returns blocks of 16 MiB or more: 5 x 1024 with 32
+    utterances takes 5 % less memory than with 32 MiB, and 3 x 512 the same time. oneDNN caches a program for each size:
     1024 programs take gigabytes and are no faster than 64.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # read when oneDNN is first used
